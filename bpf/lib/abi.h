@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Every structure and constant that the programs share with the provider
+ * (dpif_bpf/abi.py mirrors this file; tests/unit/test_abi.py compares the two
+ * through the BTF of the compiled object).
+ *
+ * Byte order: fields that come from packets keep network order, everything
+ * else is in host order.
+ */
+#ifndef OVS_ABI_H
+#define OVS_ABI_H
+
+#include <linux/types.h>
+
+#define OVS_ABI_VERSION		1
+
+#define OVS_MAX_PORTS		65536	/* DP_MAX_PORTS + 1 */
+#define OVS_MAX_BRIDGES		1024	/* 0: ports that no bridge owns */
+#define OVS_KEY_WORDS		128	/* a power of two: bounds by masking */
+#define OVS_KEY_USED		67	/* words that struct ovs_key names */
+#define OVS_KEY_BASE		35	/* words before the tunnel options */
+#define OVS_LEVELS		8	/* per-CPU packet states, power of two */
+#define OVS_MAX_NESTING		5	/* as the kernel datapath */
+#define OVS_MAX_RECIRC		16	/* recirculations of one packet */
+#define OVS_EXEC_SLOTS		1024	/* owned by the provider */
+#define OVS_DEFER_SLOTS		4096	/* owned by the programs */
+#define OVS_SLOTS		(OVS_EXEC_SLOTS + OVS_DEFER_SLOTS)
+
+#define OVS_MAC_PROTO_ETHERNET	0
+#define OVS_MAC_PROTO_NONE	1	/* layer-3 packet, no Ethernet header */
+
+/*
+ * The flow key.  Masking, hashing and comparing are operations on w[].
+ * A field is zero in the key when the packet does not carry it.
+ */
+struct ovs_key {
+	union {
+		__u64 w[OVS_KEY_WORDS];
+		struct {
+			/* w0, w1: the words that every megaflow matches */
+			__u32 in_port;
+			__u32 recirc_id;
+			__be16 eth_type;
+			__u8 mac_proto;		/* OVS_MAC_PROTO_* */
+			__u8 ip_frag;		/* enum ovs_frag_type */
+			__u8 ip_proto;		/* ARP: low byte of op */
+			__u8 ip_tos;
+			__u8 ip_ttl;
+			__u8 ct_state;		/* OVS_CS_F_* */
+			/* w2, w3 */
+			__u8 eth_dst[6];
+			__be16 vlan_tci;	/* VLAN_CFI set when present */
+			__u8 eth_src[6];
+			__be16 vlan_tpid;
+			/* w4 */
+			__be16 tp_src;		/* ICMP: htons(type) */
+			__be16 tp_dst;		/* ICMP: htons(code) */
+			__be16 tcp_flags;
+			__u16 ct_zone;
+			/* w5 */
+			__u32 skb_priority;
+			__u32 skb_mark;
+			/* w6 .. w9 */
+			union {
+				struct {
+					__be32 ipv4_src; /* ARP: sender */
+					__be32 ipv4_dst; /* ARP: target */
+				};
+				struct {
+					__u8 ipv6_src[16];
+					__u8 ipv6_dst[16];
+				};
+			};
+			/* w10 */
+			__be32 ipv6_label;
+			__u16 ipv6_exthdrs;
+			__u16 pad0;
+			/* w11, w12 */
+			__u8 nd_target[16];
+			/* w13, w14 */
+			union {
+				__u8 arp_sha[6];
+				__u8 nd_sll[6];
+			};
+			__be16 cvlan_tci;
+			union {
+				__u8 arp_tha[6];
+				__u8 nd_tll[6];
+			};
+			__be16 cvlan_tpid;
+			/* w15 */
+			__u32 dp_hash;
+			__u32 ct_mark;
+			/* w16, w17 */
+			__u8 ct_labels[16];
+			/* w18 .. w21 */
+			union {
+				struct {
+					__be32 ct_orig_ipv4_src;
+					__be32 ct_orig_ipv4_dst;
+				};
+				struct {
+					__u8 ct_orig_ipv6_src[16];
+					__u8 ct_orig_ipv6_dst[16];
+				};
+			};
+			/* w22 */
+			__be16 ct_orig_tp_src;
+			__be16 ct_orig_tp_dst;
+			__u8 ct_orig_proto;
+			__u8 pad1[3];
+			/* w23, w24 */
+			__be32 mpls_lse[3];
+			__u32 pad2;
+			/* w25 .. w27 */
+			__u8 nsh_flags;
+			__u8 nsh_mdtype;
+			__u8 nsh_np;
+			__u8 nsh_ttl;
+			__be32 nsh_path_hdr;
+			__be32 nsh_context[4];
+			/* w28 */
+			__be64 tun_id;
+			/* w29 .. w32 */
+			union {
+				struct {
+					__be32 tun_ipv4_src;
+					__be32 tun_ipv4_dst;
+				};
+				struct {
+					__u8 tun_ipv6_src[16];
+					__u8 tun_ipv6_dst[16];
+				};
+			};
+			/* w33 */
+			__be16 tun_flags;
+			__u8 tun_tos;
+			__u8 tun_ttl;
+			__be16 tun_tp_src;
+			__be16 tun_tp_dst;
+			/* w34 */
+			__be32 tun_label;
+			__u8 tun_opts_len;
+			__u8 tun_proto;		/* AF_INET, AF_INET6 or 0 */
+			__u16 pad3;
+			/* w35 .. w66 */
+			__u8 tun_opts[256];
+		};
+	};
+};
+
+/* State of one packet in flight, in ovs_cpu.pkt[level]. */
+struct ovs_pkt {
+	struct ovs_key key;
+	__u32 bridge;
+	__u32 flow;		/* id of the flow that matched */
+	__u32 pc;		/* next instruction, index into ovs_acts */
+	__u32 cutlen;		/* bytes that OP_TRUNC cuts from the next copy */
+	__u32 upcall_desc;	/* OP_USERSPACE descriptor */
+	__u8 upcall_cmd;	/* OVS_PACKET_CMD_* */
+	__u8 recirc_depth;
+	__u8 stale;		/* the packet changed since it was parsed */
+	__u8 drop;		/* enum ovs_drop_reason of the last exit */
+	__u16 l3_off;		/* from skb->data; 0 when there is none */
+	__u16 l4_off;
+	__u32 exec_slot;	/* slot to free at the exit, plus 1; 0: none */
+};
+
+struct ovs_cpu {
+	__u32 level;
+	__u32 defer_next;	/* where to look for a free deferral slot */
+	struct ovs_pkt pkt[OVS_LEVELS];
+};
+
+/* ovs_ports[port_no]: written by the provider, read by the programs. */
+#define OVS_PORT_F_USED		1
+#define OVS_PORT_F_INTERNAL	2	/* ifindex is the hidden end's */
+#define OVS_PORT_F_L3		4	/* carries no Ethernet header */
+struct ovs_port {
+	__u32 ifindex;		/* where packets of this port are sent */
+	__u32 mtu;		/* largest layer-3 packet; 0: no limit */
+	__u16 bridge;
+	__u8 flags;		/* OVS_PORT_F_* */
+	__u8 pad;
+	__u32 pad2;
+};
+
+/* Statistics of one flow in one stripe: index stripe * max_flows + id. */
+struct ovs_flow_stats {
+	__u64 packets;
+	__u64 bytes;
+	__u64 used;		/* ns, CLOCK_MONOTONIC; 0: never */
+	__u64 tcp_flags;	/* OR of all, host order */
+};
+
+/* Statistics of one bridge, per CPU (ovs_dpstats[bridge]). */
+struct ovs_dp_stats {
+	__u64 hit;
+	__u64 missed;
+	__u64 lost;
+	__u64 mask_hit;		/* hash probes made by all lookups */
+	__u64 cache_hit;
+};
+
+/* Index of ovs_drops: bridge * OVS_DROP_MAX + reason, per CPU. */
+enum ovs_drop_reason {
+	OVS_DROP_NONE,			/* not a drop */
+	OVS_DROP_EXPLICIT,		/* the flow has no output */
+	OVS_DROP_ACTION,		/* a drop action */
+	OVS_DROP_ACTION_ERROR,		/* a drop action with an error code */
+	OVS_DROP_MALFORMED,		/* headers that flow extract refuses */
+	OVS_DROP_TAIL_CALL,		/* a stage is missing or the limit met */
+	OVS_DROP_NESTING,		/* more than OVS_MAX_NESTING */
+	OVS_DROP_RECIRC_LIMIT,		/* more than OVS_MAX_RECIRC */
+	OVS_DROP_DEFER_FULL,		/* no slot for a deferred copy */
+	OVS_DROP_NO_PORT,		/* output to a port that has gone */
+	OVS_DROP_MTU,			/* larger than the port's MTU */
+	OVS_DROP_UPCALL_FULL,		/* the upcall ring is full: lost */
+	OVS_DROP_REDIRECT,		/* the kernel refused a copy */
+	OVS_DROP_SET,			/* a field could not be written */
+	OVS_DROP_VLAN,			/* a tag could not be pushed or popped */
+	OVS_DROP_BAD_INSN,		/* an instruction that is none */
+	OVS_DROP_UNKNOWN_PORT,		/* a device that is no port */
+	OVS_DROP_NO_STATE,		/* per-CPU state missing */
+	OVS_DROP_SLOT,			/* an execute slot that is not armed */
+	OVS_DROP_PULL,			/* packet data could not be pulled */
+	OVS_DROP_MAX = 64,
+};
+
+/*
+ * Instructions: what the provider compiles a list of actions into.  An
+ * instruction is one word, and `len` words of data after it, in ovs_acts.
+ */
+enum ovs_op {
+	OVS_OP_END,		/* end of the list; drop when nothing was sent */
+	OVS_OP_OUTPUT,		/* imm: port; a copy is sent */
+	OVS_OP_OUTPUT_LAST,	/* imm: port; the packet itself goes; ends */
+	OVS_OP_USERSPACE,	/* imm: descriptor; upcall, then go on */
+	OVS_OP_RECIRC,		/* imm: recirc_id; a copy is looked up again */
+	OVS_OP_RECIRC_LAST,	/* imm: recirc_id; the packet itself; ends */
+	OVS_OP_DROP,		/* imm: error code or 0; ends */
+	OVS_OP_PUSH_VLAN,	/* arg: tpid (be16), imm: tci (be16) */
+	OVS_OP_POP_VLAN,
+	OVS_OP_SET_PRIORITY,	/* imm: value; data: mask */
+	OVS_OP_SET_MARK,	/* imm: value; data: mask */
+	OVS_OP_SET_ETH,		/* data: struct ovs_set_eth */
+	OVS_OP_SET_IPV4,	/* data: struct ovs_set_ipv4 */
+	OVS_OP_SET_IPV6,	/* data: struct ovs_set_ipv6 */
+	OVS_OP_SET_TP,		/* arg: IPPROTO_TCP/UDP; data: ovs_set_tp */
+	OVS_OP_MAX,
+};
+
+struct ovs_insn {
+	__u8 op;		/* enum ovs_op */
+	__u8 len;		/* data words after this one */
+	__u16 arg;
+	__u32 imm;
+};
+
+/* Operands of masked sets: new = (old & ~mask) | value; value has no bit
+ * outside of mask. */
+struct ovs_set_eth {		/* 4 words: the layout of key words 2 and 3 */
+	__u8 dst[6];
+	__u8 pad0[2];
+	__u8 src[6];
+	__u8 pad1[2];
+	__u8 dst_mask[6];
+	__u8 pad2[2];
+	__u8 src_mask[6];
+	__u8 pad3[2];
+};
+
+struct ovs_set_ipv4 {		/* 3 words */
+	__be32 src;
+	__be32 dst;
+	__be32 src_mask;
+	__be32 dst_mask;
+	__u8 tos;
+	__u8 tos_mask;
+	__u8 ttl;
+	__u8 ttl_mask;
+	__u32 pad;
+};
+
+struct ovs_set_ipv6 {		/* 10 words */
+	__u8 src[16];
+	__u8 dst[16];
+	__u8 src_mask[16];
+	__u8 dst_mask[16];
+	__be32 label;
+	__be32 label_mask;
+	__u8 tclass;
+	__u8 tclass_mask;
+	__u8 hlimit;
+	__u8 hlimit_mask;
+	__u32 pad;
+};
+
+struct ovs_set_tp {		/* 1 word */
+	__be16 src;
+	__be16 dst;
+	__be16 src_mask;
+	__be16 dst_mask;
+};
+
+/*
+ * A record of the ovs_upcalls ring: this header, then `len` bytes of packet
+ * from its Ethernet header on, without the tag that vlan_tci holds.
+ */
+#define OVS_CSUM_NONE		0	/* ip_summed of <linux/skbuff.h> */
+#define OVS_CSUM_UNNECESSARY	1
+#define OVS_CSUM_COMPLETE	2
+#define OVS_CSUM_PARTIAL	3
+struct ovs_upcall {
+	__u32 len;		/* packet bytes in this record */
+	__u32 pkt_len;		/* packet bytes before truncation, no tag */
+	__u8 cmd;		/* OVS_PACKET_CMD_MISS or _ACTION */
+	__u8 ip_summed;		/* OVS_CSUM_* */
+	__u16 csum_start;	/* from the packet's first byte (PARTIAL) */
+	__u16 csum_offset;
+	__u16 gso_size;		/* 0: not GSO */
+	__u32 gso_type;		/* SKB_GSO_* of <linux/skbuff.h> */
+	__u32 desc;		/* OVS_OP_USERSPACE descriptor (ACTION) */
+	__u32 hash;
+	__u32 hash_flags;	/* bit 0: software, bit 1: layer 4 */
+	__u32 cpu;
+	__u32 bridge;
+	__be16 vlan_tci;	/* offloaded outer tag; tpid 0: none */
+	__be16 vlan_tpid;
+	__u32 pad;
+	__u64 key[OVS_KEY_BASE];
+};
+
+/*
+ * Metadata of a packet that enters at the inject device, named by skb->mark
+ * (index, plus 1): the provider's executes, and the programs' deferred copies.
+ */
+#define OVS_SLOT_FREE		0
+#define OVS_SLOT_ARMED		1
+struct ovs_slot {
+	__u32 state;		/* OVS_SLOT_*; the last store of either side */
+	__u32 pc;		/* instructions to run; 0: look the key up */
+	__u32 bridge;
+	__u32 recirc_depth;
+	struct ovs_key key;	/* metadata only; the rest is parsed */
+};
+
+/* Stages in a bridge's program array and in ovs_progs. */
+enum ovs_stage {
+	OVS_STAGE_RX,		/* parse, look up, act */
+	OVS_STAGE_LOOKUP,	/* look a changed key up again (recirc) */
+	OVS_STAGE_ACTIONS,	/* go on at ovs_pkt.pc */
+	OVS_STAGE_UPCALL,	/* write ovs_upcalls, then go on */
+	OVS_STAGE_MAX = 16,
+};
+
+_Static_assert(sizeof(struct ovs_key) == OVS_KEY_WORDS * 8, "ovs_key");
+_Static_assert(sizeof(struct ovs_insn) == 8, "ovs_insn");
+_Static_assert(sizeof(struct ovs_set_eth) == 32, "ovs_set_eth");
+_Static_assert(sizeof(struct ovs_set_ipv4) == 24, "ovs_set_ipv4");
+_Static_assert(sizeof(struct ovs_set_ipv6) == 80, "ovs_set_ipv6");
+_Static_assert(sizeof(struct ovs_set_tp) == 8, "ovs_set_tp");
+_Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
+_Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
+_Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");
+_Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) ==
+	       OVS_KEY_BASE * 8, "OVS_KEY_BASE");
+_Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) + 256 ==
+	       OVS_KEY_USED * 8, "OVS_KEY_USED");
+
+#endif /* OVS_ABI_H */
