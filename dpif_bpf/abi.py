@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the provider and the BPF programs share: a mirror of bpf/lib/abi.h.
+
+Numbers are in host order, fields that come from packets are ``bytes`` in
+network order: each structure is a :class:`Record`, whose ``struct`` packs
+and unpacks all fields in order and whose ``fields`` tell where each one lies.
+``tests/unit/test_abi.py`` compares this file with the C compiler's view.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Final
+
+OVS_ABI_VERSION: Final = 1
+
+OVS_MAX_PORTS: Final = 65536
+OVS_MAX_BRIDGES: Final = 1024
+OVS_KEY_WORDS: Final = 128
+OVS_KEY_USED: Final = 67
+OVS_KEY_BASE: Final = 35
+OVS_LEVELS: Final = 8
+OVS_MAX_NESTING: Final = 5
+OVS_MAX_RECIRC: Final = 16
+OVS_EXEC_SLOTS: Final = 1024
+OVS_DEFER_SLOTS: Final = 4096
+OVS_SLOTS: Final = OVS_EXEC_SLOTS + OVS_DEFER_SLOTS
+
+OVS_MAC_PROTO_ETHERNET: Final = 0
+OVS_MAC_PROTO_NONE: Final = 1
+
+OVS_PORT_F_USED: Final = 1
+OVS_PORT_F_INTERNAL: Final = 2
+OVS_PORT_F_L3: Final = 4
+
+OVS_CSUM_NONE: Final = 0
+OVS_CSUM_UNNECESSARY: Final = 1
+OVS_CSUM_COMPLETE: Final = 2
+OVS_CSUM_PARTIAL: Final = 3
+
+OVS_SLOT_FREE: Final = 0
+OVS_SLOT_ARMED: Final = 1
+
+
+class DropReason(IntEnum):
+    """``enum ovs_drop_reason``: OVS_DROP_* without the prefix."""
+
+    NONE = 0
+    EXPLICIT = 1
+    ACTION = 2
+    ACTION_ERROR = 3
+    MALFORMED = 4
+    TAIL_CALL = 5
+    NESTING = 6
+    RECIRC_LIMIT = 7
+    DEFER_FULL = 8
+    NO_PORT = 9
+    MTU = 10
+    UPCALL_FULL = 11
+    REDIRECT = 12
+    SET = 13
+    VLAN = 14
+    BAD_INSN = 15
+    UNKNOWN_PORT = 16
+    NO_STATE = 17
+    SLOT = 18
+    PULL = 19
+
+
+OVS_DROP_MAX: Final = 64
+
+
+class Op(IntEnum):
+    """``enum ovs_op``: OVS_OP_* without the prefix."""
+
+    END = 0
+    OUTPUT = 1
+    OUTPUT_LAST = 2
+    USERSPACE = 3
+    RECIRC = 4
+    RECIRC_LAST = 5
+    DROP = 6
+    PUSH_VLAN = 7
+    POP_VLAN = 8
+    SET_PRIORITY = 9
+    SET_MARK = 10
+    SET_ETH = 11
+    SET_IPV4 = 12
+    SET_IPV6 = 13
+    SET_TP = 14
+
+
+OVS_OP_MAX: Final = 15
+
+
+class Stage(IntEnum):
+    """``enum ovs_stage``: OVS_STAGE_* without the prefix."""
+
+    RX = 0
+    LOOKUP = 1
+    ACTIONS = 2
+    UPCALL = 3
+
+
+OVS_STAGE_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Where a field lies in its structure, in bytes."""
+
+    offset: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the field."""
+        return self.offset + self.size
+
+    @property
+    def slice(self) -> slice:
+        """The field's bytes in the structure's bytes."""
+        return slice(self.offset, self.offset + self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A C structure.
+
+    :param name: its tag
+    :param struct: all fields in order, native byte order, no hidden padding;
+        network-order fields are ``bytes``
+    :param fields: name to place, in order; padding is named ``pad*``
+    :param aliases: other members of unions
+    """
+
+    name: str
+    struct: struct.Struct
+    fields: Mapping[str, Field]
+    aliases: Mapping[str, Field]
+
+    @property
+    def size(self) -> int:
+        """sizeof."""
+        return self.struct.size
+
+    def __getitem__(self, name: str) -> Field:
+        place = self.fields.get(name)
+        return self.aliases[name] if place is None else place
+
+
+def _record(name: str, members: str, unions: str = "") -> Record:
+    """Make a Record of lines ``field format`` and ``alias first size``.
+
+    An alias lies at the offset of the field `first`, or at that many bytes
+    after it when written ``first+n``.
+    """
+    fields: dict[str, Field] = {}
+    codes: list[str] = []
+    offset = 0
+    for line in members.split("\n"):
+        if not line.strip():
+            continue
+        field, code = line.split()
+        size = struct.calcsize("=" + code)
+        fields[field] = Field(offset, size)
+        codes.append(code)
+        offset += size
+    aliases: dict[str, Field] = {}
+    for line in unions.split("\n"):
+        if not line.strip():
+            continue
+        alias, first, length = line.split()
+        base, _, more = first.partition("+")
+        start = fields[base].offset + int(more or 0)
+        aliases[alias] = Field(start, int(length))
+    return Record(name, struct.Struct("=" + "".join(codes)),
+                  MappingProxyType(fields), MappingProxyType(aliases))
+
+
+KEY: Final = _record("ovs_key", """
+    in_port I
+    recirc_id I
+    eth_type 2s
+    mac_proto B
+    ip_frag B
+    ip_proto B
+    ip_tos B
+    ip_ttl B
+    ct_state B
+    eth_dst 6s
+    vlan_tci 2s
+    eth_src 6s
+    vlan_tpid 2s
+    tp_src 2s
+    tp_dst 2s
+    tcp_flags 2s
+    ct_zone H
+    skb_priority I
+    skb_mark I
+    ipv6_src 16s
+    ipv6_dst 16s
+    ipv6_label 4s
+    ipv6_exthdrs H
+    pad0 H
+    nd_target 16s
+    nd_sll 6s
+    cvlan_tci 2s
+    nd_tll 6s
+    cvlan_tpid 2s
+    dp_hash I
+    ct_mark I
+    ct_labels 16s
+    ct_orig_ipv6_src 16s
+    ct_orig_ipv6_dst 16s
+    ct_orig_tp_src 2s
+    ct_orig_tp_dst 2s
+    ct_orig_proto B
+    pad1 3s
+    mpls_lse 12s
+    pad2 I
+    nsh_flags B
+    nsh_mdtype B
+    nsh_np B
+    nsh_ttl B
+    nsh_path_hdr 4s
+    nsh_context 16s
+    tun_id 8s
+    tun_ipv6_src 16s
+    tun_ipv6_dst 16s
+    tun_flags 2s
+    tun_tos B
+    tun_ttl B
+    tun_tp_src 2s
+    tun_tp_dst 2s
+    tun_label 4s
+    tun_opts_len B
+    tun_proto B
+    pad3 H
+    tun_opts 256s
+    unused 488s
+    """, """
+    ipv4_src ipv6_src 4
+    ipv4_dst ipv6_src+4 4
+    arp_sha nd_sll 6
+    arp_tha nd_tll 6
+    ct_orig_ipv4_src ct_orig_ipv6_src 4
+    ct_orig_ipv4_dst ct_orig_ipv6_src+4 4
+    tun_ipv4_src tun_ipv6_src 4
+    tun_ipv4_dst tun_ipv6_src+4 4
+    """)
+"""The flow key; words after `tun_opts` are ``unused``: zero."""
+
+PKT: Final = _record("ovs_pkt", f"""
+    key {KEY.size}s
+    bridge I
+    flow I
+    pc I
+    cutlen I
+    upcall_desc I
+    upcall_cmd B
+    recirc_depth B
+    stale B
+    drop B
+    l3_off H
+    l4_off H
+    exec_slot I
+    """)
+
+CPU: Final = _record("ovs_cpu", f"""
+    level I
+    defer_next I
+    pkt {PKT.size * OVS_LEVELS}s
+    """)
+
+PORT: Final = _record("ovs_port", """
+    ifindex I
+    mtu I
+    bridge H
+    flags B
+    pad B
+    pad2 I
+    """)
+
+FLOW_STATS: Final = _record("ovs_flow_stats", """
+    packets Q
+    bytes Q
+    used Q
+    tcp_flags Q
+    """)
+
+DP_STATS: Final = _record("ovs_dp_stats", """
+    hit Q
+    missed Q
+    lost Q
+    mask_hit Q
+    cache_hit Q
+    """)
+
+INSN: Final = _record("ovs_insn", """
+    op B
+    len B
+    arg H
+    imm I
+    """)
+"""One instruction: op, data words after it, arg, imm."""
+
+SET_ETH: Final = _record("ovs_set_eth", """
+    dst 6s
+    pad0 2s
+    src 6s
+    pad1 2s
+    dst_mask 6s
+    pad2 2s
+    src_mask 6s
+    pad3 2s
+    """)
+
+SET_IPV4: Final = _record("ovs_set_ipv4", """
+    src 4s
+    dst 4s
+    src_mask 4s
+    dst_mask 4s
+    tos B
+    tos_mask B
+    ttl B
+    ttl_mask B
+    pad I
+    """)
+
+SET_IPV6: Final = _record("ovs_set_ipv6", """
+    src 16s
+    dst 16s
+    src_mask 16s
+    dst_mask 16s
+    label 4s
+    label_mask 4s
+    tclass B
+    tclass_mask B
+    hlimit B
+    hlimit_mask B
+    pad I
+    """)
+
+SET_TP: Final = _record("ovs_set_tp", """
+    src 2s
+    dst 2s
+    src_mask 2s
+    dst_mask 2s
+    """)
+
+UPCALL: Final = _record("ovs_upcall", f"""
+    len I
+    pkt_len I
+    cmd B
+    ip_summed B
+    csum_start H
+    csum_offset H
+    gso_size H
+    gso_type I
+    desc I
+    hash I
+    hash_flags I
+    cpu I
+    bridge I
+    vlan_tci 2s
+    vlan_tpid 2s
+    pad I
+    key {OVS_KEY_BASE * 8}s
+    """)
+"""A record of ovs_upcalls; `len` bytes of packet follow it."""
+
+SLOT: Final = _record("ovs_slot", f"""
+    state I
+    pc I
+    bridge I
+    recirc_depth I
+    key {KEY.size}s
+    """)
+
+RECORDS: Final = (KEY, PKT, CPU, PORT, FLOW_STATS, DP_STATS, INSN, SET_ETH,
+                  SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT)
