@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the core asks of one generation of the packet path.
+
+``dpif_bpf.plane`` implements it over BPF maps; the unit tests over byte
+arrays.  Mapped memory is handed out as memoryviews: stores into it are the
+datapath's map operations, published by aligned 8-byte stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from dpif_bpf.core.forest import Classifier
+
+ANY_BRIDGE = 0
+"""The bridge id of ports that no bridge of the database owns."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortEntry:
+    """One entry of ovs_ports (struct ovs_port of bpf/lib/abi.h).
+
+    :param ifindex: device whose ingress carries the hook and to which
+        packets of this port are sent
+    :param mtu: largest layer-3 packet in bytes, 0 for no limit
+    :param bridge: bridge id
+    :param flags: OVS_PORT_F_*
+    """
+
+    ifindex: int
+    mtu: int
+    bridge: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class DpCounters:
+    """Packets since the datapath was made (struct ovs_dp_stats)."""
+
+    hit: int = 0
+    missed: int = 0
+    lost: int = 0
+    mask_hit: int = 0
+    cache_hit: int = 0
+
+    def __add__(self, other: DpCounters) -> DpCounters:
+        return DpCounters(self.hit + other.hit, self.missed + other.missed,
+                          self.lost + other.lost,
+                          self.mask_hit + other.mask_hit,
+                          self.cache_hit + other.cache_hit)
+
+
+class Plane(Protocol):
+    """One generation: maps, programs and hooks of one datapath."""
+
+    classifier: Classifier
+    acts: memoryview
+    """ovs_acts as 64-bit words."""
+    nlmem: memoryview
+    """ovs_nlmem as 64-bit words."""
+    max_flows: int
+
+    def write_port(self, port_no: int, entry: PortEntry) -> None:
+        """Makes `port_no` known to the programs, or changes it."""
+
+    def clear_port(self, port_no: int) -> None:
+        """Forgets a port: output to it is dropped and counted."""
+
+    def add_bridge(self, bridge: int, name: str) -> None:
+        """Loads the pipeline of a bridge."""
+
+    def remove_bridge(self, bridge: int) -> None:
+        """Unloads a pipeline; no port may be hooked to it any more."""
+
+    def attach(self, ifindex: int, bridge: int) -> None:
+        """Hooks a device's ingress to a bridge's pipeline, or moves it
+        there from another one without losing a packet."""
+
+    def detach(self, ifindex: int) -> None:
+        """Takes the hook off; a device that has gone is no error."""
+
+    def counters(self) -> DpCounters:
+        """Sums over all bridges and CPUs."""
+
+    def execute(self, program: object, pc: int, bridge: int,
+                key: bytes, packet: bytes, gso_size: int) -> bool:
+        """Sends `packet` through the instructions at `pc`.
+
+        :param program: kept alive until the packet has passed
+        :param key: metadata words of the key image (OVS_KEY_BASE * 8 bytes)
+        :returns: False when no slot was free and the packet is lost
+        """
+
+    def clear_flow_stats(self, flow_id: int) -> None:
+        """Zeroes the counters of a flow."""
+
+    def flow_stats(self, flow_id: int) -> tuple[int, int, int, int]:
+        """Packets, bytes, used (ns, CLOCK_MONOTONIC, 0: never) and the OR
+        of the TCP flags of one flow."""

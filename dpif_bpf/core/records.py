@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What outlives the provider: its netlink requests, kept in ovs_nlmem.
+
+The map begins with a directory of one word for each record: record 0 is the
+datapath, 1 + port_no a port, ``FLOW_BASE`` + flow id a flow.  A word is
+``offset << 32 | bytes``; 0 stands for none.  It is stored after the record's
+bytes are, so that whoever maps a pinned ovs_nlmem sees whole records only.
+A record is the attribute payload of the request that made the thing, to be
+replayed through the same code by the next provider.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from dpif_bpf.core.arena import Arena
+from dpif_bpf.errors import BackendError
+
+DATAPATH = 0
+PORT_BASE = 1
+FLOW_BASE = PORT_BASE + 65536
+DIR_BASE = 2
+"""Word 0 holds the layout's magic, word 1 the directory's length."""
+MAGIC = 0x4F56532D4E4C3031
+
+
+def memory_words(max_flows: int) -> int:
+    """Size of ovs_nlmem in words for `max_flows` flows.
+
+    The directory, 64 words for each flow (the key, mask and actions of an
+    IPv4 flow take about 300 bytes) and 64 Ki words for the rest.
+    """
+    return DIR_BASE + FLOW_BASE + 65 * max_flows + 65536
+
+
+class Records:
+    """Writes records; `words` is ovs_nlmem as a memoryview of format 'Q'."""
+
+    def __init__(self, words: memoryview, max_flows: int) -> None:
+        self._words = words
+        self._bytes = words.cast("B")
+        start = DIR_BASE + FLOW_BASE + max_flows
+        self._arena = Arena(words, start=start)
+        words[1] = FLOW_BASE + max_flows
+        words[0] = MAGIC
+
+    def put(self, index: int, data: bytes) -> None:
+        """Keeps `data` as record `index`, in place of an earlier one."""
+        old = self._words[DIR_BASE + index]
+        n = (len(data) + 7) // 8
+        offset = self._arena.alloc(n)
+        self._bytes[offset * 8:offset * 8 + len(data)] = data
+        self._words[DIR_BASE + index] = offset << 32 | len(data)
+        self._free(old)
+
+    def drop(self, index: int) -> None:
+        """Forgets record `index`, if there is one."""
+        old = self._words[DIR_BASE + index]
+        self._words[DIR_BASE + index] = 0
+        self._free(old)
+
+    def _free(self, entry: int) -> None:
+        if entry:
+            self._arena.free_now(entry >> 32,
+                                 ((entry & 0xffffffff) + 7) // 8)
+
+
+def read(words: memoryview) -> Iterator[tuple[int, bytes]]:
+    """The records (index, bytes) of an earlier provider's ovs_nlmem.
+
+    :raises BackendError: EPROTO when the layout is another one
+    """
+    if not len(words) or words[0] != MAGIC:
+        raise BackendError(errno.EPROTO,
+                           "the pinned records have another layout")
+    data = words.cast("B")
+    for index, entry in enumerate(words[DIR_BASE:DIR_BASE + words[1]]):
+        if entry:
+            start, n = (entry >> 32) * 8, entry & 0xffffffff
+            if start + n > len(data):
+                raise BackendError(errno.EPROTO, "a record is out of bounds")
+            yield index, bytes(data[start:start + n])
