@@ -29,6 +29,7 @@ OVS_MAX_RECIRC: Final = 16
 OVS_EXEC_SLOTS: Final = 1024
 OVS_DEFER_SLOTS: Final = 4096
 OVS_SLOTS: Final = OVS_EXEC_SLOTS + OVS_DEFER_SLOTS
+OVS_SLOT_BITS: Final = 13
 
 OVS_MAC_PROTO_ETHERNET: Final = 0
 OVS_MAC_PROTO_NONE: Final = 1
@@ -44,6 +45,12 @@ OVS_CSUM_PARTIAL: Final = 3
 
 OVS_SLOT_FREE: Final = 0
 OVS_SLOT_ARMED: Final = 1
+OVS_SLOT_GEN_SHIFT: Final = 1
+OVS_SLOT_GEN_MASK: Final = 0x7ffff
+OVS_SLOT_TIME_SHIFT: Final = 32
+
+OVS_DIRTY_META: Final = 1
+OVS_DIRTY_MPLS: Final = 2
 
 
 class DropReason(IntEnum):
@@ -69,6 +76,7 @@ class DropReason(IntEnum):
     NO_STATE = 17
     SLOT = 18
     PULL = 19
+    UPCALL_SIZE = 20
 
 
 OVS_DROP_MAX: Final = 64
@@ -222,7 +230,7 @@ KEY: Final = _record("ovs_key", """
     ct_orig_proto B
     pad1 3s
     mpls_lse 12s
-    pad2 I
+    mpls_labels I
     nsh_flags B
     nsh_mdtype B
     nsh_np B
@@ -258,17 +266,22 @@ KEY: Final = _record("ovs_key", """
 PKT: Final = _record("ovs_pkt", f"""
     key {KEY.size}s
     bridge I
+    exec_slot I
+    recirc_depth B
+    stale B
+    sent B
+    drop B
+    next B
+    dirty B
+    upcall_cmd B
+    routing B
     flow I
     pc I
     cutlen I
     upcall_desc I
-    upcall_cmd B
-    recirc_depth B
-    stale B
-    drop B
+    verdict i
     l3_off H
     l4_off H
-    exec_slot I
     """)
 
 CPU: Final = _record("ovs_cpu", f"""
@@ -375,10 +388,11 @@ UPCALL: Final = _record("ovs_upcall", f"""
 """A record of ovs_upcalls; `len` bytes of packet follow it."""
 
 SLOT: Final = _record("ovs_slot", f"""
-    state I
+    state Q
     pc I
     bridge I
     recirc_depth I
+    pad I
     key {KEY.size}s
     """)
 

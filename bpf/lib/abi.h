@@ -25,6 +25,7 @@
 #define OVS_EXEC_SLOTS		1024	/* owned by the provider */
 #define OVS_DEFER_SLOTS		4096	/* owned by the programs */
 #define OVS_SLOTS		(OVS_EXEC_SLOTS + OVS_DEFER_SLOTS)
+#define OVS_SLOT_BITS		13	/* of skb->mark: index, plus 1 */
 
 #define OVS_MAC_PROTO_ETHERNET	0
 #define OVS_MAC_PROTO_NONE	1	/* layer-3 packet, no Ethernet header */
@@ -111,7 +112,7 @@ struct ovs_key {
 			__u8 pad1[3];
 			/* w23, w24 */
 			__be32 mpls_lse[3];
-			__u32 pad2;
+			__u32 mpls_labels;	/* bit n: mpls_lse[n] is one */
 			/* w25 .. w27 */
 			__u8 nsh_flags;
 			__u8 nsh_mdtype;
@@ -149,21 +150,31 @@ struct ovs_key {
 	};
 };
 
-/* State of one packet in flight, in ovs_cpu.pkt[level]. */
+/*
+ * State of one packet in flight, in ovs_cpu.pkt[level].  What the entry must
+ * fill in is said in entry.h.
+ */
+#define OVS_DIRTY_META	1	/* w15 .. w22 or w25 .. w34 are not all zero */
+#define OVS_DIRTY_MPLS	2	/* w23, w24 are not all zero */
 struct ovs_pkt {
 	struct ovs_key key;
 	__u32 bridge;
+	__u32 exec_slot;	/* slot to free at the exit, plus 1; 0: none */
+	__u8 recirc_depth;
+	__u8 stale;		/* headers moved since the packet was parsed */
+	__u8 sent;		/* this list of actions made a copy */
+	__u8 drop;		/* enum ovs_drop_reason for the exit */
+	__u8 next;		/* enum ovs_stage that the actions wait for */
+	__u8 dirty;		/* OVS_DIRTY_*, of the last packet as well */
+	__u8 upcall_cmd;	/* OVS_PACKET_CMD_* */
+	__u8 routing;		/* an IPv6 routing header has segments left */
 	__u32 flow;		/* id of the flow that matched */
 	__u32 pc;		/* next instruction, index into ovs_acts */
 	__u32 cutlen;		/* bytes that OP_TRUNC cuts from the next copy */
 	__u32 upcall_desc;	/* OP_USERSPACE descriptor */
-	__u8 upcall_cmd;	/* OVS_PACKET_CMD_* */
-	__u8 recirc_depth;
-	__u8 stale;		/* the packet changed since it was parsed */
-	__u8 drop;		/* enum ovs_drop_reason of the last exit */
+	__s32 verdict;		/* what the program returns */
 	__u16 l3_off;		/* from skb->data; 0 when there is none */
 	__u16 l4_off;
-	__u32 exec_slot;	/* slot to free at the exit, plus 1; 0: none */
 };
 
 struct ovs_cpu {
@@ -224,6 +235,7 @@ enum ovs_drop_reason {
 	OVS_DROP_NO_STATE,		/* per-CPU state missing */
 	OVS_DROP_SLOT,			/* an execute slot that is not armed */
 	OVS_DROP_PULL,			/* packet data could not be pulled */
+	OVS_DROP_UPCALL_SIZE,		/* too large for an upcall: lost */
 	OVS_DROP_MAX = 64,
 };
 
@@ -332,16 +344,27 @@ struct ovs_upcall {
 };
 
 /*
- * Metadata of a packet that enters at the inject device, named by skb->mark
- * (index, plus 1): the provider's executes, and the programs' deferred copies.
+ * Metadata of a packet that enters at the inject device: the provider's
+ * executes, and the programs' deferred copies.  skb->mark names the slot: the
+ * low OVS_SLOT_BITS bits are its index plus 1, those above the generation.
+ *
+ * state: bit 0 OVS_SLOT_ARMED; the next 19 bits the generation, which a new
+ * use increments, so that a late packet of an earlier use is refused; from
+ * bit 32 on the time of arming in units of 2^20 ns, 0 in the provider's
+ * slots.  Arming is the last store before the packet is sent; the programs
+ * clear the bit when the actions are done.
  */
 #define OVS_SLOT_FREE		0
 #define OVS_SLOT_ARMED		1
+#define OVS_SLOT_GEN_SHIFT	1
+#define OVS_SLOT_GEN_MASK	0x7ffff
+#define OVS_SLOT_TIME_SHIFT	32
 struct ovs_slot {
-	__u32 state;		/* OVS_SLOT_*; the last store of either side */
+	__u64 state;
 	__u32 pc;		/* instructions to run; 0: look the key up */
 	__u32 bridge;
 	__u32 recirc_depth;
+	__u32 pad;
 	struct ovs_key key;	/* metadata only; the rest is parsed */
 };
 
@@ -355,6 +378,9 @@ enum ovs_stage {
 };
 
 _Static_assert(sizeof(struct ovs_key) == OVS_KEY_WORDS * 8, "ovs_key");
+_Static_assert(sizeof(struct ovs_pkt) % 8 == 0, "ovs_pkt");
+_Static_assert(sizeof(struct ovs_slot) % 8 == 0, "ovs_slot");
+_Static_assert(OVS_SLOTS < 1 << OVS_SLOT_BITS, "OVS_SLOT_BITS");
 _Static_assert(sizeof(struct ovs_insn) == 8, "ovs_insn");
 _Static_assert(sizeof(struct ovs_set_eth) == 32, "ovs_set_eth");
 _Static_assert(sizeof(struct ovs_set_ipv4) == 24, "ovs_set_ipv4");
