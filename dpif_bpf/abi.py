@@ -52,6 +52,20 @@ OVS_SLOT_TIME_SHIFT: Final = 32
 OVS_DIRTY_META: Final = 1
 OVS_DIRTY_MPLS: Final = 2
 
+OVS_EDGE_TAG_SHIFT: Final = 39
+OVS_EDGE_LEAF_SHIFT: Final = 38
+OVS_EDGE_DESC_SHIFT: Final = 22
+OVS_EDGE_DESC_BITS: Final = 16
+OVS_EDGE_ID_BITS: Final = 22
+
+OVS_HASH_MULT: Final = 0xd6e8feb86659fd93
+OVS_BUCKET_EDGES: Final = 7
+OVS_BUCKET_CHAIN: Final = 8
+OVS_CLS_TREES: Final = 32
+OVS_CLS_DEPTH: Final = 64
+OVS_CLS_WORDS: Final = 14
+OVS_CLS_RECORDS: Final = 5
+
 
 class DropReason(IntEnum):
     """``enum ovs_drop_reason``: OVS_DROP_* without the prefix."""
@@ -282,6 +296,8 @@ PKT: Final = _record("ovs_pkt", f"""
     verdict i
     l3_off H
     l4_off H
+    probes I
+    pad I
     """)
 
 CPU: Final = _record("ovs_cpu", f"""
@@ -396,5 +412,40 @@ SLOT: Final = _record("ovs_slot", f"""
     key {KEY.size}s
     """)
 
+BUCKET: Final = _record("ovs_bucket", f"""
+    edge {OVS_BUCKET_EDGES * 8}s
+    next Q
+    """)
+
+DESC_WORD: Final = _record("ovs_desc_word", """
+    mask Q
+    hash_lo I
+    hash_hi I
+    """)
+
+DESC: Final = _record("ovs_desc", f"""
+    n B
+    idx {OVS_CLS_WORDS}s
+    pad0 B
+    next I
+    pad1 I
+    pad2 Q
+    w {OVS_CLS_WORDS * DESC_WORD.size}s
+    """)
+
+FLOW: Final = _record("ovs_flow", f"""
+    desc I
+    acts I
+    next I
+    pad I
+    value {OVS_CLS_WORDS * 8}s
+    """)
+
+ROOT: Final = _record("ovs_root", f"""
+    ntrees Q
+    tree {OVS_CLS_TREES * 8}s
+    """)
+
 RECORDS: Final = (KEY, PKT, CPU, PORT, FLOW_STATS, DP_STATS, INSN, SET_ETH,
-                  SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT)
+                  SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
+                  BUCKET, DESC_WORD, DESC, FLOW, ROOT)

@@ -175,6 +175,8 @@ struct ovs_pkt {
 	__s32 verdict;		/* what the program returns */
 	__u16 l3_off;		/* from skb->data; 0 when there is none */
 	__u16 l4_off;
+	__u32 probes;		/* hash probes of the last lookup */
+	__u32 pad;
 };
 
 struct ovs_cpu {
@@ -377,6 +379,82 @@ enum ovs_stage {
 	OVS_STAGE_MAX = 16,
 };
 
+/*
+ * The classifier: a hash decision forest (dpif_bpf/core/forest.py writes it,
+ * lookup.h reads it).
+ *
+ * A tree's node tests the mask bits of one descriptor, by one probe of a hash
+ * table keyed by the node and the masked key words.  What the probe finds is
+ * an edge: to a node below, or to a flow (a leaf), which is compared with the
+ * key under the flow's whole mask.  A bridge's trees are tried in order.
+ *
+ * An edge is one word, so that every change is published by one store:
+ *
+ *	bits 63-39  tag: these bits of the hash that leads to the edge
+ *	bit  38     leaf
+ *	bits 37-22  descriptor: of the node, or of the flow's mask; never 0
+ *	bits 21-0   node number (a part of the hash), or flow id
+ *
+ * The root of a tree is an edge whose tag is zero.
+ */
+#define OVS_EDGE_TAG_SHIFT	39
+#define OVS_EDGE_LEAF_SHIFT	38
+#define OVS_EDGE_DESC_SHIFT	22
+#define OVS_EDGE_DESC_BITS	16
+#define OVS_EDGE_ID_BITS	22
+
+#define OVS_HASH_MULT		0xd6e8feb86659fd93ULL
+#define OVS_BUCKET_EDGES	7
+#define OVS_BUCKET_CHAIN	8	/* buckets that a probe visits at most */
+#define OVS_CLS_TREES		32	/* of one bridge */
+#define OVS_CLS_DEPTH		64	/* probes in one tree at most */
+#define OVS_CLS_WORDS		14	/* key words in one record */
+#define OVS_CLS_RECORDS		5	/* records of a mask with all words */
+
+struct ovs_bucket {
+	__u64 edge[OVS_BUCKET_EDGES];	/* 0: free */
+	__u64 next;			/* overflow bucket; 0: none */
+};
+
+struct ovs_desc_word {
+	__u64 mask;
+	__u32 hash_lo;			/* random, of the word's index */
+	__u32 hash_hi;
+};
+
+/*
+ * A mask: of a node or of a flow.  Words beyond OVS_CLS_WORDS are in further
+ * records.  Unused entries of idx and w are zero.
+ */
+struct ovs_desc {
+	__u8 n;				/* words in this record */
+	__u8 idx[OVS_CLS_WORDS];	/* which words of the key */
+	__u8 pad0;
+	__u32 next;			/* next record; 0: none */
+	__u32 pad1;
+	__u64 pad2;
+	struct ovs_desc_word w[OVS_CLS_WORDS];
+};
+
+/*
+ * A flow.  value[] holds the masked key words in the order of the
+ * descriptor's; those beyond OVS_CLS_WORDS are in further records, whose
+ * desc is zero.  Statistics have the index of the first record: the flow id.
+ */
+struct ovs_flow {
+	__u32 desc;			/* mask; 0: not a flow */
+	__u32 acts;			/* first instruction, in ovs_acts */
+	__u32 next;			/* next record; 0: none */
+	__u32 pad;
+	__u64 value[OVS_CLS_WORDS];
+};
+
+/* The trees of a bridge. */
+struct ovs_root {
+	__u64 ntrees;
+	__u64 tree[OVS_CLS_TREES];	/* edges; 0: no tree in this place */
+};
+
 _Static_assert(sizeof(struct ovs_key) == OVS_KEY_WORDS * 8, "ovs_key");
 _Static_assert(sizeof(struct ovs_pkt) % 8 == 0, "ovs_pkt");
 _Static_assert(sizeof(struct ovs_slot) % 8 == 0, "ovs_slot");
@@ -389,6 +467,11 @@ _Static_assert(sizeof(struct ovs_set_tp) == 8, "ovs_set_tp");
 _Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
 _Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");
+_Static_assert(sizeof(struct ovs_bucket) == 64, "ovs_bucket");
+_Static_assert(sizeof(struct ovs_desc) == 256, "ovs_desc");
+_Static_assert(sizeof(struct ovs_flow) == 128, "ovs_flow");
+_Static_assert(sizeof(struct ovs_root) == 264, "ovs_root");
+_Static_assert(OVS_CLS_WORDS * OVS_CLS_RECORDS >= OVS_KEY_USED, "key words");
 _Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) ==
 	       OVS_KEY_BASE * 8, "OVS_KEY_BASE");
 _Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) + 256 ==
