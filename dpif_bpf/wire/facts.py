@@ -27,7 +27,7 @@ class KeyFacts:
     the kernel datapath validates actions against the masked key, too.  For an
     execute, which has no mask, the values are those of the packet.
 
-    :param eth_type: Ethernet type in host order, after VLAN tags; 0x0001
+    :param eth_type: Ethernet type in host order, after VLAN tags; 0x0004
         (ETH_P_802_2) for frames without one; 0 when wildcarded
     :param ip_proto: IP protocol; low byte of the opcode for ARP; 0 when
         wildcarded
