@@ -224,6 +224,7 @@ def _mpls(packet: bytes, l3: int, key: _Key, _meta: Meta) -> int:
             stack[4 * count:4 * count + 4] = lse
         count += 1
         if lse[2] & 1:
+            key.put("mpls_labels", (1 << min(count, 3)) - 1)
             break
     key.put("mpls_lse", bytes(stack))
     return 0
