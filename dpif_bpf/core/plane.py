@@ -95,6 +95,7 @@ class Plane(Protocol):
     def clear_flow_stats(self, flow_id: int) -> None:
         """Zeroes the counters of a flow."""
 
-    def flow_stats(self, flow_id: int) -> tuple[int, int, int, int]:
-        """Packets, bytes, used (ns, CLOCK_MONOTONIC, 0: never) and the OR
-        of the TCP flags of one flow."""
+    def flow_stats(
+            self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
+        """Packets, bytes, used (ms, CLOCK_MONOTONIC, 0: never) and the OR of
+        the TCP flags of each flow, summed over CPUs."""

@@ -41,23 +41,26 @@ class Vport:
 
 @dataclass(slots=True)
 class VportTable:
-    """The ports of one datapath by number, name and device."""
+    """The ports of one datapath by number, name and hooked device."""
 
     by_no: dict[int, Vport] = field(default_factory=dict)
     by_name: dict[str, Vport] = field(default_factory=dict)
-    by_ifindex: dict[int, Vport] = field(default_factory=dict)
+    by_hook: dict[int, Vport] = field(default_factory=dict)
 
     def add(self, port: Vport) -> None:
         self.by_no[port.port_no] = port
         self.by_name[port.name] = port
-        self.by_ifindex[port.link.ifindex] = port
-        self.by_ifindex[port.link.hook_ifindex] = port
+        self.by_hook[port.link.hook_ifindex] = port
 
     def remove(self, port: Vport) -> None:
         del self.by_no[port.port_no]
         del self.by_name[port.name]
-        self.by_ifindex.pop(port.link.ifindex, None)
-        self.by_ifindex.pop(port.link.hook_ifindex, None)
+        del self.by_hook[port.link.hook_ifindex]
+
+    def rename(self, port: Vport, name: str) -> None:
+        del self.by_name[port.name]
+        port.name = name
+        self.by_name[name] = port
 
     def pick_number(self, wanted: int | None) -> int:
         """The number for a new port.

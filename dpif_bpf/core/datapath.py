@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One datapath: its ports, bridges and flows over one plane.
+
+The rules of the datapath and vport families are those of Linux
+net/openvswitch/datapath.c (``ovs_dp_cmd_*``, ``ovs_vport_cmd_*``).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from dpif_bpf import abi
+from dpif_bpf.core.actions import DescTable, ProgramCache
+from dpif_bpf.core.arena import Arena
+from dpif_bpf.core.edges import (
+    ARPHRD_NONE,
+    LinkChange,
+    LinkEvent,
+    PortEdge,
+)
+from dpif_bpf.core.flow_table import FlowTable
+from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, Plane, PortEntry
+from dpif_bpf.core.records import DATAPATH, PORT_BASE, Records
+from dpif_bpf.core.vport import LOCAL, Vport, VportTable
+from dpif_bpf.errors import DpifError, RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.messages import DatapathRequest, VportRequest
+from dpif_bpf.wire.netlink import (
+    nla_s32,
+    nla_string,
+    nla_u32,
+    nla_u32_array,
+)
+from dpif_bpf.wire.replies import DatapathReply, VportReply
+
+USER_FEATURES = (uapi.OVS_DP_F_UNALIGNED | uapi.OVS_DP_F_VPORT_PIDS
+                 | uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU)
+"""What may be asked for.  TC_RECIRC_SHARING is refused: it tells tc offload
+that the datapath shares its recirculation ids, which it does not."""
+
+_PORT_TYPES = {uapi.OVS_VPORT_TYPE_NETDEV, uapi.OVS_VPORT_TYPE_INTERNAL}
+
+
+def hidden_name(number: int, port_no: int) -> str:
+    """The datapath's end of an internal port: "ovsh0p65534"."""
+    return f"ovsh{number}p{port_no}"
+
+
+class Datapath:
+    """A datapath.
+
+    :param number: of the datapath in this provider, for device names
+    :param ports: performs what is done to devices
+    """
+
+    def __init__(self, name: str, number: int, plane: Plane,
+                 ports: PortEdge) -> None:
+        self.name = name
+        self.number = number
+        self.plane = plane
+        self.user_features = 0
+        self.per_cpu_pids: tuple[int, ...] = ()
+        self.masks_cache_size = 256
+        self.vports = VportTable()
+        self.lost = 0
+        self.base = DpCounters()
+        self.descs = DescTable()
+        self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs)
+        self.records = Records(plane.nlmem, plane.max_flows)
+        plane.classifier.add_root(ANY_BRIDGE)
+        self.flows = FlowTable(plane, self.programs, self.records)
+        self._ports = ports
+        self._owner: dict[str, int] = {}
+        self.bridges: dict[str, int] = {}
+        plane.add_bridge(ANY_BRIDGE, "")
+
+    @property
+    def dp_ifindex(self) -> int:
+        """The local port's device stands for the datapath."""
+        return self.vports.by_no[LOCAL].link.hook_ifindex
+
+    # Settings
+
+    def change(self, request: DatapathRequest) -> None:
+        """The settings of a NEW or SET.
+
+        :raises RequestError: EOPNOTSUPP for features that there are not
+        """
+        if request.user_features is not None:
+            unknown = request.user_features & ~USER_FEATURES
+            if unknown:
+                raise RequestError(
+                    errno.EOPNOTSUPP, "OVS_DP_ATTR_USER_FEATURES has"
+                    f" unsupported bits {unknown:#x}")
+        self.user_features = request.user_features or 0
+        if request.masks_cache_size is not None:
+            self.masks_cache_size = request.masks_cache_size
+        if (request.per_cpu_pids is not None and self.user_features
+                & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU):
+            self.per_cpu_pids = request.per_cpu_pids
+        self._keep()
+
+    def reply(self) -> DatapathReply:
+        """The datapath as replies show it."""
+        counted = self.counters()
+        statistics = self.plane.classifier.statistics()
+        return DatapathReply(
+            self.dp_ifindex, self.name,
+            (counted.hit, counted.missed, counted.lost, len(self.flows)),
+            (counted.mask_hit, statistics.masks, counted.cache_hit),
+            self.user_features, self.masks_cache_size,
+            self.per_cpu_pids or None)
+
+    def counters(self) -> DpCounters:
+        """Packets since the datapath was made, over provider restarts."""
+        return (self.base + self.plane.counters()
+                + DpCounters(lost=self.lost))
+
+    # Ports
+
+    def add_port(self, request: VportRequest) -> Vport:
+        """OVS_VPORT_CMD_NEW.
+
+        :raises RequestError: EINVAL, EBUSY, EEXIST, EFBIG, ENODEV;
+            EAFNOSUPPORT for a type that there is not
+        """
+        assert request.name is not None and request.type is not None
+        if request.ifindex is not None:
+            raise RequestError(errno.EOPNOTSUPP,
+                               "OVS_VPORT_ATTR_IFINDEX cannot be chosen")
+        if request.type not in _PORT_TYPES:
+            raise RequestError(errno.EAFNOSUPPORT,
+                               f"OVS_VPORT_ATTR_TYPE {request.type} is not"
+                               " supported")
+        if request.options:
+            raise RequestError(errno.EINVAL, "OVS_VPORT_ATTR_OPTIONS does"
+                               " not go with this type of port")
+        if request.name in self.vports.by_name:
+            raise RequestError(errno.EEXIST,
+                               f"{request.name} is a port already")
+        number = self.vports.pick_number(request.port_no)
+        return self.make_port(request.name, request.type, number,
+                              request.upcall_pids or (0,))
+
+    def make_port(self, name: str, type_: int, port_no: int,
+                  upcall_pids: tuple[int, ...],
+                  adopt: bool = False) -> Vport:
+        """Makes a port whose number is known to be free.
+
+        :param adopt: take over the device of an earlier provider
+        """
+        hidden = hidden_name(self.number, port_no)
+        if type_ == uapi.OVS_VPORT_TYPE_INTERNAL:
+            link = (self._ports.adopt_internal(name, hidden) if adopt
+                    else self._ports.create_internal(name, hidden))
+        else:
+            link = (self._ports.adopt_netdev(name) if adopt
+                    else self._ports.open_netdev(name))
+        port = Vport(port_no, type_, name, link, upcall_pids,
+                     self._owner.get(name, ANY_BRIDGE))
+        try:
+            self.flows.enter_port(port_no, port.bridge)
+            if port.bridge != ANY_BRIDGE:
+                self.flows.leave_port(port_no, ANY_BRIDGE)
+            self._write(port)
+            self.plane.attach(link.hook_ifindex, port.bridge)
+            self._ports.start(link)
+            self._keep_port(port)
+            self.vports.add(port)
+        except DpifError:
+            self._unmake(port)
+            raise
+        return port
+
+    def set_port(self, port: Vport, request: VportRequest) -> None:
+        """OVS_VPORT_CMD_SET.
+
+        :raises RequestError: EINVAL for another type, EOPNOTSUPP for options
+        """
+        if request.type is not None and request.type != port.type:
+            raise RequestError(errno.EINVAL,
+                               "OVS_VPORT_ATTR_TYPE cannot be changed")
+        if request.options:
+            raise RequestError(errno.EOPNOTSUPP, "OVS_VPORT_ATTR_OPTIONS"
+                               " does not go with this type of port")
+        if request.upcall_pids is not None:
+            port.upcall_pids = request.upcall_pids
+            self._keep_port(port)
+
+    def delete_port(self, port: Vport) -> None:
+        """OVS_VPORT_CMD_DEL, and the end of a port whose device has gone.
+
+        Its flows stay, as in the kernel: their owner deletes them.
+        """
+        self.vports.remove(port)
+        self._unmake(port)
+
+    def _unmake(self, port: Vport) -> None:
+        self.records.drop(PORT_BASE + port.port_no)
+        self.plane.detach(port.link.hook_ifindex)
+        self.plane.clear_port(port.port_no)
+        self.flows.forget_port(port.port_no)
+        self._ports.release(port.link)
+
+    def port_reply(self, port: Vport) -> VportReply:
+        """A port as replies show it."""
+        return VportReply(
+            self.dp_ifindex, port.port_no, port.type, port.name,
+            port.link.ifindex, tuple(self._ports.stats(port.link)),
+            (port.upcall_success, port.upcall_fail), port.upcall_pids, None,
+            port.link.netnsid)
+
+    def link_changed(self, event: LinkEvent) -> Vport | None:
+        """A port's device changed.
+
+        :returns: the port when peers should hear of it; it is no longer in
+            `vports` when it has ended
+        """
+        port = self.vports.by_hook.get(event.link.hook_ifindex)
+        if port is None:
+            return None
+        if event.change & LinkChange.GONE:
+            if port.port_no == LOCAL:
+                return None
+            self.delete_port(port)
+            return port
+        moved = event.change & (LinkChange.NAME | LinkChange.NETNS)
+        port.link = event.link
+        if event.change & LinkChange.MTU:
+            self._write(port)
+        if event.change & LinkChange.NAME:
+            self.vports.rename(port, event.link.name)
+            self._keep_port(port)
+            self._own(port, self._owner.get(port.name, ANY_BRIDGE))
+        return port if moved else None
+
+    # Bridges
+
+    def set_bridges(self, bridges: Mapping[str, frozenset[str]]) -> None:
+        """Which port belongs to which bridge, as the database has it.
+
+        A new bridge's pipeline is loaded before ports move to it, and a
+        bridge's that has gone is unloaded after they have left.
+        """
+        for name in bridges:
+            if name not in self.bridges:
+                self._add_bridge(name)
+        self._owner = {port: self.bridges[name]
+                       for name, ports in bridges.items()
+                       for port in ports if name in self.bridges}
+        for port in list(self.vports.by_no.values()):
+            self._own(port, self._owner.get(port.name, ANY_BRIDGE))
+        for name in list(self.bridges):
+            if name not in bridges:
+                bridge = self.bridges.pop(name)
+                self.flows.remove_bridge(bridge)
+                self.plane.remove_bridge(bridge)
+
+    def _add_bridge(self, name: str) -> None:
+        taken = set(self.bridges.values())
+        bridge = next((number for number in range(1, abi.OVS_MAX_BRIDGES)
+                       if number not in taken), None)
+        if bridge is None:
+            return
+        self.flows.add_bridge(bridge)
+        self.plane.add_bridge(bridge, name)
+        self.bridges[name] = bridge
+
+    def _own(self, port: Vport, bridge: int) -> None:
+        if port.bridge == bridge:
+            return
+        old, port.bridge = port.bridge, bridge
+        self.flows.enter_port(port.port_no, bridge)
+        self._write(port)
+        self.plane.attach(port.link.hook_ifindex, bridge)
+        self.flows.leave_port(port.port_no, old)
+
+    # Upcalls
+
+    def upcall_pid(self, cpu: int, port_no: int, hash_: int,
+                   chosen: int | None) -> int:
+        """The port id for an upcall, 0 for none: ovs_dp_get_upcall_portid()
+        and ovs_vport_find_upcall_portid() of the kernel.
+
+        :param chosen: OVS_USERSPACE_ATTR_PID of the action, None for a miss
+        """
+        if self.user_features & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU:
+            pids = self.per_cpu_pids
+            return pids[cpu % len(pids)] if pids else 0
+        if chosen is not None:
+            return chosen
+        port = self.vports.by_no.get(port_no)
+        if port is None:
+            return 0
+        pids = port.upcall_pids
+        return pids[hash_ % len(pids)]
+
+    # What outlives the provider
+
+    def _keep(self) -> None:
+        data = (nla_string(uapi.OVS_DP_ATTR_NAME, self.name)
+                + nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0)
+                + nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES, self.user_features)
+                + nla_u32(uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE,
+                          self.masks_cache_size))
+        if self.per_cpu_pids:
+            data += nla_u32_array(uapi.OVS_DP_ATTR_PER_CPU_PIDS,
+                                  self.per_cpu_pids)
+        self.records.put(DATAPATH, data)
+
+    def _keep_port(self, port: Vport) -> None:
+        data = (nla_u32(uapi.OVS_VPORT_ATTR_PORT_NO, port.port_no)
+                + nla_u32(uapi.OVS_VPORT_ATTR_TYPE, port.type)
+                + nla_string(uapi.OVS_VPORT_ATTR_NAME, port.name)
+                + nla_u32_array(uapi.OVS_VPORT_ATTR_UPCALL_PID,
+                                port.upcall_pids))
+        self.records.put(PORT_BASE + port.port_no, data)
+
+    def _write(self, port: Vport) -> None:
+        flags = abi.OVS_PORT_F_USED
+        if port.link.internal:
+            flags |= abi.OVS_PORT_F_INTERNAL
+        if port.link.type == ARPHRD_NONE:
+            flags |= abi.OVS_PORT_F_L3
+        self.plane.write_port(port.port_no, PortEntry(
+            port.link.hook_ifindex, port.link.mtu, port.bridge, flags))
+
+    def close(self) -> None:
+        """Takes everything down: OVS_DP_CMD_DEL."""
+        for port in sorted(self.vports.by_no.values(),
+                           key=lambda p: p.port_no == LOCAL):
+            self.delete_port(port)

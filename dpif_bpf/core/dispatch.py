@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Netlink requests → what the datapaths do → replies.
+
+A datagram of a peer holds one or more requests.  Each is answered as generic
+netlink answers: by a reply, a dump that ends with NLMSG_DONE, an NLMSG_ERROR
+with extended ack, or an ack where NLM_F_ACK asks for one.  Whatever a request
+holds, the next one is served.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.core.execute import execute
+from dpif_bpf.core.flow_table import Flow
+from dpif_bpf.core.vport import LOCAL, Vport
+from dpif_bpf.errors import DpifError, RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.messages import (
+    DatapathRequest,
+    FlowRequest,
+    VportRequest,
+    decode_datapath,
+    decode_flow,
+    decode_packet,
+    decode_vport,
+)
+from dpif_bpf.wire.netlink import (
+    NLM_F_ACK,
+    NLM_F_ECHO,
+    Message,
+    build_ack,
+    build_done,
+    build_error,
+    iter_messages,
+)
+from dpif_bpf.wire.replies import (
+    ReplyHeader,
+    encode_datapath,
+    encode_vport,
+    flow_body,
+    flow_encoder,
+)
+
+DUMP_BYTES = 32768
+"""Messages of a dump are gathered into datagrams of at most this size, as
+the kernel does (NLMSG_GOODSIZE)."""
+
+DUMP_FLOWS = 256
+"""Flows whose statistics are read in one go."""
+
+
+class Registry(Protocol):
+    """The datapaths of the provider."""
+
+    def datapaths(self) -> list[Datapath]:
+        """All of them."""
+
+    def make(self, request: DatapathRequest) -> Datapath:
+        """OVS_DP_CMD_NEW.  :raises RequestError: EEXIST"""
+
+    def remove(self, dp: Datapath) -> None:
+        """OVS_DP_CMD_DEL."""
+
+    def notify(self, group: int, message: bytes) -> None:
+        """Sends a notification to the members of a multicast group."""
+
+
+class Dispatcher:
+    """Serves requests; keeps no state of its own."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._families: dict[int, Callable[[Message], Iterator[bytes]]] = {
+            uapi.OVS_DATAPATH_ID: self._datapath,
+            uapi.OVS_VPORT_ID: self._vport,
+            uapi.OVS_FLOW_ID: self._flow,
+            uapi.OVS_PACKET_ID: self._packet,
+        }
+        self._requests = 0
+        self._errors = 0
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Events since the start, by name (coverage/show)."""
+        return {"netlink_request": self._requests,
+                "netlink_error": self._errors}
+
+    def serve(self, datagram: bytes) -> Iterator[bytes]:
+        """The replies to a datagram; a dump is produced as it is taken."""
+        try:
+            for message in iter_messages(datagram):
+                yield from self._serve(message)
+        except RequestError:
+            # No header to answer: the rest of the datagram is dropped.
+            self._errors += 1
+
+    def _serve(self, message: Message) -> Iterator[bytes]:
+        self._requests += 1
+        try:
+            family = self._families.get(message.type)
+            if family is None:
+                name = uapi.FAMILIES.get(message.type)
+                raise RequestError(
+                    errno.EOPNOTSUPP,
+                    f"{name} is not supported" if name else
+                    f"message type {message.type:#x} is not supported")
+            yield from family(message)
+        except DpifError as e:
+            self._errors += 1
+            yield build_error(message, e)
+        else:
+            if message.is_dump:
+                yield build_done(message)
+            elif message.flags & NLM_F_ACK:
+                yield build_ack(message)
+
+    # ovs_datapath
+
+    def _datapath(self, message: Message) -> Iterator[bytes]:
+        request = decode_datapath(message)
+        if request.cmd == uapi.OVS_DP_CMD_GET:
+            if message.is_dump:
+                header = ReplyHeader(message.seq, message.pid, True)
+                yield from _gather(
+                    encode_datapath(header, request.cmd, dp.reply())
+                    for dp in self._registry.datapaths())
+                return
+            dp = self._named(request)
+        elif request.cmd == uapi.OVS_DP_CMD_NEW:
+            dp = self._registry.make(request)
+        elif request.cmd == uapi.OVS_DP_CMD_SET:
+            dp = self._named(request)
+            dp.change(request)
+        elif request.cmd == uapi.OVS_DP_CMD_DEL:
+            dp = self._named(request)
+        else:
+            raise _no_command(request.cmd, "ovs_datapath")
+        reply = encode_datapath(ReplyHeader(message.seq, message.pid),
+                                request.cmd, dp.reply())
+        if request.cmd == uapi.OVS_DP_CMD_DEL:
+            self._registry.remove(dp)
+        if (request.cmd == uapi.OVS_DP_CMD_GET
+                or message.flags & NLM_F_ECHO):
+            yield reply
+
+    def _named(self, request: DatapathRequest) -> Datapath:
+        for dp in self._registry.datapaths():
+            if (dp.name == request.name if request.name is not None
+                    else dp.dp_ifindex == request.dp_ifindex):
+                return dp
+        raise RequestError(errno.ENODEV, "no such datapath")
+
+    def _numbered(self, dp_ifindex: int) -> Datapath:
+        for dp in self._registry.datapaths():
+            if dp.dp_ifindex == dp_ifindex:
+                return dp
+        raise RequestError(errno.ENODEV, "no such datapath")
+
+    # ovs_vport
+
+    def _vport(self, message: Message) -> Iterator[bytes]:
+        request = decode_vport(message)
+        header = ReplyHeader(message.seq, message.pid)
+        if request.cmd == uapi.OVS_VPORT_CMD_GET:
+            if message.is_dump:
+                dp = self._numbered(request.dp_ifindex)
+                header = ReplyHeader(message.seq, message.pid, True)
+                yield from _gather(
+                    encode_vport(header, uapi.OVS_VPORT_CMD_GET,
+                                 dp.port_reply(port))
+                    for port in list(dp.vports.by_no.values()))
+                return
+            dp, port = self._port(request)
+            yield encode_vport(header, request.cmd, dp.port_reply(port))
+            return
+        if request.cmd == uapi.OVS_VPORT_CMD_NEW:
+            dp = self._numbered(request.dp_ifindex)
+            port = dp.add_port(request)
+        elif request.cmd == uapi.OVS_VPORT_CMD_SET:
+            dp, port = self._port(request)
+            dp.set_port(port, request)
+        elif request.cmd == uapi.OVS_VPORT_CMD_DEL:
+            dp, port = self._port(request)
+            if port.port_no == LOCAL:
+                raise RequestError(errno.EINVAL,
+                                   "the local port goes with its datapath")
+        else:
+            raise _no_command(request.cmd, "ovs_vport")
+        shown = dp.port_reply(port)
+        if request.cmd == uapi.OVS_VPORT_CMD_DEL:
+            dp.delete_port(port)
+        self._registry.notify(
+            uapi.OVS_VPORT_MCGROUP_ID,
+            encode_vport(ReplyHeader(), request.cmd, shown))
+        if message.flags & NLM_F_ECHO:
+            yield encode_vport(header, request.cmd, shown)
+
+    def _port(self, request: VportRequest) -> tuple[Datapath, Vport]:
+        """The port that a request names; a name alone finds it anywhere.
+
+        :raises RequestError: ENODEV; EOPNOTSUPP for OVS_VPORT_ATTR_IFINDEX
+        """
+        if request.ifindex is not None:
+            raise RequestError(errno.EOPNOTSUPP,
+                               "OVS_VPORT_ATTR_IFINDEX does not name a port")
+        if request.name is None:
+            assert request.port_no is not None
+            dp = self._numbered(request.dp_ifindex)
+            port = dp.vports.by_no.get(request.port_no)
+            if port is not None:
+                return dp, port
+        else:
+            for dp in self._registry.datapaths():
+                port = dp.vports.by_name.get(request.name)
+                if port is not None and request.dp_ifindex in (
+                        0, dp.dp_ifindex):
+                    return dp, port
+        raise RequestError(errno.ENODEV, "no such port")
+
+    def port_event(self, dp: Datapath, port: Vport, gone: bool) -> None:
+        """Tells the multicast group of a change that no request made."""
+        cmd = uapi.OVS_VPORT_CMD_DEL if gone else uapi.OVS_VPORT_CMD_SET
+        self._registry.notify(
+            uapi.OVS_VPORT_MCGROUP_ID,
+            encode_vport(ReplyHeader(), cmd, dp.port_reply(port)))
+
+    # ovs_flow
+
+    def _flow(self, message: Message) -> Iterator[bytes]:
+        request = decode_flow(message)
+        dp = self._numbered(request.dp_ifindex)
+        if request.cmd == uapi.OVS_FLOW_CMD_GET:
+            if message.is_dump:
+                yield from _gather(_dump_flows(dp, request))
+                return
+            flow = dp.flows.get(request)
+        elif request.cmd == uapi.OVS_FLOW_CMD_NEW:
+            flow = dp.flows.put(request)
+        elif request.cmd == uapi.OVS_FLOW_CMD_SET:
+            flow = dp.flows.set(request)
+        elif request.cmd == uapi.OVS_FLOW_CMD_DEL:
+            if request.key is None and request.ufid is None:
+                dp.flows.flush()
+                return
+            flow = dp.flows.get(request)
+        else:
+            raise _no_command(request.cmd, "ovs_flow")
+        reply = b""
+        if (request.cmd == uapi.OVS_FLOW_CMD_GET
+                or message.flags & NLM_F_ECHO):
+            encode = flow_encoder(ReplyHeader(message.seq, message.pid),
+                                  request.cmd, dp.dp_ifindex)
+            reply = encode(flow_body(flow.parts, request.ufid_flags),
+                           *dp.flows.stats([flow])[0])
+        if request.cmd == uapi.OVS_FLOW_CMD_DEL:
+            dp.flows.delete(flow)
+        if reply:
+            yield reply
+
+    # ovs_packet
+
+    def _packet(self, message: Message) -> Iterator[bytes]:
+        request = decode_packet(message)
+        execute(self._numbered(request.dp_ifindex), request)
+        return iter(())
+
+
+def _dump_flows(dp: Datapath, request: FlowRequest) -> Iterator[bytes]:
+    message = request.message
+    encode = flow_encoder(ReplyHeader(message.seq, message.pid, True),
+                          uapi.OVS_FLOW_CMD_GET, dp.dp_ifindex)
+    flows = dp.flows
+    flags = request.ufid_flags
+    todo: list[Flow] = flows.snapshot()
+    for start in range(0, len(todo), DUMP_FLOWS):
+        some = [flow for flow in todo[start:start + DUMP_FLOWS]
+                if flows.alive(flow)]
+        for flow, counted in zip(some, flows.stats(some), strict=True):
+            yield encode(flow_body(flow.parts, flags) if flags
+                         else flow.body, *counted)
+
+
+def _gather(messages: Iterator[bytes]) -> Iterator[bytes]:
+    """Joins messages into datagrams of at most DUMP_BYTES, if they fit."""
+    parts: list[bytes] = []
+    size = 0
+    for message in messages:
+        if size + len(message) > DUMP_BYTES and parts:
+            yield b"".join(parts)
+            parts.clear()
+            size = 0
+        parts.append(message)
+        size += len(message)
+    if parts:
+        yield b"".join(parts)
+
+
+def _no_command(cmd: int, family: str) -> RequestError:
+    return RequestError(errno.EOPNOTSUPP,
+                        f"command {cmd} of {family} is not supported")

@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The flows of one datapath: their identity, their actions, their place.
+
+Rules of identity and update are those of Linux net/openvswitch/datapath.c
+(``ovs_flow_cmd_new`` and its neighbours).
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+from dpif_bpf.core.actions import Program, ProgramCache
+from dpif_bpf.core.plane import ANY_BRIDGE, Plane
+from dpif_bpf.core.records import FLOW_BASE, Records
+from dpif_bpf.errors import DpifError, RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.key import Match, decode_match
+from dpif_bpf.wire.messages import FlowRequest
+from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, nla
+from dpif_bpf.wire.replies import FlowParts, flow_body, flow_parts
+
+_IN_PORT = 0xFFFFFFFF
+"""Bits of ovs_key.in_port in a key image: word 0, low half."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """A megaflow.
+
+    :param match: masked key and mask
+    :param ufid: its name, or None: it is named by `key`
+    :param key: key image as it came, with what the mask leaves out; 0 when
+        the flow has a UFID
+    :param parts: netlink attributes as they came, for replies
+    :param places: bridge -> flow id in that bridge's classifier root: one,
+        or all bridges when the input port is not matched
+    :param body: parts for a peer that wants all of them
+    """
+
+    match: Match
+    ufid: bytes | None
+    key: int
+    program: Program
+    parts: FlowParts
+    body: bytes
+    places: dict[int, int]
+
+    @property
+    def in_port(self) -> int | None:
+        """The input port, or None when it is not matched exactly."""
+        if self.match.mask & _IN_PORT != _IN_PORT:
+            return None
+        return self.match.key & _IN_PORT
+
+
+class FlowTable:
+    """All flows of a datapath.
+
+    :param bridge_of: input port -> bridge id, changed by the owner only
+        through :meth:`move_port`
+    """
+
+    def __init__(self, plane: Plane, programs: ProgramCache,
+                 records: Records) -> None:
+        self._plane = plane
+        self._programs = programs
+        self._records = records
+        self._by_ufid: dict[bytes, Flow] = {}
+        self._by_match: dict[tuple[int, int], Flow] = {}
+        self._by_key: dict[int, Flow] = {}
+        self._by_id: dict[int, Flow] = {}
+        self._bridge_of: dict[int, int] = {}
+        self._bridges: set[int] = {ANY_BRIDGE}
+
+    def __len__(self) -> int:
+        return len(self._by_match)
+
+    def snapshot(self) -> list[Flow]:
+        """The flows as they are now, for a dump that goes on over turns."""
+        return list(self._by_match.values())
+
+    def alive(self, flow: Flow) -> bool:
+        """Whether `flow` of a snapshot is still there."""
+        return bool(flow.places)
+
+    def put(self, request: FlowRequest) -> Flow:
+        """OVS_FLOW_CMD_NEW: a new flow, or new actions for one.
+
+        :raises RequestError: EINVAL for what cannot be accepted; EEXIST when
+            there is one and NLM_F_CREATE forbids to change it; ENOENT when
+            there is another flow in its place
+        :raises BackendError: ENOSPC when a table is full
+        """
+        assert request.key is not None and request.actions is not None
+        match = decode_match(request.key, request.mask)
+        old = self._find(request.ufid, match)
+        if old is None:
+            return self._insert(request, match)
+        if request.message.flags & (NLM_F_CREATE | NLM_F_EXCL):
+            raise RequestError(errno.EEXIST, "the flow exists")
+        if (old.match.key, old.match.mask) != (match.key, match.mask):
+            raise RequestError(errno.ENOENT,
+                               "another flow matches this flow's packets")
+        self._set_actions(old, request)
+        return old
+
+    def set(self, request: FlowRequest) -> Flow:
+        """OVS_FLOW_CMD_SET: new actions, cleared statistics.
+
+        :raises RequestError: ENOENT when there is no such flow
+        """
+        flow = self.get(request)
+        if request.actions is not None:
+            self._set_actions(flow, request)
+        if request.clear:
+            for flow_id in flow.places.values():
+                self._plane.clear_flow_stats(flow_id)
+        return flow
+
+    def get(self, request: FlowRequest) -> Flow:
+        """The flow that a GET, SET or DEL names, by UFID or by key.
+
+        :raises RequestError: ENOENT when there is none
+        """
+        flow = None
+        if request.ufid is not None:
+            flow = self._by_ufid.get(request.ufid)
+        elif request.key is not None:
+            flow = self._by_key.get(decode_match(request.key, None).key)
+        if flow is None:
+            raise RequestError(errno.ENOENT, "no such flow")
+        return flow
+
+    def delete(self, flow: Flow) -> None:
+        """Takes a flow out; its packets miss from now on."""
+        for flow_id in flow.places.values():
+            self._plane.classifier.delete(flow_id)
+            self._records.drop(FLOW_BASE + flow_id)
+            del self._by_id[flow_id]
+        flow.places.clear()
+        del self._by_match[flow.match.key, flow.match.mask]
+        if flow.ufid is not None:
+            del self._by_ufid[flow.ufid]
+        else:
+            del self._by_key[flow.key]
+        self._programs.release(flow.program)
+
+    def flush(self) -> None:
+        """Deletes all flows."""
+        for flow in self.snapshot():
+            self.delete(flow)
+
+    def stats(self, flows: list[Flow]) -> list[tuple[int, int, int, int]]:
+        """Packets, bytes, used (ms, CLOCK_MONOTONIC, 0: never) and TCP flags
+        of each flow, read in one go."""
+        counted = self._plane.flow_stats(
+            [flow_id for flow in flows for flow_id in flow.places.values()])
+        if len(counted) == len(flows):
+            return counted
+        found = iter(counted)
+        return [_sum([next(found) for _ in flow.places]) for flow in flows]
+
+    def by_id(self, flow_id: int) -> Flow | None:
+        """The flow that the classifier knows by `flow_id`."""
+        return self._by_id.get(flow_id)
+
+    def add_bridge(self, bridge: int) -> None:
+        """Flows that match any port are in every bridge's root."""
+        self._bridges.add(bridge)
+        self._plane.classifier.add_root(bridge)
+        for flow in self.snapshot():
+            if flow.in_port is None:
+                self._place(flow, bridge)
+
+    def remove_bridge(self, bridge: int) -> None:
+        """Takes what is left in a bridge's root out of it."""
+        self._bridges.discard(bridge)
+        for flow in self.snapshot():
+            if bridge in flow.places:
+                self._unplace(flow, bridge)
+        self._plane.classifier.remove_root(bridge)
+
+    def enter_port(self, port_no: int, bridge: int) -> None:
+        """Puts the flows of `port_no` into the root of `bridge`, too.
+
+        To be followed by :meth:`leave_port` once the port's packets go
+        there: meanwhile both roots have them and none is missed.
+        """
+        self._bridge_of[port_no] = bridge
+        for flow in self.snapshot():
+            if flow.in_port == port_no and bridge not in flow.places:
+                self._place(flow, bridge)
+
+    def leave_port(self, port_no: int, bridge: int) -> None:
+        """Takes the flows of `port_no` out of the root of `bridge`."""
+        for flow in self.snapshot():
+            if flow.in_port == port_no and bridge in flow.places:
+                self._unplace(flow, bridge)
+
+    def forget_port(self, port_no: int) -> None:
+        """A port that has gone: its flows stay, in no bridge's root."""
+        bridge = self._bridge_of.get(port_no, ANY_BRIDGE)
+        if bridge != ANY_BRIDGE:
+            self.enter_port(port_no, ANY_BRIDGE)
+            self.leave_port(port_no, bridge)
+        self._bridge_of.pop(port_no, None)
+
+    def _find(self, ufid: bytes | None, match: Match) -> Flow | None:
+        if ufid is not None:
+            flow = self._by_ufid.get(ufid)
+            if flow is not None:
+                return flow
+        flow = self._by_match.get((match.key, match.mask))
+        if flow is not None:
+            return flow
+        for bridge in self._roots(match):
+            flow_id = self._plane.classifier.find(bridge, match.key)
+            if flow_id is not None:
+                return self._by_id[flow_id]
+        return None
+
+    def _roots(self, match: Match) -> list[int]:
+        if match.mask & _IN_PORT != _IN_PORT:
+            return sorted(self._bridges)
+        return [self._bridge_of.get(match.key & _IN_PORT, ANY_BRIDGE)]
+
+    def _insert(self, request: FlowRequest, match: Match) -> Flow:
+        assert request.key is not None and request.actions is not None
+        program = self._programs.get(request.actions, match.facts)
+        parts = flow_parts(request.key, request.mask, request.actions,
+                           request.ufid)
+        key = 0 if request.ufid is not None else decode_match(
+            request.key, None).key
+        flow = Flow(match, request.ufid, key, program, parts,
+                    flow_body(parts, 0), {})
+        try:
+            for bridge in self._roots(match):
+                self._place(flow, bridge)
+        except DpifError:
+            for bridge in list(flow.places):
+                self._unplace(flow, bridge)
+            self._programs.release(program)
+            raise
+        self._by_match[match.key, match.mask] = flow
+        if flow.ufid is not None:
+            self._by_ufid[flow.ufid] = flow
+        else:
+            self._by_key[flow.key] = flow
+        return flow
+
+    def _place(self, flow: Flow, bridge: int) -> None:
+        flow_id = self._plane.classifier.insert(
+            bridge, flow.match.key, flow.match.mask, flow.program.pc)
+        flow.places[bridge] = flow_id
+        self._by_id[flow_id] = flow
+        self._records.put(FLOW_BASE + flow_id, flow.body)
+
+    def _unplace(self, flow: Flow, bridge: int) -> None:
+        flow_id = flow.places.pop(bridge)
+        self._plane.classifier.delete(flow_id)
+        self._records.drop(FLOW_BASE + flow_id)
+        del self._by_id[flow_id]
+
+    def _set_actions(self, flow: Flow, request: FlowRequest) -> None:
+        assert request.actions is not None
+        old = flow.program
+        flow.program = self._programs.get(request.actions, flow.match.facts)
+        flow.parts = FlowParts(
+            flow.parts.ufid, flow.parts.key, flow.parts.mask,
+            nla(uapi.OVS_FLOW_ATTR_ACTIONS, request.actions))
+        flow.body = flow_body(flow.parts, 0)
+        for flow_id in flow.places.values():
+            self._plane.classifier.set_acts(flow_id, flow.program.pc)
+            self._records.put(FLOW_BASE + flow_id, flow.body)
+        self._programs.release(old)
+
+
+def _sum(
+        rows: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    packets = nbytes = used = tcp_flags = 0
+    for row in rows:
+        packets += row[0]
+        nbytes += row[1]
+        used = max(used, row[2])
+        tcp_flags |= row[3]
+    return packets, nbytes, used, tcp_flags

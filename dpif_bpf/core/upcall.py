@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of the upcall ring → OVS_PACKET_CMD_MISS and _ACTION messages.
+
+What a message carries and where it goes is that of Linux
+net/openvswitch/datapath.c (``ovs_dp_upcall``, ``queue_gso_packets``,
+``queue_userspace_packet``): a GSO packet is handed up segment by segment,
+with its checksums finished and its offloaded tag in place.  Runs once for
+every upcall: nothing is logged here, everything is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dpif_bpf import abi
+from dpif_bpf.core.actions import UserspaceDesc
+from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.errors import RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.key import encode_key
+from dpif_bpf.wire.packet import upcall_packets
+from dpif_bpf.wire.replies import encode_upcall
+
+Send = Callable[[int, bytes], bool]
+"""Port id, message → False when it is not there or does not take it."""
+
+_HEADER = abi.UPCALL.struct.unpack_from
+_SIZE = abi.UPCALL.size
+_IN_PORT = abi.KEY["in_port"].slice
+
+
+class Upcalls:
+    """Encodes and sends the upcalls of one datapath.
+
+    :ivar sent: messages that a peer took
+    :ivar malformed: records whose packet could not be prepared
+    """
+
+    def __init__(self, dp: Datapath, send: Send) -> None:
+        self._dp = dp
+        self._send = send
+        self.sent = 0
+        self.malformed = 0
+
+    def handle(self, record: memoryview) -> None:
+        """One record of ovs_upcalls: struct ovs_upcall and its packet."""
+        (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
+         gso_type, desc_id, hash_, hash_flags, cpu, _bridge, vlan_tci,
+         vlan_tpid, _pad, key) = _HEADER(record)
+        dp = self._dp
+        in_port = int.from_bytes(key[_IN_PORT], "little")
+        desc: UserspaceDesc | None = None
+        if cmd == uapi.OVS_PACKET_CMD_ACTION:
+            desc = dp.descs.get(desc_id)
+            if desc is None:
+                # Its flow has gone, and the grace period with it.
+                self._lost(in_port)
+                return
+        pid = dp.upcall_pid(cpu, in_port, hash_,
+                            None if desc is None else desc.pid)
+        if not pid:
+            self._lost(in_port)
+            return
+        try:
+            packets = upcall_packets(
+                record[_SIZE:_SIZE + size], ip_summed, csum_start,
+                csum_offset, gso_size, gso_type, vlan_tpid, vlan_tci)
+        except RequestError:
+            self.malformed += 1
+            self._lost(in_port)
+            return
+        attrs = encode_key(key)
+        full_hash = hash_ | hash_flags << 32
+        for packet in packets:
+            message = encode_upcall(
+                cmd, dp.dp_ifindex, attrs, packet, full_hash,
+                userdata=None if desc is None else desc.userdata,
+                actions=None if desc is None else desc.actions,
+                full_len=pkt_len if pkt_len > size else 0)
+            if self._send(pid, message):
+                self.sent += 1
+                port = dp.vports.by_no.get(in_port)
+                if port is not None:
+                    port.upcall_success += 1
+            else:
+                self._lost(in_port)
+
+    def _lost(self, in_port: int) -> None:
+        self._dp.lost += 1
+        port = self._dp.vports.by_no.get(in_port)
+        if port is not None:
+            port.upcall_fail += 1
