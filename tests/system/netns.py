@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Private network namespaces, each held by a process of its own.
+
+Nothing is named in /run/netns: when the holder ends, the namespace and its
+devices go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_HOLD_BPFFS = ("mount --make-rprivate / && "
+               "mount -t bpf bpf /sys/fs/bpf && echo && exec sleep infinity")
+_HOLD = "echo && exec sleep infinity"
+
+
+class Namespace:
+    """A network namespace.
+
+    :param bpffs: whether it comes with a mount namespace that has an empty
+        BPF file system at /sys/fs/bpf
+    """
+
+    def __init__(self, bpffs: bool = False) -> None:
+        flags = ["--net", "--mount"] if bpffs else ["--net"]
+        self._enter_flags = ["-n", "-m"] if bpffs else ["-n"]
+        self._holder = subprocess.Popen(
+            ["unshare", *flags, "sh", "-c",
+             _HOLD_BPFFS if bpffs else _HOLD],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        assert self._holder.stdout is not None
+        if not self._holder.stdout.readline():
+            raise OSError("a namespace could not be made")
+        self.pid = self._holder.pid
+        self.run("ip", "link", "set", "lo", "up")
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """`argv` as it is run inside."""
+        return ["nsenter", "-t", str(self.pid), *self._enter_flags, *argv]
+
+    def run(self, *argv: str, check: bool = True,
+            timeout: float = 30) -> str:
+        """Runs a command inside; returns what it printed.
+
+        :raises AssertionError: when it fails, with its output
+        """
+        done = subprocess.run(
+            self.command(argv), check=False, stdout=subprocess.PIPE,
+            timeout=timeout, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, text=True)
+        assert not check or not done.returncode, (
+            f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}")
+        return done.stdout
+
+    def ip(self, args: str) -> str:
+        """``ip`` with arguments as one would type them."""
+        return self.run("ip", *args.split())
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """The calling thread is inside."""
+        with open("/proc/thread-self/ns/net") as before, \
+                open(f"/proc/{self.pid}/ns/net") as inside:
+            _setns(inside.fileno())
+            try:
+                yield
+            finally:
+                _setns(before.fileno())
+
+    def close(self) -> None:
+        self._holder.kill()
+        self._holder.wait()
+        assert self._holder.stdout is not None
+        self._holder.stdout.close()
+
+
+def _setns(fd: int) -> None:
+    if _libc.setns(fd, CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
