@@ -97,7 +97,7 @@ class Poller(Protocol):
     def fd_wait(self, fd: int, events: int) -> None:
         """Wakes up on `events` (POLLIN, …) of `fd`."""
 
-    def immediate_wait(self) -> None:
+    def immediate_wake(self) -> None:
         """Wakes up at once."""
 
 

@@ -72,7 +72,7 @@ class Waiter:
     def fd_wait(self, fd: int, events: int) -> None:
         self._poll.register(fd, events)
 
-    def immediate_wait(self) -> None:
+    def immediate_wake(self) -> None:
         raise AssertionError("nothing here waits for no time")
 
     def block(self, seconds: float) -> None:
