@@ -17,6 +17,7 @@ from dpif_bpf.errors import BackendError
 
 _PROG_LOAD = 5
 _PROG_TEST_RUN = 10
+_PROG_QUERY = 16
 _LINK_CREATE = 28
 _LINK_UPDATE = 29
 _LINK_DETACH = 34
@@ -210,6 +211,24 @@ def link_detach(link_fd: int) -> None:
     except BackendError as error:
         if error.errno != errno.ENOLINK:
             raise
+
+
+def tcx_links(ifindex: int) -> list[int]:
+    """Ids of the tcx links on a device's ingress in this namespace, in the
+    order in which they run; empty when there is no such device."""
+    room = 64
+    progs, links = bytearray(4 * room), bytearray(4 * room)
+    attr = bytearray(struct.pack(
+        "=IIIIQIIQQQQ", ifindex, ATTACH_TCX_INGRESS, 0, 0,
+        bpfsys.addr(progs), room, 0, 0, bpfsys.addr(links), 0, 0))
+    try:
+        bpfsys.call(_PROG_QUERY, attr, f"cannot query device {ifindex}")
+    except BackendError as error:
+        if error.errno in (errno.ENODEV, errno.ENOENT):
+            return []
+        raise
+    count, = struct.unpack_from("=I", attr, 24)
+    return list(struct.unpack_from(f"={count}I", links))
 
 
 def has_tcx() -> bool:

@@ -9,6 +9,7 @@ caller closes.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -46,7 +47,6 @@ MAP_TYPE_RINGBUF = 27
 _PERCPU_TYPES = frozenset((MAP_TYPE_PERCPU_HASH, MAP_TYPE_PERCPU_ARRAY,
                            MAP_TYPE_LRU_PERCPU_HASH))
 
-F_RDONLY = 1 << 3
 F_MMAPABLE = 1 << 10
 
 _NAME_LEN = 15
@@ -59,6 +59,9 @@ _syscall.restype = ctypes.c_long
 _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p,
                      ctypes.c_uint)
 _NR = _SYSCALL_NR[platform.machine()]
+_MEMBARRIER_NR = {"x86_64": 324, "aarch64": 283, "riscv64": 283,
+                  "s390x": 356, "ppc64le": 365}[platform.machine()]
+_MEMBARRIER_CMD_GLOBAL = 1
 
 
 def addr(buf: bytearray | None) -> int:
@@ -81,6 +84,16 @@ def call(cmd: int, attr: bytearray, what: str) -> int:
     if result < 0:
         raise BackendError(ctypes.get_errno(), what)
     return result
+
+
+def wait_for_programs() -> None:
+    """Wait until every program run that has begun is over (some 10 ms).
+
+    MEMBARRIER_CMD_GLOBAL is an RCU grace period (kernel/sched/membarrier.c)
+    and programs run within RCU read sides.
+    """
+    if _syscall(_MEMBARRIER_NR, _MEMBARRIER_CMD_GLOBAL, None, 0) < 0:
+        raise BackendError(ctypes.get_errno(), "cannot wait for programs")
 
 
 def name_field(name: str) -> bytes:
@@ -303,7 +316,9 @@ def mmap_array(fd: int, info: MapInfo | None = None,
     """Map an array made with BPF_F_MMAPABLE into memory.
 
     Elements are MapInfo.slot_size bytes apart.  The mapping outlives the
-    descriptor and ends with the last view of it.
+    descriptor and ends with the last view of it.  The descriptor must be
+    open for writing even if the mapping is not: the kernel takes a shared
+    mapping of a read-only one for a private one, and refuses it.
     """
     if info is None:
         info = map_info(fd)
@@ -319,28 +334,26 @@ def mmap_array(fd: int, info: MapInfo | None = None,
 # Pins
 
 
-def _path_attr(path: Path, fd: int, flags: int) -> tuple[bytearray,
-                                                         bytearray]:
+def _path_attr(path: Path, fd: int) -> tuple[bytearray, bytearray]:
+    """The attributes, and the path that they point to."""
     name = bytearray(os.fsencode(path) + b"\0")
-    return bytearray(struct.pack("=QII", addr(name), fd, flags)), name
+    return bytearray(struct.pack("=QII", addr(name), fd, 0)), name
 
 
 def obj_pin(fd: int, path: Path) -> None:
     """Pin a map, program or link at a path of a bpffs."""
-    attr, _name = _path_attr(path, fd, 0)
+    attr, _name = _path_attr(path, fd)
     call(_OBJ_PIN, attr, f"cannot pin {path}")
 
 
-def obj_get(path: Path, readonly: bool = False) -> int:
+def obj_get(path: Path) -> int:
     """Open what is pinned at a path."""
-    attr, _name = _path_attr(path, 0, F_RDONLY if readonly else 0)
+    attr, _name = _path_attr(path, 0)
     return call(_OBJ_GET, attr, f"cannot open the pin {path}")
 
 
 def close_all(fds: Sequence[int]) -> None:
     """Close descriptors; a failure to close one is no error."""
     for fd in fds:
-        try:
+        with contextlib.suppress(OSError):
             os.close(fd)
-        except OSError:
-            pass

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The entry stage of one bridge: attached to the ingress of its ports, by tcx
+ * or clsact.  bcc compiles this file at run time (dpif_bpf/edge/loader.py),
+ * once; the loader then fills in the bridge's number, the maps of the
+ * generation and the program array of the bridge.  These holes are 64-bit
+ * immediates with values that the loader knows: OVS_HOLE_*.
+ */
+#include <linux/bpf.h>
+
+#include "abi.h"
+
+static void *(*const ovs_lookup)(void *map, const void *key) =
+	(void *)BPF_FUNC_map_lookup_elem;
+static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
+	(void *)BPF_FUNC_tail_call;
+
+#define OVS_MAP(hole)	((void *)bpf_pseudo_fd(1, hole))
+
+#define OVS_MAP_CPU	OVS_MAP(OVS_HOLE_CPU)
+#define OVS_MAP_DEVS	OVS_MAP(OVS_HOLE_DEVS)
+#define OVS_MAP_DROPS	OVS_MAP(OVS_HOLE_DROPS)
+
+#define OVS_LOOKUP(map, key)	ovs_lookup(map, key)
+
+/*
+ * The index is made a variable: see ovs_stage() in drop.h.
+ */
+#define OVS_TAIL_CALL(skb, index) ({				\
+	__u32 __index = (index);				\
+	asm volatile("" : "+r"(__index));			\
+	ovs_tail_call(skb, OVS_MAP(OVS_HOLE_PROGS), __index);	\
+})
+
+#include "entry.h"
+
+int ovs_entry(struct __sk_buff *skb)
+{
+	__u64 bridge;
+
+	/* Left to the compiler, it would be folded into other constants. */
+	asm("%0 = %1 ll" : "=r"(bridge) : "i"(OVS_HOLE_BRIDGE));
+	return ovs_entry_run(skb, bridge);
+}

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One generation of the packet path, over its pins.
+
+``edge.loader`` makes and finds generations.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from dpif_bpf import abi
+from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.pins import PinRoot, backend_errors, remove_tree
+from dpif_bpf.edge.template import CONST_HOLE, MAP_HOLE, Template
+from dpif_bpf.errors import BackendError
+
+ENTRY = "ovs_entry"
+
+HOLE_BRIDGE = CONST_HOLE
+HOLE_PROGS = MAP_HOLE
+MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
+             "ovs_drops": MAP_HOLE + 3}
+"""What bpf/entry.bcc.c leaves open: the bridge's number, its program array,
+maps of the generation."""
+
+_U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """What one bridge has of its own.
+
+    :ivar progs_fd: its program array, whose slots are enum ovs_stage
+    :ivar entry_fd: the program for its ports' ingress
+    """
+
+    progs_fd: int
+    entry_fd: int
+
+
+class Generation:
+    """The maps and programs of one generation, opened from its pins.
+
+    Made by Loader.create() and Loader.open_pinned().
+
+    :ivar dp: the datapath's name
+    :ivar number: grows with each generation of a datapath
+    """
+
+    def __init__(self, pins: PinRoot, dp: str, number: int, path: Path,
+                 template: Callable[[], Template] | None) -> None:
+        self.dp = dp
+        self.number = number
+        self._pins = pins
+        self._path = path
+        self._template = template
+        self._maps: dict[str, int] = {}
+        self._progs: dict[str, int] = {}
+        self._info: dict[str, bpfsys.MapInfo] = {}
+        self._mapped: dict[str, memoryview] = {}
+        self._bridges: dict[int, Pipeline] = {}
+        try:
+            with backend_errors(f"cannot open {path}"):
+                for name in os.listdir(path / "maps"):
+                    self._maps[name] = bpfsys.obj_get(path / "maps" / name)
+                for name in os.listdir(path / "progs"):
+                    self._progs[name] = bpfsys.obj_get(path / "progs" / name)
+        except BackendError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def readonly(self) -> bool:
+        """Whether it is an earlier provider's."""
+        return self._template is None
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor of a map, this object's own."""
+        return _named(self._maps, name)
+
+    def prog_fd(self, name: str) -> int:
+        """The descriptor of a program, this object's own."""
+        return _named(self._progs, name)
+
+    def map_info(self, name: str) -> bpfsys.MapInfo:
+        """Sizes of a map."""
+        info = self._info.get(name)
+        if info is None:
+            info = self._info[name] = bpfsys.map_info(self.map_fd(name))
+        return info
+
+    def mapped(self, name: str) -> memoryview:
+        """The memory of an array, as bytes: read-only in a generation that
+        was found.  It stays valid when the generation is closed."""
+        view = self._mapped.get(name)
+        if view is None:
+            view = self._mapped[name] = bpfsys.mmap_array(
+                self.map_fd(name), self.map_info(name), not self.readonly)
+        return view
+
+    def commit(self) -> None:
+        """Make the generation valid, to be found by the next provider."""
+        with backend_errors(f"cannot commit a generation of {self.dp}"):
+            self._path = self._pins.commit(self.dp, self.number)
+
+    # Bridges
+
+    def add_bridge(self, bridge: int) -> int:
+        """Load the pipeline of a bridge.
+
+        :param bridge: below OVS_MAX_BRIDGES
+        :return: the descriptor of the entry program, for Hooks.attach()
+        :raises BackendError: EEXIST when it is loaded
+        """
+        if self._template is None:
+            raise BackendError(errno.EROFS, "the generation was found")
+        if bridge in self._bridges:
+            raise BackendError(errno.EEXIST, f"bridge {bridge} is loaded")
+        template = self._template()
+        directory = self._path / "bridges" / str(bridge)
+        progs = bpfsys.map_create(bpfsys.MAP_TYPE_PROG_ARRAY, 4, 4,
+                                  abi.OVS_STAGE_MAX, name="ovs_bridge_prog")
+        entry = -1
+        try:
+            fill_stages(progs, self._progs)
+            values = {hole: self.map_fd(name)
+                      for name, hole in MAP_HOLES.items()}
+            values[HOLE_PROGS] = progs
+            values[HOLE_BRIDGE] = bridge
+            entry = bpfprog.prog_load(bpfprog.PROG_TYPE_SCHED_CLS,
+                                      template.fill(values), ENTRY)
+            with backend_errors(f"cannot pin bridge {bridge}"):
+                directory.mkdir(parents=True)
+                bpfsys.obj_pin(progs, directory / "progs")
+                bpfsys.obj_pin(entry, directory / "entry")
+        except BackendError:
+            remove_tree(directory)
+            bpfsys.close_all([fd for fd in (progs, entry) if fd >= 0])
+            raise
+        self._bridges[bridge] = Pipeline(progs, entry)
+        return entry
+
+    def bridge(self, bridge: int) -> Pipeline:
+        """The pipeline of a bridge.
+
+        :raises BackendError: ENOENT when it is not loaded
+        """
+        pipeline = self._bridges.get(bridge)
+        if pipeline is None:
+            raise BackendError(errno.ENOENT, f"bridge {bridge} is not loaded")
+        return pipeline
+
+    def remove_bridge(self, bridge: int) -> None:
+        """Unload the pipeline of a bridge, when no port is hooked to it."""
+        pipeline = self._bridges.pop(bridge, None)
+        if pipeline is None:
+            return
+        bpfsys.close_all((pipeline.entry_fd, pipeline.progs_fd))
+        with backend_errors(f"cannot remove bridge {bridge}"):
+            remove_tree(self._path / "bridges" / str(bridge))
+
+    # Counters
+
+    def dp_stats(self, bridge: int) -> tuple[int, ...]:
+        """struct ovs_dp_stats of a bridge, summed over the CPUs."""
+        values = bpfsys.map_lookup_percpu(
+            self.map_fd("ovs_dpstats"), bridge, self.map_info("ovs_dpstats"))
+        rows = [abi.DP_STATS.struct.unpack(value) for value in values]
+        return tuple(map(sum, zip(*rows, strict=True)))
+
+    def drops(self, bridge: int) -> dict[abi.DropReason, int]:
+        """Packets of a bridge that were dropped, by reason; none that is
+        zero."""
+        fd, info = self.map_fd("ovs_drops"), self.map_info("ovs_drops")
+        counts = {}
+        for reason in abi.DropReason:
+            values = bpfsys.map_lookup_percpu(
+                fd, bridge * abi.OVS_DROP_MAX + reason, info)
+            count = sum(_U64.unpack(value)[0] for value in values)
+            if count:
+                counts[reason] = count
+        return counts
+
+    def carry_counters(self, old: Generation,
+                       bridges: Mapping[int, int]) -> None:
+        """Start from the counters of an earlier generation.
+
+        To be called before a port is hooked: what the programs count at
+        the same time is lost.
+
+        :param bridges: number of a bridge then to its number now
+        """
+        for then, now in bridges.items():
+            for name, per in (("ovs_dpstats", 1),
+                              ("ovs_drops", abi.OVS_DROP_MAX)):
+                size = self.map_info(name).lookup_size
+                if size != old.map_info(name).lookup_size:
+                    continue
+                for index in range(per):
+                    value = bpfsys.map_lookup(
+                        old.map_fd(name), _U32.pack(then * per + index), size)
+                    if value is not None and any(value):
+                        bpfsys.map_update(self.map_fd(name),
+                                          _U32.pack(now * per + index), value)
+
+    def close(self) -> None:
+        """Close the descriptors; what is pinned stays."""
+        for pipeline in self._bridges.values():
+            bpfsys.close_all((pipeline.entry_fd, pipeline.progs_fd))
+        self._bridges.clear()
+        for fds in (self._maps, self._progs):
+            bpfsys.close_all(tuple(fds.values()))
+            fds.clear()
+        self._mapped.clear()
+
+
+def _named(fds: Mapping[str, int], name: str) -> int:
+    try:
+        return fds[name]
+    except KeyError:
+        raise BackendError(errno.ENOENT, f"there is no {name}") from None
+
+
+def fill_stages(progs_fd: int, progs: Mapping[str, int]) -> None:
+    """Put the stage programs into a program array: OVS_STAGE_X is ovs_x.
+
+    :raises BackendError: ENOENT when the object lacks one
+    """
+    for stage in abi.Stage:
+        fd = _named(progs, f"ovs_{stage.name.lower()}")
+        bpfsys.map_update(progs_fd, _U32.pack(stage), _U32.pack(fd))

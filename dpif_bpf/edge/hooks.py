@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs on devices' ingress by pinned tcx links (Linux 6.6 and newer).
+
+A link is pinned as DIRECTORY/IFINDEX.  So it outlives the provider, and the
+next one finds it and replaces its program in place, without a packet lost.
+Links belong to a datapath and not to one generation of it.  On older kernels
+the hooks are clsact filters, which live in the kernel without a pin
+(``edge.ports``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.errors import BackendError
+
+
+class Hook:
+    """One program on one device's ingress.
+
+    :ivar ifindex: the device, in the network namespace that it was hooked in
+    """
+
+    __slots__ = ("_fd", "_path", "ifindex")
+
+    def __init__(self, ifindex: int, fd: int, path: Path) -> None:
+        self.ifindex = ifindex
+        self._fd = fd
+        self._path = path
+
+    def update(self, prog_fd: int) -> None:
+        """Replace the program, atomically.
+
+        :raises BackendError: ENOLINK when the device has gone
+        """
+        bpfprog.link_update(self._fd, prog_fd)
+
+    def alive(self) -> bool:
+        """Whether it is this namespace's device `ifindex` that is hooked.
+
+        A link remains when its device goes; the index can be another
+        device's by then, or another namespace's.
+        """
+        info = bpfprog.link_info(self._fd)
+        return (info.ifindex == self.ifindex
+                and info.link_id in bpfprog.tcx_links(self.ifindex))
+
+    def prog_id(self) -> int:
+        """The kernel's id of the program."""
+        return bpfprog.link_info(self._fd).prog_id
+
+    def detach(self) -> None:
+        """Take the program off; no error when the device has gone."""
+        bpfprog.link_detach(self._fd)
+        self._path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor; the program stays on the device."""
+        os.close(self._fd)
+
+
+class Hooks:
+    """The hooks of one datapath.
+
+    :param directory: where the links are pinned, on a bpffs; made when
+        there is something to pin
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._hooks: dict[int, Hook] = {}
+
+    @staticmethod
+    def supported() -> bool:
+        """Whether the kernel has tcx links."""
+        return bpfprog.has_tcx()
+
+    def adopt(self) -> list[int]:
+        """Open the links that an earlier provider pinned.
+
+        Pins of links whose device has gone are removed.
+
+        :return: the devices that are hooked
+        """
+        if not self._directory.is_dir():
+            return []
+        for path in sorted(self._directory.iterdir()):
+            if not path.name.isdigit() or int(path.name) in self._hooks:
+                continue
+            hook = Hook(int(path.name), bpfsys.obj_get(path), path)
+            if hook.alive():
+                self._hooks[hook.ifindex] = hook
+            else:
+                hook.detach()
+        return list(self._hooks)
+
+    def attach(self, ifindex: int, prog_fd: int) -> Hook:
+        """Hook a device of this network namespace, or replace its program.
+
+        :raises BackendError: ENODEV there is no such device, EINVAL the
+            kernel has no tcx (see supported())
+        """
+        hook = self._hooks.get(ifindex)
+        if hook is not None:
+            try:
+                hook.update(prog_fd)
+                return hook
+            except BackendError as error:
+                if error.errno != errno.ENOLINK:
+                    raise
+            self.detach(ifindex)
+        fd = bpfprog.link_create(prog_fd, ifindex,
+                                 bpfprog.ATTACH_TCX_INGRESS)
+        path = self._directory / str(ifindex)
+        hook = Hook(ifindex, fd, path)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            bpfsys.obj_pin(fd, path)
+        except (OSError, BackendError):
+            hook.detach()
+            raise
+        self._hooks[ifindex] = hook
+        return hook
+
+    def detach(self, ifindex: int) -> None:
+        """Unhook a device; no error when it has gone or has no hook."""
+        hook = self._hooks.pop(ifindex, None)
+        if hook is not None:
+            hook.detach()
+
+    def __contains__(self, ifindex: object) -> bool:
+        return ifindex in self._hooks
+
+    def __len__(self) -> int:
+        return len(self._hooks)
+
+    def close(self) -> None:
+        """Close the descriptors; the programs stay on their devices."""
+        for hook in self._hooks.values():
+            hook.close()
+        self._hooks.clear()

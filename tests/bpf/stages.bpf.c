@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * A datapath object with the maps of the real one and stages that only tell
+ * what they were given: for the tests of the loader.
+ */
+#include "drop.h"
+
+const volatile __u32 cfg_verdict = 100;
+
+/* Upcall with the packet's first 64 bytes; returns cfg_verdict + bridge. */
+SEC("tc")
+int ovs_rx(struct __sk_buff *skb)
+{
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_dp_stats *stats;
+	struct ovs_upcall *up;
+	struct ovs_pkt *pkt;
+
+	if (!cpu)
+		return -1;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return -2;
+	stats = ovs_dp_stats_of(pkt->bridge);
+	if (stats)
+		stats->missed += 1;
+	up = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*up) + 64, 0);
+	if (!up)
+		return ovs_drop(cpu, pkt, OVS_DROP_UPCALL_FULL);
+	up->len = 64;
+	up->bridge = pkt->bridge;
+	up->key[0] = pkt->key.w[0];
+	if (bpf_skb_load_bytes(skb, 0, up + 1, 64)) {
+		bpf_ringbuf_discard(up, 0);
+		return ovs_drop(cpu, pkt, OVS_DROP_MALFORMED);
+	}
+	bpf_ringbuf_submit(up, 0);
+	return ovs_exit(cpu, pkt, cfg_verdict + pkt->bridge);
+}
+
+/* The packet's slot is freed, and the packet goes on to the stack. */
+SEC("tc")
+int ovs_inject(struct __sk_buff *skb)
+{
+	__u32 mark = skb->mark, index = (mark & ((1 << OVS_SLOT_BITS) - 1)) - 1;
+	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &index);
+	__u64 want = mark >> OVS_SLOT_BITS;
+	struct ovs_port *port;
+	__u32 number = 0;
+
+	want = want << OVS_SLOT_GEN_SHIFT | OVS_SLOT_ARMED;
+	if (!slot || slot->state != want) {
+		ovs_count_drop(0, OVS_DROP_SLOT);
+		return TC_ACT_SHOT;
+	}
+	/* Tell what came: port 0 of ovs_ports is not used otherwise. */
+	port = bpf_map_lookup_elem(&ovs_ports, &number);
+	if (port) {
+		port->ifindex = slot->pc;
+		port->mtu = skb->len;
+		port->bridge = slot->bridge;
+		port->pad2 = skb->gso_size;
+	}
+	slot->state &= ~(__u64)OVS_SLOT_ARMED;
+	return TC_ACT_OK;
+}
+
+#define STAGE(name)			\
+SEC("tc")				\
+int name(struct __sk_buff *skb)		\
+{					\
+	return TC_ACT_SHOT;		\
+}
+STAGE(ovs_lookup)
+STAGE(ovs_actions)
+STAGE(ovs_upcall)
+
+char LICENSE[] SEC("license") = "GPL";
