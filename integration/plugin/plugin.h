@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef DPIF_BPF_PLUGIN_H
+#define DPIF_BPF_PLUGIN_H
+
+#define DPIF_BPF_PLUGIN_VERSION	"dpif-bpf 0.1"
+
+struct dpif_netlink_vport;
+struct ofpbuf;
+
+/* dpif.c: what OVS calls dpif_netlink_class and dpif_netlink_vport_get(). */
+extern const struct dpif_class dpif_bpf_class;
+int dpif_bpf_vport_get(const char *name, struct dpif_netlink_vport *reply,
+		       struct ofpbuf **bufp);
+
+#endif

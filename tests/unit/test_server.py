@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dpif_bpf.edge.server over real AF_UNIX sockets."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dpif_bpf.edge import server as server_module
+from dpif_bpf.edge.server import HELLO, Client, Server
+from dpif_bpf.errors import BackendError
+
+NLM_F_ACK = 4
+
+
+class Recorder:
+    """A handler that answers with what `reply` returns."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, bytes]] = []
+        self.gone: list[int] = []
+        self.reply: Callable[[bytes], Iterable[bytes] | None] = (
+            lambda data: None)
+
+    def message(self, client: Client, data: bytes) -> Iterable[bytes] | None:
+        self.messages.append((client.port_id, data))
+        return self.reply(data)
+
+    def closed(self, client: Client) -> None:
+        self.gone.append(client.port_id)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "ovs-bpfd.sock")
+
+
+@pytest.fixture
+def handler() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def server(path: str, handler: Recorder) -> Iterator[Server]:
+    server = Server(path, handler)
+    yield server
+    server.close()
+
+
+def hello(port_id: int, groups: int = 0, *, version: int = 1,
+          protocol: int = 16, flags: int = 0) -> bytes:
+    return struct.pack("=IHHIIIIII", 32, HELLO, flags, 7, port_id,
+                       version, protocol, port_id, groups)
+
+
+def dial(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(path)
+    sock.settimeout(5)
+    return sock
+
+
+def join(server: Server, path: str, port_id: int,
+         groups: int = 0) -> socket.socket:
+    sock = dial(path)
+    sock.send(hello(port_id, groups))
+    server.run()
+    assert server.client(port_id) is not None
+    return sock
+
+
+def ready(server: Server) -> bool:
+    """Whether wait() would wake a poll loop at once."""
+    class Poller:
+        def __init__(self) -> None:
+            self.poll = select.poll()
+
+        def fd_wait(self, fd: int, events: int) -> None:
+            self.poll.register(fd, events)
+
+    poller = Poller()
+    server.wait(poller)
+    return bool(poller.poll.poll(0))
+
+
+def test_hello_and_request(server: Server, path: str,
+                           handler: Recorder) -> None:
+    sock = join(server, path, 4711)
+    client = server.client(4711)
+    assert client is not None
+    assert (client.protocol, client.groups) == (16, 0)
+    handler.reply = lambda data: [data.upper(), b"end"]
+    sock.send(b"request")
+    assert ready(server)
+    server.run()
+    assert handler.messages == [(4711, b"request")]
+    assert [sock.recv(100), sock.recv(100)] == [b"REQUEST", b"end"]
+    assert not ready(server)
+
+
+def test_request_right_behind_hello(server: Server, path: str,
+                                    handler: Recorder) -> None:
+    sock = dial(path)
+    sock.send(hello(1))
+    sock.send(b"x")
+    server.run()
+    server.run()
+    assert handler.messages == [(1, b"x")]
+
+
+@pytest.mark.parametrize("first", [
+    b"no hello", hello(1, version=2), hello(0), hello(1, protocol=0),
+    hello(1)[:-1]])
+def test_bad_hello_is_disconnected(server: Server, path: str, first: bytes,
+                                   handler: Recorder) -> None:
+    sock = dial(path)
+    sock.send(first)
+    server.run()
+    assert sock.recv(10) == b""
+    assert handler.messages == [] and handler.gone == []
+    assert server.counters["server_bad_hello"] == 1
+
+
+def test_port_id_cannot_change(server: Server, path: str,
+                               handler: Recorder) -> None:
+    sock = join(server, path, 1)
+    sock.send(hello(2))
+    server.run()
+    assert sock.recv(10) == b""
+    assert handler.gone == [1] and server.client(2) is None
+
+
+def test_reconnect_with_the_same_port_id(server: Server, path: str,
+                                         handler: Recorder) -> None:
+    old = join(server, path, 5)
+    new = join(server, path, 5, groups=1)
+    assert handler.gone == [5]
+    assert old.recv(10) == b""
+    server.multicast(1, b"event")
+    assert new.recv(10) == b"event"
+
+
+def test_membership(server: Server, path: str) -> None:
+    one = join(server, path, 1, groups=0b10)
+    two = join(server, path, 2)
+    server.multicast(2, b"a")
+    two.send(hello(2, groups=0b10, flags=NLM_F_ACK))
+    server.run()
+    server.multicast(2, b"b")
+    server.multicast(1, b"c")
+    assert [one.recv(10), one.recv(10)] == [b"a", b"b"]
+    ack = two.recv(100)
+    assert struct.unpack_from("=IHHIIi", ack) == (36, 2, 0, 7, 2, 0)
+    assert ack[20:36] == hello(2, flags=NLM_F_ACK)[:16]
+    assert two.recv(10) == b"b"
+    one.send(hello(1, groups=0))
+    server.run()
+    server.multicast(2, b"d")
+    one.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        one.recv(10)
+
+
+def test_replies_are_pulled_as_the_socket_takes_them(
+        server: Server, path: str, handler: Recorder) -> None:
+    sock = join(server, path, 1)
+    pulled = 0
+    count = 1000
+
+    def dump() -> Iterator[bytes]:
+        nonlocal pulled
+        for i in range(count):
+            pulled += 1
+            yield i.to_bytes(4, "big") + bytes(60000)
+
+    handler.reply = lambda data: dump()
+    sock.send(b"dump")
+    sock.send(b"next")
+    for _ in range(100):
+        server.run()
+    assert 50 < pulled < 400, "as many as 8 MiB hold"
+    assert handler.messages == [(1, b"dump")], "busy: not read from"
+    assert not ready(server)
+    client = server.client(1)
+    assert client is not None and client.send(b"upcall") is False
+
+    got = []
+    while len(got) < count:
+        server.run()
+        got.append(int.from_bytes(sock.recv(70000)[:4], "big"))
+    assert got == list(range(count))
+    handler.reply = lambda data: None
+    server.run()
+    server.run()
+    assert handler.messages[-1] == (1, b"next")
+
+
+def test_dump_of_a_client_that_leaves_is_closed(
+        server: Server, path: str, handler: Recorder) -> None:
+    sock = join(server, path, 1)
+    closed = False
+
+    def dump() -> Iterator[bytes]:
+        nonlocal closed
+        try:
+            while True:
+                yield bytes(60000)
+        finally:
+            closed = True
+
+    handler.reply = lambda data: dump()
+    sock.send(b"dump")
+    for _ in range(20):
+        server.run()
+    sock.close()
+    server.run()
+    assert closed and handler.gone == [1]
+    assert server.client(1) is None and not ready(server)
+
+
+def test_upcalls_to_a_full_socket_are_refused(server: Server,
+                                              path: str) -> None:
+    sock = join(server, path, 1)
+    client = server.client(1)
+    assert client is not None
+    sent = 0
+    while client.send(bytes(1000)):
+        sent += 1
+    assert 1000 < sent < 100000
+    for _ in range(sent):
+        assert len(sock.recv(2000)) == 1000
+    assert client.send(bytes(65536 + 4096)), "a large GSO packet"
+    assert len(sock.recv(1 << 17)) == 69632
+
+
+def test_upcall_to_a_client_that_left(server: Server, path: str,
+                                      handler: Recorder) -> None:
+    sock = join(server, path, 1)
+    client = server.client(1)
+    assert client is not None
+    sock.close()
+    assert client.send(b"x") is False
+    server.run()
+    assert handler.gone == [1]
+
+
+def test_slow_member_is_disconnected(server: Server, path: str,
+                                     handler: Recorder) -> None:
+    slow = join(server, path, 1, groups=1)
+    fast = join(server, path, 2, groups=1)
+    event = bytes(30000)
+    sent = 0
+    while not handler.gone and sent < 10000:
+        server.multicast(1, event)
+        sent += 1
+        assert len(fast.recv(40000)) == len(event)
+    assert handler.gone == [1]
+    assert sent > server_module.MAX_EVENTS
+    assert server.counters["server_event_overflow"] == 1
+    kept = 0
+    while slow.recv(40000):
+        kept += 1
+    assert kept < sent
+
+
+def test_queued_events_arrive_in_order(server: Server, path: str,
+                                       handler: Recorder) -> None:
+    sock = join(server, path, 1, groups=1)
+    handler.reply = lambda data: [b"reply"]
+    count = 700
+    for i in range(count):
+        server.multicast(1, i.to_bytes(4, "big") + bytes(30000))
+    sock.send(b"request")
+    got = []
+    while len(got) < count:
+        server.run()
+        got.append(int.from_bytes(sock.recv(40000)[:4], "big"))
+    assert got == list(range(count))
+    server.run()
+    assert sock.recv(100) == b"reply"
+
+
+def test_large_requests(server: Server, path: str,
+                        handler: Recorder) -> None:
+    sock = join(server, path, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    sock.send(bytes(150000))
+    server.run()
+    assert [len(data) for _, data in handler.messages] == [150000]
+
+
+def test_many_clients(server: Server, path: str, handler: Recorder) -> None:
+    socks = [dial(path) for _ in range(300)]
+    for i, sock in enumerate(socks):
+        sock.send(hello(i + 1))
+        sock.send(b"x")
+    for _ in range(20):
+        server.run()
+    assert sorted(port for port, _ in handler.messages) == list(range(1, 301))
+    for sock in socks:
+        sock.close()
+    for _ in range(20):
+        server.run()
+    assert sorted(handler.gone) == list(range(1, 301))
+    assert not ready(server)
+
+
+def test_socket_file(path: str, handler: Recorder) -> None:
+    server = Server(path, handler)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with pytest.raises(BackendError, match="another ovs-bpfd"):
+        Server(path, handler)
+    server.close()
+    assert not os.path.exists(path)
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_stale_file_is_replaced(path: str, handler: Recorder) -> None:
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    dead.bind(path)
+    dead.close()
+    server = Server(path, handler)
+    join(server, path, 1)
+    # Somebody else's file is left alone.
+    os.unlink(path)
+    Path(path).touch()
+    server.close()
+    assert os.path.exists(path)
+
+
+def test_path_longer_than_sun_path(tmp_path: Path,
+                                   handler: Recorder) -> None:
+    directory = tmp_path / ("d" * 100) / ("e" * 100)
+    directory.mkdir(parents=True)
+    server = Server(str(directory / "sock"), handler)
+    fd = os.open(directory, os.O_PATH)
+    join(server, f"/proc/self/fd/{fd}/sock", 3)
+    os.close(fd)
+    server.close()
+    assert list(directory.iterdir()) == []
+
+
+def test_cannot_listen(tmp_path: Path, handler: Recorder) -> None:
+    with pytest.raises(BackendError, match="cannot listen"):
+        Server(str(tmp_path / "nowhere" / "sock"), handler)
