@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * The fixed programs of the datapath.  A packet comes in by the entry stage
+ * of its bridge (entry.h) or, when it was sent by the provider or put off by
+ * a program, by ovs_inject; each of the others is a stage that tail calls
+ * lead to.  All end in ovs_exit() (drop.h): a redirect, or TC_ACT_SHOT with a
+ * counted reason, so that no packet of a port ever gets to the host's stack.
+ */
+#include "lib/common.h"
+#include "lib/config.h"
+#include "lib/maps.h"
+#include "lib/ctx.h"
+#include "lib/drop.h"
+#include "lib/parse.h"
+#include "lib/lookup.h"
+#include "lib/stats.h"
+#include "lib/actions.h"
+#include "lib/upcall.h"
+
+#define OVS_LOOKUP(map, key)	bpf_map_lookup_elem(&map, key)
+#define OVS_TAIL_CALL(skb, index) ({			\
+	__u32 __stage = (index);			\
+							\
+	barrier_var(__stage);				\
+	bpf_tail_call(skb, &ovs_progs, __stage);	\
+})
+#define OVS_MAP_CPU	ovs_cpu
+#define OVS_MAP_DEVS	ovs_devs
+#define OVS_MAP_DROPS	ovs_drops
+#include "lib/entry.h"
+
+/* The state of the packet in flight, for a program that a tail call runs. */
+#define OVS_STATE(cpu, pkt)				\
+	struct ovs_cpu *cpu = ovs_cpu_get();		\
+	struct ovs_pkt *pkt;				\
+							\
+	if (!cpu)					\
+		return TC_ACT_SHOT;			\
+	pkt = ovs_pkt_of(cpu);				\
+	if (!pkt)					\
+		return TC_ACT_SHOT
+
+/* Look the key up; run the flow's actions, or hand the packet up. */
+static __always_inline int ovs_process(struct __sk_buff *skb,
+				       struct ovs_cpu *cpu,
+				       struct ovs_pkt *pkt)
+{
+	struct ovs_dp_stats *stats = ovs_dp_stats_of(pkt->bridge);
+	struct ovs_flow *flow;
+	__u32 id;
+
+	id = ovs_classify(pkt);
+	if (stats)
+		stats->mask_hit += pkt->probes;
+	pkt->flow = id - 1;
+	flow = bpf_map_lookup_elem(&ovs_flows, &pkt->flow);
+	if (unlikely(!id || !flow)) {
+		if (stats)
+			stats->missed++;
+		pkt->upcall_cmd = OVS_PACKET_CMD_MISS;
+		pkt->upcall_desc = 0;
+		return ovs_stage(skb, cpu, pkt, OVS_STAGE_UPCALL);
+	}
+	if (stats)
+		stats->hit++;
+	ovs_count_flow(skb, pkt);
+	pkt->pc = flow->acts;
+	pkt->sent = 0;
+	return ovs_act(skb, cpu, pkt);
+}
+
+/* The entry stage without bcc, for tests: every port is of bridge 0. */
+SEC("tc")
+int ovs_entry(struct __sk_buff *skb)
+{
+	return ovs_entry_run(skb, 0);
+}
+
+/* Stage RX, after the entry. */
+SEC("tc")
+int ovs_rx(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+	__u32 err, i;
+
+	pkt->key.w[1] = 0;
+	pkt->key.w[4] = 0;
+	pkt->key.skb_priority = skb->priority;
+	pkt->key.skb_mark = skb->mark;
+	if (unlikely(pkt->dirty)) {
+#pragma unroll
+		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
+			pkt->key.w[i] = 0;
+		pkt->dirty = 0;
+	}
+	err = ovs_parse(skb, pkt);
+	if (unlikely(err))
+		return ovs_drop(cpu, pkt, err);
+	return ovs_process(skb, cpu, pkt);
+}
+
+/* Stage LOOKUP: the key has a new recirc_id. */
+SEC("tc")
+int ovs_lookup(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+
+	return ovs_process(skb, cpu, pkt);
+}
+
+/* Stage ACTIONS: go on at pkt->pc. */
+SEC("tc")
+int ovs_actions(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+
+	return ovs_act(skb, cpu, pkt);
+}
+
+/* Stage UPCALL: a miss ends here, an action's copy goes back to ACTIONS. */
+SEC("tc")
+int ovs_upcall_pg(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+	struct ovs_dp_stats *stats;
+	__u32 reason;
+
+	reason = ovs_upcall(skb, pkt);
+	if (unlikely(reason)) {
+		stats = ovs_dp_stats_of(pkt->bridge);
+		if (stats)
+			stats->lost++;
+	}
+	if (pkt->upcall_cmd == OVS_PACKET_CMD_MISS)
+		return ovs_drop(cpu, pkt, reason);
+	if (unlikely(reason))
+		ovs_count_drop(pkt->bridge, reason);
+	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACTIONS);
+}
+
+/*
+ * At the ingress of the inject device: packets of the provider, and copies
+ * that a program put off.  What has no armed slot is not for us.
+ */
+SEC("tc")
+int ovs_inject(struct __sk_buff *skb)
+{
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_slot *slot;
+	struct ovs_pkt *pkt;
+	__u32 level, err;
+
+	slot = ovs_slot_find(skb->mark);
+	if (!cpu || !slot) {
+		ovs_count_drop(0, cpu ? OVS_DROP_SLOT : OVS_DROP_NO_STATE);
+		return TC_ACT_SHOT;
+	}
+	level = cpu->level;
+	if (level >= OVS_MAX_NESTING) {
+		slot->state &= ~(__u64)OVS_SLOT_ARMED;
+		ovs_count_drop(slot->bridge, OVS_DROP_NESTING);
+		return TC_ACT_SHOT;
+	}
+	cpu->level = level + 1;
+	pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
+	ovs_copy_meta(&pkt->key, &slot->key);
+	pkt->dirty |= OVS_DIRTY_META;
+	pkt->bridge = slot->bridge;
+	pkt->exec_slot = skb->mark & ((1 << OVS_SLOT_BITS) - 1);
+	pkt->recirc_depth = slot->recirc_depth;
+	pkt->pc = slot->pc;
+	pkt->sent = 0;
+	pkt->drop = 0;
+	skb->mark = pkt->key.skb_mark;
+	skb->priority = pkt->key.skb_priority;
+
+	err = ovs_parse(skb, pkt);
+	if (unlikely(err))
+		return ovs_drop(cpu, pkt, err);
+	if (pkt->pc)
+		return ovs_act(skb, cpu, pkt);
+	return ovs_process(skb, cpu, pkt);
+}
+
+char ovs_license[] SEC("license") = "GPL";

@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* Output to a port, with the checks of the kernel's ovs_vport_send(). */
+#ifndef OVS_ACT_OUTPUT_H
+#define OVS_ACT_OUTPUT_H
+
+#include "ctx.h"
+#include "drop.h"
+
+/* The device to send to; 0 with `*reason` set when the packet cannot go. */
+static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
+					    __u32 port_no, __u32 *reason)
+{
+	struct ovs_port *port = bpf_map_lookup_elem(&ovs_ports, &port_no);
+
+	*reason = OVS_DROP_NO_PORT;
+	if (!port || !(port->flags & OVS_PORT_F_USED))
+		return 0;
+	*reason = OVS_DROP_MTU;
+	if (unlikely(port->mtu && ctx_mtu_len(skb) > port->mtu &&
+		     !ctx_get(skb, gso_size)))
+		return 0;
+	return port->ifindex;
+}
+
+/* Send a copy; when it cannot go, that is counted and the list goes on. */
+static __always_inline void ovs_output(struct __sk_buff *skb,
+				       struct ovs_pkt *pkt, __u32 port_no)
+{
+	__u32 ifindex, reason;
+
+	pkt->sent = 1;
+	ifindex = ovs_output_dev(skb, port_no, &reason);
+	if (ifindex) {
+		if (bpf_clone_redirect(skb, ifindex, 0) >= 0)
+			return;
+		reason = OVS_DROP_REDIRECT;
+	}
+	ovs_count_drop(pkt->bridge, reason);
+}
+
+/* Send the packet itself. */
+static __always_inline void ovs_output_last(struct __sk_buff *skb,
+					    struct ovs_pkt *pkt, __u32 port_no)
+{
+	__u32 ifindex, reason;
+
+	ifindex = ovs_output_dev(skb, port_no, &reason);
+	if (unlikely(!ifindex)) {
+		pkt->drop = reason;
+		return;
+	}
+	pkt->drop = OVS_DROP_NONE;
+	pkt->verdict = bpf_redirect(ifindex, 0);
+}
+
+#endif /* OVS_ACT_OUTPUT_H */

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Recirculation, and copies that go their own way later: a slot of ovs_slots
+ * takes what the packet cannot carry, and the copy enters again at the inject
+ * device, where ovs_inject finds the slot by skb->mark.
+ */
+#ifndef OVS_ACT_RECIRC_H
+#define OVS_ACT_RECIRC_H
+
+#include "config.h"
+#include "ctx.h"
+#include "drop.h"
+
+#define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
+#define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */
+#define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost */
+
+#define OVS_KEY_W(field) (__builtin_offsetof(struct ovs_key, field) / 8)
+
+/*
+ * Copy the metadata of a key: what does not come from the packet's headers.
+ */
+static __always_inline void ovs_copy_meta(struct ovs_key *to,
+					  const struct ovs_key *from)
+{
+	__u32 i;
+
+	to->w[0] = from->w[0];
+	to->mac_proto = from->mac_proto;
+	to->ct_state = from->ct_state;
+	to->ct_zone = from->ct_zone;
+	to->w[5] = from->w[5];
+#pragma unroll
+	for (i = OVS_KEY_W(dp_hash); i <= OVS_KEY_W(ct_orig_tp_src); i++)
+		to->w[i] = from->w[i];
+#pragma unroll
+	for (i = OVS_KEY_W(tun_id); i < OVS_KEY_BASE; i++)
+		to->w[i] = from->w[i];
+	if (!from->tun_opts_len)
+		return;
+#pragma unroll
+	for (i = OVS_KEY_BASE; i < OVS_KEY_USED; i++)
+		to->w[i] = from->w[i];
+}
+
+/*
+ * Take a slot: one that is free, or whose packet was lost on its way.
+ * Returns what skb->mark is to be, or 0 when none was found.
+ */
+static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
+					   struct ovs_slot **slot)
+{
+	__u64 now = bpf_ktime_get_coarse_ns() >> 20;
+	__u32 try, first, i;
+
+	first = cpu->defer_next + bpf_get_smp_processor_id() * OVS_SLOT_STRIDE;
+	for (try = 0; try < OVS_SLOT_TRIES; try++) {
+		__u64 old, new, gen;
+
+		i = OVS_EXEC_SLOTS + (first + try) % OVS_DEFER_SLOTS;
+		*slot = bpf_map_lookup_elem(&ovs_slots, &i);
+		if (!*slot)
+			return 0;
+		old = (*slot)->state;
+		if (old & OVS_SLOT_ARMED &&
+		    (__u32)(now - (old >> OVS_SLOT_TIME_SHIFT)) <
+		    OVS_SLOT_STALE)
+			continue;
+		gen = (old >> OVS_SLOT_GEN_SHIFT) + 1 & OVS_SLOT_GEN_MASK;
+		new = now << OVS_SLOT_TIME_SHIFT | gen << OVS_SLOT_GEN_SHIFT |
+		      OVS_SLOT_ARMED;
+		if (__sync_val_compare_and_swap(&(*slot)->state, old, new) !=
+		    old)
+			continue;
+		cpu->defer_next += try + 1;
+		return gen << OVS_SLOT_BITS | (i + 1);
+	}
+	return 0;
+}
+
+/*
+ * Send a copy to the inject device.  `recirc_id` not 0: it is looked up
+ * again with that; otherwise it runs the instructions at `pc`.
+ */
+static __always_inline __u32 ovs_defer(struct __sk_buff *skb,
+				       struct ovs_cpu *cpu,
+				       struct ovs_pkt *pkt, __u32 recirc_id,
+				       __u32 pc)
+{
+	struct ovs_slot *slot;
+	__u32 mark;
+	long err;
+
+	mark = ovs_slot_take(cpu, &slot);
+	if (!mark || !slot)
+		return OVS_DROP_DEFER_FULL;
+	slot->pc = pc;
+	slot->bridge = pkt->bridge;
+	slot->recirc_depth = pkt->recirc_depth;
+	ovs_copy_meta(&slot->key, &pkt->key);
+	if (recirc_id) {
+		slot->recirc_depth++;
+		slot->key.recirc_id = recirc_id;
+	}
+	skb->mark = mark;
+	err = bpf_clone_redirect(skb, cfg_inject_ifindex, BPF_F_INGRESS);
+	skb->mark = pkt->key.skb_mark;
+	if (!err)
+		return 0;
+	slot->state &= ~(__u64)OVS_SLOT_ARMED;
+	return OVS_DROP_REDIRECT;
+}
+
+/* The slot that skb->mark names, or NULL when it is not armed for it. */
+static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)
+{
+	__u32 i = (mark & ((1 << OVS_SLOT_BITS) - 1)) - 1;
+	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &i);
+	__u32 state;
+
+	if (!slot)
+		return NULL;
+	state = slot->state;
+	if (!(state & OVS_SLOT_ARMED) ||
+	    (state >> OVS_SLOT_GEN_SHIFT & OVS_SLOT_GEN_MASK) !=
+	    mark >> OVS_SLOT_BITS)
+		return NULL;
+	return slot;
+}
+
+#endif /* OVS_ACT_RECIRC_H */

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Masked sets of header fields.  The field is read from the packet, not from
+ * the key; the key follows.  Checksums are updated, not computed, by the
+ * kernel's helpers, which know offloaded ones (CHECKSUM_PARTIAL: only the
+ * pseudo header counts) and that a UDP checksum of zero stays zero.
+ *
+ * Global functions, so that the verifier looks at each one once.  They return
+ * 0 or OVS_DROP_*; `at` is the index of their operand in ovs_acts.
+ */
+#ifndef OVS_ACT_SET_H
+#define OVS_ACT_SET_H
+
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include "ctx.h"
+#include "maps.h"
+
+#define OVS_TCP_HLEN	20
+#define OVS_UDP_HLEN	8
+#define OVS_ICMPV6_HLEN	8
+#define OVS_IP_OFFSET	0x1fff
+
+static __always_inline __u64 ovs_operand(__u32 i)
+{
+	__u64 *word = bpf_map_lookup_elem(&ovs_acts, &i);
+
+	return word ? *word : 0;
+}
+
+/* Fill in an operand structure. */
+#define OVS_OPERAND(op, at) ({						\
+	__u64 *__word = (__u64 *)(op);					\
+									\
+	for (__u32 __i = 0; __i < sizeof(*(op)) / 8; __i++)		\
+		__word[__i] = ovs_operand((at) + __i);			\
+})
+
+#define OVS_MASKED(old, value, mask)	(((old) & ~(mask)) | (value))
+
+__noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
+			   __u32 at)
+{
+	struct ovs_set_eth op;
+	__u16 mac[6], *dst = (__u16 *)op.dst, *src = (__u16 *)op.src;
+	__u16 *dst_mask = (__u16 *)op.dst_mask;
+	__u16 *src_mask = (__u16 *)op.src_mask;
+	int i;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	OVS_OPERAND(&op, at);
+	if (ctx_load(skb, 0, mac, sizeof(mac)))
+		return OVS_DROP_SET;
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		mac[i] = OVS_MASKED(mac[i], dst[i], dst_mask[i]);
+		mac[i + 3] = OVS_MASKED(mac[i + 3], src[i], src_mask[i]);
+	}
+	if (bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0))
+		return OVS_DROP_SET;
+	__builtin_memcpy(pkt->key.eth_dst, mac, 6);
+	__builtin_memcpy(pkt->key.eth_src, mac + 3, 6);
+	return 0;
+}
+
+/*
+ * Carry a change of addresses, whose sum is `diff`, into the checksum of the
+ * transport header.  Without a whole header there is nothing to do.
+ */
+static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
+					 __u8 proto, __s64 diff)
+{
+	__u64 flags = BPF_F_PSEUDO_HDR;
+	__u32 check, hlen;
+
+	if (proto == IPPROTO_TCP) {
+		check = 16;
+		hlen = OVS_TCP_HLEN;
+	} else if (proto == IPPROTO_UDP) {
+		check = 6;
+		hlen = OVS_UDP_HLEN;
+		flags |= BPF_F_MARK_MANGLED_0;
+	} else if (proto == IPPROTO_ICMPV6) {
+		check = 2;
+		hlen = OVS_ICMPV6_HLEN;
+	} else {
+		return 0;
+	}
+	if (ctx_len(skb) < off + hlen)
+		return 0;
+	return bpf_l4_csum_replace(skb, off + check, 0, diff, flags) ?
+	       OVS_DROP_SET : 0;
+}
+
+/* `check` after data whose sum changed by `diff`. */
+static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
+{
+	__u64 sum = (__u16)~check + (__u32)diff;
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+__noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
+			    __u32 at)
+{
+	struct ovs_set_ipv4 op;
+	struct iphdr ip, old;
+	__s64 diff;
+	int err;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	OVS_OPERAND(&op, at);
+	if (!pkt->l3_off || ctx_load(skb, pkt->l3_off, &old, sizeof(old)))
+		return OVS_DROP_SET;
+	ip = old;
+	ip.saddr = OVS_MASKED(ip.saddr, op.src, op.src_mask);
+	ip.daddr = OVS_MASKED(ip.daddr, op.dst, op.dst_mask);
+	ip.tos = OVS_MASKED(ip.tos, op.tos, op.tos_mask);
+	ip.ttl = OVS_MASKED(ip.ttl, op.ttl, op.ttl_mask);
+
+	if ((ip.saddr != old.saddr || ip.daddr != old.daddr) &&
+	    !(ip.frag_off & bpf_htons(OVS_IP_OFFSET)) &&
+	    ip.protocol != IPPROTO_ICMPV6) {
+		diff = bpf_csum_diff(&old.saddr, 8, &ip.saddr, 8, 0);
+		err = ovs_update_l4(skb, pkt->l4_off, ip.protocol, diff);
+		if (err)
+			return err;
+	}
+	diff = bpf_csum_diff((__be32 *)&old, sizeof(old),
+			     (__be32 *)&ip, sizeof(ip), 0);
+	ip.check = ovs_csum_update(old.check, diff);
+	if (ctx_store(skb, pkt->l3_off, &ip, sizeof(ip)))
+		return OVS_DROP_SET;
+	pkt->key.ipv4_src = ip.saddr;
+	pkt->key.ipv4_dst = ip.daddr;
+	pkt->key.ip_tos = ip.tos;
+	pkt->key.ip_ttl = ip.ttl;
+	return 0;
+}
+
+#define OVS_SET_ADDR(addr, value, mask) ({				\
+	for (int __i = 0; __i < 4; __i++)				\
+		(addr)[__i] = OVS_MASKED((addr)[__i],			\
+					 ((__u32 *)(value))[__i],	\
+					 ((__u32 *)(mask))[__i]);	\
+})
+
+/*
+ * The destination is not the final one, and counts in no checksum, where a
+ * routing header has segments left.
+ */
+__noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
+			    __u32 at)
+{
+	struct ovs_set_ipv6 op;
+	__u32 ip[10], old[10], word;	/* the header; 2: source, 6: dest. */
+	__s64 diff;
+	int err;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	OVS_OPERAND(&op, at);
+	if (!pkt->l3_off || ctx_load(skb, pkt->l3_off, old, sizeof(old)))
+		return OVS_DROP_SET;
+	__builtin_memcpy(ip, old, sizeof(ip));
+	OVS_SET_ADDR(ip + 2, op.src, op.src_mask);
+	OVS_SET_ADDR(ip + 6, op.dst, op.dst_mask);
+	word = bpf_ntohl(ip[0]);
+	word = OVS_MASKED(word, (__u32)op.tclass << 20,
+			  (__u32)op.tclass_mask << 20);
+	word = OVS_MASKED(word, bpf_ntohl(op.label), bpf_ntohl(op.label_mask));
+	ip[0] = bpf_htonl(word);
+	((__u8 *)ip)[7] = OVS_MASKED(((__u8 *)ip)[7], op.hlimit,
+				     op.hlimit_mask);
+
+	if (pkt->l4_off) {
+		diff = bpf_csum_diff(old + 2, 16, ip + 2, 16, 0);
+		if (!pkt->routing)
+			diff = bpf_csum_diff(old + 6, 16, ip + 6, 16, diff);
+		err = ovs_update_l4(skb, pkt->l4_off, pkt->key.ip_proto, diff);
+		if (err)
+			return err;
+	}
+	if (ctx_store_csum(skb, pkt->l3_off, ip, sizeof(ip)))
+		return OVS_DROP_SET;
+	__builtin_memcpy(pkt->key.ipv6_src, ip + 2, 32);
+	pkt->key.ip_tos = word >> 20;
+	pkt->key.ip_ttl = ((__u8 *)ip)[7];
+	pkt->key.ipv6_label = bpf_htonl(word & 0xfffff);
+	return 0;
+}
+
+/* Ports of TCP or UDP; a later fragment has none. */
+__noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
+			  __u32 at, __u32 proto)
+{
+	__u64 flags = sizeof(__u32), word;
+	__u32 off, hlen, check, old, new;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	off = pkt->l4_off;
+	if (proto == IPPROTO_TCP) {
+		hlen = OVS_TCP_HLEN;
+		check = 16;
+	} else {
+		hlen = OVS_UDP_HLEN;
+		check = 6;
+		flags |= BPF_F_MARK_MANGLED_0;
+	}
+	if (!off || pkt->key.ip_frag == OVS_FRAG_TYPE_LATER ||
+	    ctx_len(skb) < off + hlen || ctx_load(skb, off, &old, sizeof(old)))
+		return OVS_DROP_SET;
+
+	/* struct ovs_set_tp in memory order: ports, then their masks */
+	word = ovs_operand(at);
+	new = OVS_MASKED(old, ((__u32 *)&word)[0], ((__u32 *)&word)[1]);
+	if (bpf_l4_csum_replace(skb, off + check, old, new, flags) ||
+	    ctx_store(skb, off, &new, sizeof(new)))
+		return OVS_DROP_SET;
+	__builtin_memcpy(&pkt->key.tp_src, &new, sizeof(new));
+	return 0;
+}
+
+#endif /* OVS_ACT_SET_H */

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The interpreter of a flow's actions: one bpf_loop() over the instructions
+ * in ovs_acts.  What is simple is done in the loop; what another program does
+ * ends the loop with its stage in `pkt->next`, and it comes back by stage
+ * ACTIONS.
+ */
+#ifndef OVS_ACTIONS_H
+#define OVS_ACTIONS_H
+
+#include "act_output.h"
+#include "act_recirc.h"
+#include "act_set.h"
+#include "act_vlan.h"
+#include "parse.h"
+
+#define OVS_MAX_INSNS	8192	/* of one list */
+
+struct ovs_run {
+	struct __sk_buff *skb;
+	struct ovs_cpu *cpu;
+	struct ovs_pkt *pkt;
+};
+
+/* End the list: the packet is dropped, and counted unless `reason` is 0. */
+static __always_inline long ovs_end(struct ovs_pkt *pkt, __u32 reason)
+{
+	pkt->drop = reason;
+	return 1;
+}
+
+static __always_inline long ovs_set_u32(struct ovs_pkt *pkt, __u32 *field,
+					__u32 value, __u32 at)
+{
+	*field = OVS_MASKED(*field, value, (__u32)ovs_operand(at));
+	return 0;
+}
+
+static __always_inline __u32 ovs_recirc_last(struct ovs_pkt *pkt, __u32 id)
+{
+	if (pkt->recirc_depth >= OVS_MAX_RECIRC)
+		return OVS_DROP_RECIRC_LIMIT;
+	pkt->recirc_depth++;
+	pkt->key.recirc_id = id;
+	pkt->next = OVS_STAGE_LOOKUP;
+	return OVS_DROP_NONE;
+}
+
+static __always_inline void ovs_recirc(struct ovs_run *run, __u32 id)
+{
+	struct ovs_pkt *pkt = run->pkt;
+	__u32 err = OVS_DROP_RECIRC_LIMIT;
+
+	pkt->sent = 1;
+	if (pkt->recirc_depth < OVS_MAX_RECIRC)
+		err = ovs_defer(run->skb, run->cpu, pkt, id, 0);
+	if (err)
+		ovs_count_drop(pkt->bridge, err);
+}
+
+/* Instructions that need key and offsets as the packet is now. */
+static __always_inline int ovs_op_reads(__u8 op)
+{
+	return op == OVS_OP_USERSPACE || op == OVS_OP_SET_IPV4 ||
+	       op == OVS_OP_SET_IPV6 || op == OVS_OP_SET_TP ||
+	       op == OVS_OP_RECIRC_LAST;
+}
+
+/* One instruction; 0 to go on with the next. */
+static long ovs_step(__u32 i, struct ovs_run *run)
+{
+	struct __sk_buff *skb = run->skb;
+	struct ovs_pkt *pkt = run->pkt;
+	__u32 pc = pkt->pc, at = pc + 1, err = 0;
+	struct ovs_insn insn, *word;
+
+	word = bpf_map_lookup_elem(&ovs_acts, &pc);
+	if (!word)
+		return ovs_end(pkt, OVS_DROP_BAD_INSN);
+	insn = *word;
+	pkt->pc = at + insn.len;
+	if (unlikely(pkt->stale) && ovs_op_reads(insn.op)) {
+		err = ovs_parse(skb, pkt);
+		if (err)
+			return ovs_end(pkt, err);
+	}
+
+	switch (insn.op) {
+	case OVS_OP_OUTPUT_LAST:
+		ovs_output_last(skb, pkt, insn.imm);
+		return 1;
+	case OVS_OP_OUTPUT:
+		ovs_output(skb, pkt, insn.imm);
+		return 0;
+	case OVS_OP_END:
+		return ovs_end(pkt, pkt->sent ? OVS_DROP_NONE :
+						OVS_DROP_EXPLICIT);
+	case OVS_OP_DROP:
+		return ovs_end(pkt, insn.imm ? OVS_DROP_ACTION_ERROR :
+					       OVS_DROP_ACTION);
+	case OVS_OP_USERSPACE:
+		pkt->sent = 1;
+		pkt->upcall_cmd = OVS_PACKET_CMD_ACTION;
+		pkt->upcall_desc = insn.imm;
+		pkt->next = OVS_STAGE_UPCALL;
+		return 1;
+	case OVS_OP_RECIRC:
+		ovs_recirc(run, insn.imm);
+		return 0;
+	case OVS_OP_RECIRC_LAST:
+		return ovs_end(pkt, ovs_recirc_last(pkt, insn.imm));
+	case OVS_OP_PUSH_VLAN:
+		err = ovs_push_vlan(skb, pkt, insn.arg, insn.imm);
+		break;
+	case OVS_OP_POP_VLAN:
+		err = ovs_pop_vlan(skb, pkt);
+		break;
+	case OVS_OP_SET_PRIORITY:
+		ovs_set_u32(pkt, &pkt->key.skb_priority, insn.imm, at);
+		skb->priority = pkt->key.skb_priority;
+		return 0;
+	case OVS_OP_SET_MARK:
+		ovs_set_u32(pkt, &pkt->key.skb_mark, insn.imm, at);
+		skb->mark = pkt->key.skb_mark;
+		return 0;
+	case OVS_OP_SET_ETH:
+		err = ovs_set_eth(skb, pkt, at);
+		break;
+	case OVS_OP_SET_IPV4:
+		err = ovs_set_ipv4(skb, pkt, at);
+		break;
+	case OVS_OP_SET_IPV6:
+		err = ovs_set_ipv6(skb, pkt, at);
+		break;
+	case OVS_OP_SET_TP:
+		err = ovs_set_tp(skb, pkt, at, insn.arg);
+		break;
+	default:
+		err = OVS_DROP_BAD_INSN;
+	}
+	if (unlikely(err))
+		return ovs_end(pkt, err);
+	return 0;
+}
+
+/* Run the instructions at `pkt->pc`; the program returns the result. */
+static __always_inline int ovs_act(struct __sk_buff *skb, struct ovs_cpu *cpu,
+				   struct ovs_pkt *pkt)
+{
+	struct ovs_run run = { .skb = skb, .cpu = cpu, .pkt = pkt };
+
+	pkt->drop = OVS_DROP_BAD_INSN;	/* the end is never met */
+	pkt->next = 0;
+	pkt->verdict = TC_ACT_SHOT;
+	bpf_loop(OVS_MAX_INSNS, ovs_step, &run, 0);
+	if (pkt->next)
+		return ovs_stage(skb, cpu, pkt, pkt->next);
+	return ovs_exit(cpu, pkt, pkt->verdict);
+}
+
+#endif /* OVS_ACTIONS_H */

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The state of the packet in flight, the one exit of all programs, and what
+ * is counted there.
+ */
+#ifndef OVS_DROP_H
+#define OVS_DROP_H
+
+#include "maps.h"
+
+/* The packet that this run of programs handles; NULL when there is none. */
+static __always_inline struct ovs_pkt *ovs_pkt_of(struct ovs_cpu *cpu)
+{
+	__u32 level = cpu->level - 1;
+
+	return level < OVS_LEVELS ? &cpu->pkt[level & (OVS_LEVELS - 1)] : NULL;
+}
+
+static __always_inline struct ovs_cpu *ovs_cpu_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&ovs_cpu, &zero);
+}
+
+static __always_inline struct ovs_dp_stats *ovs_dp_stats_of(__u32 bridge)
+{
+	return bpf_map_lookup_elem(&ovs_dpstats, &bridge);
+}
+
+static __always_inline void ovs_count_drop(__u32 bridge, __u32 reason)
+{
+	__u32 i = bridge * OVS_DROP_MAX + reason;
+	__u64 *count = bpf_map_lookup_elem(&ovs_drops, &i);
+
+	if (count)
+		*count += 1;
+}
+
+/* Free the slot that a packet came in by. */
+static __always_inline void ovs_slot_free(__u32 index)
+{
+	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &index);
+
+	if (slot)
+		slot->state &= ~(__u64)OVS_SLOT_ARMED;
+}
+
+/* The end of a packet's way: `verdict` is for the program to return. */
+static __always_inline int ovs_exit(struct ovs_cpu *cpu, struct ovs_pkt *pkt,
+				    int verdict)
+{
+	if (pkt->exec_slot)
+		ovs_slot_free(pkt->exec_slot - 1);
+	if (pkt->drop)
+		ovs_count_drop(pkt->bridge, pkt->drop);
+	cpu->level--;
+	return verdict;
+}
+
+static __always_inline int ovs_drop(struct ovs_cpu *cpu, struct ovs_pkt *pkt,
+				    __u32 reason)
+{
+	pkt->drop = reason;
+	return ovs_exit(cpu, pkt, TC_ACT_SHOT);
+}
+
+/*
+ * Go on in another program.  The index is made a variable: the jump is then
+ * never patched to a constant one, which is what replaces programs safely
+ * under traffic on all kernels that were tried.
+ */
+static __always_inline int ovs_stage(struct __sk_buff *skb,
+				     struct ovs_cpu *cpu, struct ovs_pkt *pkt,
+				     __u32 stage)
+{
+	barrier_var(stage);
+	bpf_tail_call(skb, &ovs_progs, stage);
+	return ovs_drop(cpu, pkt, OVS_DROP_TAIL_CALL);
+}
+
+#endif /* OVS_DROP_H */

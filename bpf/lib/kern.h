@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The kernel's types that the programs look into, and libbpf.  Fields are
+ * found by name when the object is loaded (CO-RE), so that only those that
+ * are used are declared here.
+ */
+#ifndef OVS_KERN_H
+#define OVS_KERN_H
+
+#include <linux/types.h>
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+#define OVS_CORE __attribute__((preserve_access_index))
+
+struct sk_buff {
+	__u8 ip_summed:2;
+	__u8 l4_hash:1;
+	__u8 sw_hash:1;
+	__u16 csum_start;
+	__u16 csum_offset;
+	__u32 end;
+	unsigned char *head;
+	unsigned char *data;
+} OVS_CORE;
+
+struct skb_shared_info {
+	unsigned int gso_type;
+} OVS_CORE;
+
+#endif /* OVS_KERN_H */

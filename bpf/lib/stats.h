@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What a hit is counted in. */
+#ifndef OVS_STATS_H
+#define OVS_STATS_H
+
+#include "config.h"
+#include "ctx.h"
+#include "maps.h"
+
+/*
+ * Count the packet for a flow.  Where each CPU has a stripe of its own, plain
+ * adds serve: nothing else on the CPU counts between a load and its store,
+ * because hooks run with softirqs off.
+ */
+static __always_inline void ovs_count_flow(struct __sk_buff *skb,
+					   const struct ovs_pkt *pkt)
+{
+	__u32 i = bpf_get_smp_processor_id();
+	__u32 bytes = ctx_wire_len(skb);
+	__u16 flags = bpf_ntohs(pkt->key.tcp_flags);
+	struct ovs_flow_stats *stats;
+
+	if (cfg_shared_stats)
+		i %= cfg_stripes;
+	i = i * cfg_max_flows + pkt->flow;
+	stats = bpf_map_lookup_elem(&ovs_flow_stats, &i);
+	if (!stats)
+		return;
+	if (cfg_shared_stats) {
+		__sync_fetch_and_add(&stats->packets, 1);
+		__sync_fetch_and_add(&stats->bytes, bytes);
+		if (flags & ~stats->tcp_flags)
+			__sync_fetch_and_or(&stats->tcp_flags, (__u64)flags);
+	} else {
+		stats->packets++;
+		stats->bytes += bytes;
+		stats->tcp_flags |= flags;
+	}
+	stats->used = bpf_ktime_get_coarse_ns();
+}
+
+#endif /* OVS_STATS_H */

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Packets for user space: one record of ovs_upcalls each, the packet whole
+ * and as it is.  A checksum that is still to be computed (CHECKSUM_PARTIAL)
+ * and a GSO packet that is still to be cut are finished by the provider, who
+ * finds here what the device would be told.
+ *
+ * bpf_ringbuf_reserve() takes a constant size, so that records come in size
+ * classes; the header says how much of one is packet.
+ */
+#ifndef OVS_UPCALL_H
+#define OVS_UPCALL_H
+
+#include "ctx.h"
+#include "maps.h"
+
+#define OVS_UPCALL_SW_HASH	1
+#define OVS_UPCALL_L4_HASH	2
+
+static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
+				       const struct ovs_pkt *pkt,
+				       struct ovs_upcall *up)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+	__u32 i;
+
+	up->len = ctx_len(skb);
+	up->pkt_len = ctx_len(skb);
+	up->cmd = pkt->upcall_cmd;
+	up->ip_summed = BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed);
+	up->csum_start = 0;
+	up->csum_offset = 0;
+	if (up->ip_summed == OVS_CSUM_PARTIAL) {
+		up->csum_start = BPF_CORE_READ(k, csum_start) -
+				 (BPF_CORE_READ(k, data) -
+				  BPF_CORE_READ(k, head));
+		up->csum_offset = BPF_CORE_READ(k, csum_offset);
+	}
+	up->gso_size = ctx_get(skb, gso_size);
+	up->gso_type = ctx_get(skb, gso_size) ? ctx_gso_type(skb) : 0;
+	up->desc = pkt->upcall_desc;
+	up->hash = bpf_get_hash_recalc(skb);
+	up->hash_flags = 0;
+	if (BPF_CORE_READ_BITFIELD_PROBED(k, sw_hash))
+		up->hash_flags |= OVS_UPCALL_SW_HASH;
+	if (BPF_CORE_READ_BITFIELD_PROBED(k, l4_hash))
+		up->hash_flags |= OVS_UPCALL_L4_HASH;
+	up->cpu = bpf_get_smp_processor_id();
+	up->bridge = pkt->bridge;
+	up->vlan_tci = 0;
+	up->vlan_tpid = 0;
+	if (ctx_get(skb, vlan_present)) {
+		up->vlan_tci = bpf_htons(ctx_get(skb, vlan_tci));
+		up->vlan_tpid = ctx_get(skb, vlan_proto);
+	}
+	up->pad = 0;
+#pragma unroll
+	for (i = 0; i < OVS_KEY_BASE; i++)
+		up->key[i] = pkt->key.w[i];
+}
+
+/* Write a record with room for `room` bytes of packet, which is enough. */
+#define OVS_UPCALL_CLASS(skb, pkt, room) ({				\
+	struct {							\
+		struct ovs_upcall up;					\
+		__u8 data[room];					\
+	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);	\
+	__u32 reason = OVS_DROP_UPCALL_FULL, len = ctx_len(skb);		\
+									\
+	if (rec) {							\
+		ovs_upcall_fill(skb, pkt, &rec->up);			\
+		if (len > (room))					\
+			len = (room);					\
+		if (len < 1)						\
+			len = 1;					\
+		if (ctx_load(skb, 0, rec->data, len)) {			\
+			bpf_ringbuf_discard(rec, 0);			\
+			reason = OVS_DROP_PULL;				\
+		} else {						\
+			bpf_ringbuf_submit(rec, 0);			\
+			reason = 0;					\
+		}							\
+	}								\
+	reason;								\
+})
+
+/* Hand a copy up.  Returns 0, or OVS_DROP_* when it is lost. */
+static __always_inline __u32 ovs_upcall(struct __sk_buff *skb,
+					struct ovs_pkt *pkt)
+{
+	__u32 len = ctx_len(skb);
+
+	if (len <= 128)
+		return OVS_UPCALL_CLASS(skb, pkt, 128);
+	if (len <= 256)
+		return OVS_UPCALL_CLASS(skb, pkt, 256);
+	if (len <= 512)
+		return OVS_UPCALL_CLASS(skb, pkt, 512);
+	if (len <= 1600)
+		return OVS_UPCALL_CLASS(skb, pkt, 1600);
+	if (len <= 9216)
+		return OVS_UPCALL_CLASS(skb, pkt, 9216);
+	if (len <= 65664)
+		return OVS_UPCALL_CLASS(skb, pkt, 65664);
+	return OVS_DROP_UPCALL_SIZE;
+}
+
+#endif /* OVS_UPCALL_H */
