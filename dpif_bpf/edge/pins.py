@@ -168,9 +168,11 @@ class PinRoot:
 
     def close(self) -> None:
         """Give the root up, and remove it if nothing is in it."""
-        with contextlib.suppress(OSError):
-            self.root.rmdir()
-        os.close(self._fd)
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                self.root.rmdir()
+            os.close(self._fd)
+            self._fd = -1
 
     def _names(self, dp: str) -> list[str]:
         path = self.directory(dp)

@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: Apache-2.0
+"""edge.loader: generations, their pins, bridges' entry stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from objects import HEADERS, TOP, compile_object
+
+from dpif_bpf import abi
+from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.generation import ENTRY, Generation
+from dpif_bpf.edge.loader import Files, Loader
+from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
+from dpif_bpf.errors import BackendError
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not HEADERS.is_dir(),
+                       reason="needs build/shim (./run build)"),
+]
+SOURCE = Path(__file__).parent / "stages.bpf.c"
+ROOT = Path(f"/sys/fs/bpf/ovs-test-loader-{os.getpid()}")
+DP = "ovs-bpf"
+PACKET = bytes(range(64))
+LO = 1	# the device of test runs
+PORT = 7
+SHOT = 2
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(obj=compile_object(SOURCE,
+                                    tmp_path_factory.mktemp("stages")))
+
+
+@pytest.fixture
+def loader(files: Files) -> Iterator[Loader]:
+    made = Loader(ROOT, files)
+    yield made
+    remove_tree(ROOT)
+    made.close()
+
+
+@pytest.fixture
+def generation(loader: Loader) -> Iterator[Generation]:
+    with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096}) as made:
+        bpfsys.map_update(made.map_fd("ovs_devs"), struct.pack("=I", LO),
+                          struct.pack("=I", PORT))
+        yield made
+
+
+def run(generation: Generation, bridge: int) -> int:
+    return bpfprog.test_run(generation.bridge(bridge).entry_fd,
+                            PACKET).retval
+
+
+def levels(generation: Generation) -> list[int]:
+    """ovs_cpu.level of each CPU."""
+    values = bpfsys.map_lookup_percpu(
+        generation.map_fd("ovs_cpu"), 0, generation.map_info("ovs_cpu"))
+    return [int.from_bytes(value[:4], sys.byteorder) for value in values]
+
+
+def set_levels(generation: Generation, level: int) -> None:
+    size = generation.map_info("ovs_cpu").slot_size
+    bpfsys.map_update(
+        generation.map_fd("ovs_cpu"), bytes(4),
+        struct.pack("=I", level).ljust(size, b"\0") * bpfsys.possible_cpus())
+
+
+def names(path: Path) -> set[str]:
+    return {item.name for item in path.iterdir()}
+
+
+# Generations
+
+
+def test_everything_is_pinned(loader: Loader,
+                              generation: Generation) -> None:
+    path = ROOT / DP / f"new-{generation.number}"
+    maps = names(path / "maps")
+    assert {"ovs_cpu", "ovs_progs", "ovs_nlmem", "ovs_flow_stats"} <= maps
+    assert not any("rodata" in name for name in maps)
+    assert names(path / "progs") == {
+        "ovs_rx", "ovs_lookup", "ovs_actions", "ovs_upcall", "ovs_inject"}
+    for name in maps:
+        fd = bpfsys.obj_get(path / "maps" / name)
+        assert (bpfsys.map_info(fd).map_id
+                == generation.map_info(name).map_id)
+        os.close(fd)
+    assert generation.map_info("ovs_acts").max_entries == 4096
+
+
+def test_generation_is_found_once_it_is_valid(
+        loader: Loader, generation: Generation) -> None:
+    assert loader.open_pinned(DP) is None
+    generation.mapped("ovs_nlmem")[8:16] = b"recorded"
+    generation.commit()
+    assert loader.pins.datapaths() == [DP]
+    generation.close()
+    with loader.open_pinned(DP) as found:
+        assert found.readonly and found.number == generation.number
+        memory = found.mapped("ovs_nlmem")
+        assert memory[8:16] == b"recorded"
+        with pytest.raises(TypeError):
+            memory[0] = 1
+        with pytest.raises(BackendError):
+            found.add_bridge(1)
+
+
+def test_newest_generation_is_found_and_others_go(loader: Loader) -> None:
+    made = [loader.create(DP, {}, {}) for _ in range(4)]
+    assert [g.number for g in made] == [1, 2, 3, 4]
+    made[0].commit()
+    made[2].commit()
+    with loader.open_pinned(DP) as found:
+        assert found.number == 3
+    loader.remove_others(made[2])
+    assert names(ROOT / DP) == {"3"}
+    with loader.create(DP, {}, {}) as later:
+        assert later.number == 4
+    for g in made:
+        g.close()
+    loader.remove(DP)
+    assert loader.pins.datapaths() == []
+    assert loader.open_pinned(DP) is None
+
+
+def test_killed_while_making_a_generation(
+        loader: Loader, generation: Generation, files: Files) -> None:
+    """What it left serves nobody and is removed."""
+    generation.commit()
+    loader.close()
+    child = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent("""
+            import os, signal, sys
+            from pathlib import Path
+            from dpif_bpf.edge import bpfsys
+            from dpif_bpf.edge.loader import Files, Loader
+            loader = Loader(Path(sys.argv[1]), Files(obj=Path(sys.argv[2])))
+            pin, count = bpfsys.obj_pin, 0
+
+            def pin_some(fd, path):
+                global count
+                count += 1
+                if count == 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                pin(fd, path)
+
+            bpfsys.obj_pin = pin_some
+            loader.create("ovs-bpf", {}, {})
+            """), str(ROOT), str(files.obj)], cwd=TOP, check=False)
+    assert child.returncode == -signal.SIGKILL
+    half = ROOT / DP / f"new-{generation.number + 1}"
+    assert len(names(half / "maps")) == 4
+    again = Loader(ROOT, files)
+    try:
+        with again.open_pinned(DP) as found:
+            assert found.number == generation.number
+        with again.create(DP, {}, {}) as new:
+            assert new.number == generation.number + 2
+            new.commit()
+            again.remove_others(new)
+            assert names(ROOT / DP) == {str(new.number)}
+    finally:
+        again.close()
+
+
+def test_one_provider_at_a_time(loader: Loader, files: Files) -> None:
+    with pytest.raises(BackendError) as caught:
+        Loader(ROOT, files)
+    assert caught.value.errno == errno.EBUSY
+    loader.close()
+    Loader(ROOT, files).close()
+
+
+def test_refused_load_leaves_nothing(loader: Loader) -> None:
+    with pytest.raises(BackendError, match="cfg_none"):
+        loader.create(DP, {"cfg_none": 1}, {})
+    with pytest.raises(BackendError):
+        loader.create(DP, {}, {"ovs_acts": 0})
+    assert names(ROOT / DP) == set()
+
+
+def test_datapath_names(loader: Loader) -> None:
+    for dp in ("a.b", "50%", "x%2Ey"):
+        with loader.create(dp, {}, {}) as made:
+            made.commit()
+        with loader.open_pinned(dp) as found:
+            assert found.dp == dp
+    assert loader.pins.datapaths() == ["50%", "a.b", "x%2Ey"]
+
+
+def test_root_that_is_on_no_bpffs(tmp_path: Path, files: Files) -> None:
+    with pytest.raises(BackendError) as caught:
+        Loader(tmp_path / "ovs", files)
+    assert caught.value.errno == errno.EINVAL
+    ensure_bpffs(ROOT)
+    ROOT.rmdir()
+
+
+def test_bpffs_is_mounted_where_there_is_none(files: Files) -> None:
+    script = (
+        "from pathlib import Path\n"
+        "from dpif_bpf.edge.pins import ensure_bpffs\n"
+        "ensure_bpffs(Path('/sys/fs/bpf/ovs'))\n"
+        "print(open('/proc/self/mounts').read())\n")
+    shell = ("mount --make-rprivate / && umount -a -t bpf;"
+             "mountpoint -q /sys/fs/bpf && exit 3;"
+             f"exec {sys.executable} -c \"$0\"")
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", shell, script],
+                          cwd=TOP, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("/sys/fs/bpf bpf") == 1
+
+
+# Entry stages
+
+
+def test_entry_gives_the_packet_to_its_bridge(
+        generation: Generation) -> None:
+    for bridge in (0, 3, abi.OVS_MAX_BRIDGES - 1):
+        entry = generation.add_bridge(bridge)
+        assert bpfprog.prog_info(entry).name == ENTRY
+        assert run(generation, bridge) == 500 + bridge
+        assert generation.dp_stats(bridge) == (0, 1, 0, 0, 0)
+        assert generation.drops(bridge) == {}
+    assert not any(levels(generation))
+    path = ROOT / DP / f"new-{generation.number}" / "bridges"
+    assert names(path) == {"0", "3", "1023"}
+    assert names(path / "3") == {"progs", "entry"}
+
+
+def test_state_that_the_entry_makes(generation: Generation) -> None:
+    """The level that is claimed holds the packet's state, made anew."""
+    size = generation.map_info("ovs_cpu").slot_size
+    dirty = bytearray(struct.pack("=II", 2, 9).ljust(size, b"\xa5"))
+    bpfsys.map_update(generation.map_fd("ovs_cpu"), bytes(4),
+                      bytes(dirty) * bpfsys.possible_cpus())
+    generation.add_bridge(44)
+    assert run(generation, 44) == 544
+    values = bpfsys.map_lookup_percpu(
+        generation.map_fd("ovs_cpu"), 0, generation.map_info("ovs_cpu"))
+    at = abi.CPU["pkt"].offset + 2 * abi.PKT.size
+    changed = [value for value in values if value[at:] != dirty[at:]]
+    assert len(changed) == 1
+    value = changed[0]
+    assert value[:at] == dirty[:at]
+
+    def read(name: str) -> int:
+        place = abi.PKT[name]
+        start = at + place.offset
+        return int.from_bytes(value[start:start + place.size],
+                              sys.byteorder)
+
+    key = at + abi.PKT["key"].offset
+    assert struct.unpack_from("=II", value, key) == (PORT, 0)
+    assert read("bridge") == 44
+    for name in ("exec_slot", "recirc_depth", "stale", "drop"):
+        assert read(name) == 0
+
+
+def test_entry_drops(generation: Generation) -> None:
+    generation.add_bridge(5)
+    set_levels(generation, abi.OVS_MAX_NESTING)
+    assert run(generation, 5) == SHOT
+    set_levels(generation, abi.OVS_MAX_NESTING - 1)
+    assert run(generation, 5) == 505
+    set_levels(generation, 0)
+    bpfsys.map_delete(generation.bridge(5).progs_fd,
+                      struct.pack("=I", abi.Stage.RX))
+    assert run(generation, 5) == SHOT
+    bpfsys.map_delete(generation.map_fd("ovs_devs"), struct.pack("=I", LO))
+    assert run(generation, 5) == SHOT
+    assert generation.drops(5) == {abi.DropReason.NESTING: 1,
+                                   abi.DropReason.TAIL_CALL: 1,
+                                   abi.DropReason.UNKNOWN_PORT: 1}
+    assert not any(levels(generation))
+
+
+def test_bridges_are_independent(generation: Generation) -> None:
+    for bridge in (1, 2):
+        generation.add_bridge(bridge)
+    with pytest.raises(BackendError) as caught:
+        generation.add_bridge(1)
+    assert caught.value.errno == errno.EEXIST
+    generation.remove_bridge(1)
+    assert run(generation, 2) == 502
+    assert names(ROOT / DP / f"new-{generation.number}" / "bridges") == {"2"}
+    with pytest.raises(BackendError):
+        generation.bridge(1)
+    generation.remove_bridge(1)
+    generation.add_bridge(1)
+    assert run(generation, 1) == 501
+
+
+def test_pins_keep_a_bridge_working(loader: Loader,
+                                    generation: Generation) -> None:
+    """A program array without descriptor or pin would be emptied."""
+    generation.add_bridge(6)
+    generation.commit()
+    path = ROOT / DP / str(generation.number) / "bridges" / "6" / "entry"
+    generation.close()
+    bpfsys.wait_for_programs()
+    entry = bpfsys.obj_get(path)
+    assert bpfprog.test_run(entry, PACKET).retval == 506
+    os.close(entry)
+
+
+def test_counters_are_carried_over(loader: Loader,
+                                   generation: Generation) -> None:
+    generation.add_bridge(1)
+    generation.add_bridge(2)
+    set_levels(generation, abi.OVS_MAX_NESTING)
+    run(generation, 2)
+    set_levels(generation, 0)
+    for _ in range(3):
+        run(generation, 1)
+    with loader.create(DP, {}, {}) as new:
+        new.carry_counters(generation, {1: 9, 2: 2})
+        assert new.dp_stats(9) == (0, 3, 0, 0, 0)
+        assert new.dp_stats(1) == (0, 0, 0, 0, 0)
+        assert new.drops(2) == {abi.DropReason.NESTING: 1}
+
+
+def test_source_that_does_not_compile(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "entry.bcc.c").write_text("int ovs_entry(void) { oops }")
+    wrong = Loader(ROOT, dataclasses.replace(files, sources=tmp_path))
+    try:
+        with pytest.raises(BackendError, match="oops"):
+            wrong.template()
+    finally:
+        remove_tree(ROOT)
+        wrong.close()
