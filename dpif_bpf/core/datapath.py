@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
+from dataclasses import astuple
 
 from dpif_bpf import abi
 from dpif_bpf.core.actions import DescTable, ProgramCache
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.core.edges import (
     ARPHRD_NONE,
+    Link,
     LinkChange,
     LinkEvent,
     PortEdge,
@@ -22,12 +24,12 @@ from dpif_bpf.core.edges import (
 from dpif_bpf.core.flow_table import FlowTable
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, Plane, PortEntry
 from dpif_bpf.core.records import DATAPATH, PORT_BASE, Records
+from dpif_bpf.core.restore import DATAPATH_PREFIX
 from dpif_bpf.core.vport import LOCAL, Vport, VportTable
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest, VportRequest
 from dpif_bpf.wire.netlink import (
-    nla_s32,
     nla_string,
     nla_u32,
     nla_u32_array,
@@ -73,7 +75,7 @@ class Datapath:
         self._ports = ports
         self._owner: dict[str, int] = {}
         self.bridges: dict[str, int] = {}
-        plane.add_bridge(ANY_BRIDGE, "")
+        plane.add_bridge(ANY_BRIDGE)
 
     @property
     def dp_ifindex(self) -> int:
@@ -99,7 +101,7 @@ class Datapath:
         if (request.per_cpu_pids is not None and self.user_features
                 & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU):
             self.per_cpu_pids = request.per_cpu_pids
-        self._keep()
+        self.keep()
 
     def reply(self) -> DatapathReply:
         """The datapath as replies show it."""
@@ -144,19 +146,43 @@ class Datapath:
                               request.upcall_pids or (0,))
 
     def make_port(self, name: str, type_: int, port_no: int,
-                  upcall_pids: tuple[int, ...],
-                  adopt: bool = False) -> Vport:
-        """Makes a port whose number is known to be free.
-
-        :param adopt: take over the device of an earlier provider
-        """
-        hidden = hidden_name(self.number, port_no)
+                  upcall_pids: tuple[int, ...]) -> Vport:
+        """Makes a port whose number is known to be free."""
         if type_ == uapi.OVS_VPORT_TYPE_INTERNAL:
-            link = (self._ports.adopt_internal(name, hidden) if adopt
-                    else self._ports.create_internal(name, hidden))
+            link = self._ports.create_internal(
+                name, hidden_name(self.number, port_no))
         else:
-            link = (self._ports.adopt_netdev(name) if adopt
-                    else self._ports.open_netdev(name))
+            link = self._ports.open_netdev(name)
+        port = self._enter(name, type_, port_no, upcall_pids, link)
+        try:
+            self.hook_port(port)
+        except DpifError:
+            self.delete_port(port)
+            raise
+        return port
+
+    def adopt_port(self, request: VportRequest) -> Vport:
+        """Takes over a port of an earlier provider; it is not hooked yet.
+
+        :raises RequestError: ENODEV when its device has gone
+        """
+        name, port_no = request.name, request.port_no
+        assert name is not None and port_no is not None
+        if request.type == uapi.OVS_VPORT_TYPE_INTERNAL:
+            link = self._ports.adopt_internal(
+                name, hidden_name(self.number, port_no))
+        else:
+            link = self._ports.adopt_netdev(name, request.ifindex or 0)
+        return self._enter(link.name, request.type or 0, port_no,
+                           request.upcall_pids or (0,), link)
+
+    def hook_port(self, port: Vport) -> None:
+        """Packets of the port come to this plane from now on."""
+        self.plane.attach(port.link.hook_ifindex, port.bridge)
+        self._ports.start(port.link)
+
+    def _enter(self, name: str, type_: int, port_no: int,
+               upcall_pids: tuple[int, ...], link: Link) -> Vport:
         port = Vport(port_no, type_, name, link, upcall_pids,
                      self._owner.get(name, ANY_BRIDGE))
         try:
@@ -164,13 +190,11 @@ class Datapath:
             if port.bridge != ANY_BRIDGE:
                 self.flows.leave_port(port_no, ANY_BRIDGE)
             self._write(port)
-            self.plane.attach(link.hook_ifindex, port.bridge)
-            self._ports.start(link)
             self._keep_port(port)
-            self.vports.add(port)
         except DpifError:
             self._unmake(port)
             raise
+        self.vports.add(port)
         return port
 
     def set_port(self, port: Vport, request: VportRequest) -> None:
@@ -264,7 +288,7 @@ class Datapath:
         if bridge is None:
             return
         self.flows.add_bridge(bridge)
-        self.plane.add_bridge(bridge, name)
+        self.plane.add_bridge(bridge)
         self.bridges[name] = bridge
 
     def _own(self, port: Vport, bridge: int) -> None:
@@ -298,8 +322,10 @@ class Datapath:
 
     # What outlives the provider
 
-    def _keep(self) -> None:
-        data = (nla_string(uapi.OVS_DP_ATTR_NAME, self.name)
+    def keep(self) -> None:
+        """Keeps the settings and the counters' base for the next provider."""
+        data = (DATAPATH_PREFIX.pack(self.number, *astuple(self.base))
+                + nla_string(uapi.OVS_DP_ATTR_NAME, self.name)
                 + nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0)
                 + nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES, self.user_features)
                 + nla_u32(uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE,
@@ -314,7 +340,9 @@ class Datapath:
                 + nla_u32(uapi.OVS_VPORT_ATTR_TYPE, port.type)
                 + nla_string(uapi.OVS_VPORT_ATTR_NAME, port.name)
                 + nla_u32_array(uapi.OVS_VPORT_ATTR_UPCALL_PID,
-                                port.upcall_pids))
+                                port.upcall_pids)
+                + nla_u32(uapi.OVS_VPORT_ATTR_IFINDEX,
+                          port.link.hook_ifindex))
         self.records.put(PORT_BASE + port.port_no, data)
 
     def _write(self, port: Vport) -> None:
@@ -328,6 +356,7 @@ class Datapath:
 
     def close(self) -> None:
         """Takes everything down: OVS_DP_CMD_DEL."""
+        self.flows.clear()
         for port in sorted(self.vports.by_no.values(),
                            key=lambda p: p.port_no == LOCAL):
             self.delete_port(port)

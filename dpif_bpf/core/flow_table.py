@@ -115,7 +115,7 @@ class FlowTable:
             self._set_actions(flow, request)
         if request.clear:
             for flow_id in flow.places.values():
-                self._plane.clear_flow_stats(flow_id)
+                self._plane.set_flow_stats(flow_id, (0, 0, 0, 0))
         return flow
 
     def get(self, request: FlowRequest) -> Flow:
@@ -160,6 +160,14 @@ class FlowTable:
             return counted
         found = iter(counted)
         return [_sum([next(found) for _ in flow.places]) for flow in flows]
+
+    def clear(self) -> None:
+        """Forgets all flows; the plane goes, and they go with it."""
+        for flow in self.snapshot():
+            flow.places.clear()
+        for table in (self._by_ufid, self._by_match, self._by_key,
+                      self._by_id):
+            table.clear()
 
     def by_id(self, flow_id: int) -> Flow | None:
         """The flow that the classifier knows by `flow_id`."""

@@ -67,7 +67,7 @@ class Plane(Protocol):
     def clear_port(self, port_no: int) -> None:
         """Forgets a port: output to it is dropped and counted."""
 
-    def add_bridge(self, bridge: int, name: str) -> None:
+    def add_bridge(self, bridge: int) -> None:
         """Loads the pipeline of a bridge."""
 
     def remove_bridge(self, bridge: int) -> None:
@@ -84,16 +84,18 @@ class Plane(Protocol):
         """Sums over all bridges and CPUs."""
 
     def execute(self, program: object, pc: int, bridge: int,
-                key: bytes, packet: bytes, gso_size: int) -> bool:
+                key: bytes, packet: bytes, now: int) -> bool:
         """Sends `packet` through the instructions at `pc`.
 
         :param program: kept alive until the packet has passed
         :param key: metadata words of the key image (OVS_KEY_BASE * 8 bytes)
+        :param now: ms, monotonic
         :returns: False when no slot was free and the packet is lost
         """
 
-    def clear_flow_stats(self, flow_id: int) -> None:
-        """Zeroes the counters of a flow."""
+    def set_flow_stats(self, flow_id: int,
+                       counted: tuple[int, int, int, int]) -> None:
+        """Sets the counters of a flow to those of flow_stats()."""
 
     def flow_stats(
             self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ovs-bpfd: the provider of the datapath type "bpf".
+
+Wires the parts together: one thread, one poll loop.  Each edge has run(),
+wait(poller) and close(); a turn of the loop runs all of them, each for a
+bounded amount of work, and then waits for whichever is first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ovs.daemon
+import ovs.dirs
+import ovs.poller
+import ovs.util
+import ovs.vlog
+
+from dpif_bpf import __version__
+from dpif_bpf.core.cls_sizes import MAX_FLOWS
+from dpif_bpf.core.dispatch import Dispatcher
+from dpif_bpf.edge.ctl import Ctl, no_such
+from dpif_bpf.edge.db import Database
+from dpif_bpf.edge.loader import Files, Loader
+from dpif_bpf.edge.pins import PIN_ROOT
+from dpif_bpf.edge.ports import Ports
+from dpif_bpf.edge.server import Client, Server
+from dpif_bpf.errors import DpifError
+from dpif_bpf.provider import Provider, msec
+
+vlog = ovs.vlog.Vlog("ovs-bpfd")
+
+DEFAULT_MAX_FLOWS = 200000
+"""OVS's default flow-limit."""
+DATABASE_WAIT = 500
+"""ms that the database has to answer before pinned datapaths are taken over
+without it: their ports are then in no bridge until it does."""
+
+
+class Daemon:
+    """All edges, and the turn of the loop."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._exiting = False
+        self._loader = Loader(Path(args.pin_dir), Files(
+            obj=Path(args.bpf_dir) / "datapath.bpf.o",
+            headers=Path(args.bpf_dir).parent / "shim"))
+        self._ports = Ports()
+        self._db = Database(args.db)
+        self._db_seqno = self._db.seqno
+        self._ctl = Ctl(args.unixctl, __version__)
+        self.provider = Provider(self._loader, self._ports, args.max_flows,
+                                 self._send, self._multicast)
+        self.dispatcher = Dispatcher(self.provider)
+        self._take_over()
+        self._server = Server(args.socket, self)
+        self._register()
+
+    # What the server calls
+
+    def message(self, _client: Client, data: bytes) -> Iterator[bytes]:
+        """A datagram of a peer → its replies."""
+        return self.dispatcher.serve(data)
+
+    def closed(self, client: Client) -> None:
+        """A peer has gone; nothing was kept for it."""
+
+    def _send(self, pid: int, message: bytes) -> bool:
+        client = self._server.client(pid)
+        return client is not None and client.send(message)
+
+    def _multicast(self, group: int, message: bytes) -> None:
+        self._server.multicast(group, message)
+
+    # The loop
+
+    def run(self) -> None:
+        """Until told to exit."""
+        while not self._exiting:
+            poller = ovs.poller.Poller()
+            self.turn(poller)
+            poller.block()
+        self.close()
+
+    def turn(self, poller: ovs.poller.Poller) -> None:
+        """One turn: all that is there to do, then what to wait for."""
+        self._server.run()
+        self.provider.run()
+        for dp, port, gone in self.provider.link_events(self._ports.run()):
+            self.dispatcher.port_event(dp, port, gone)
+        self._db.run()
+        if self._db.seqno != self._db_seqno:
+            self._db_seqno = self._db.seqno
+            self.provider.set_bridges(self._db.bridges())
+        self._ctl.run()
+        if self._exiting:
+            poller.immediate_wake()
+            return
+        for edge in (self._server, self.provider, self._ports, self._db,
+                     self._ctl):
+            edge.wait(poller)
+
+    def close(self) -> None:
+        """Ends; what is pinned goes on forwarding."""
+        self._server.close()
+        self._ctl.close()
+        self._db.close()
+        self.provider.close()
+        self._ports.close()
+        self._loader.close()
+
+    # Start
+
+    def _take_over(self) -> None:
+        """Datapaths of earlier providers, in the bridges that the database
+        has: it is given a moment to answer, and not waited for longer."""
+        deadline = msec() + DATABASE_WAIT
+        while self._db.seqno == self._db_seqno and msec() < deadline:
+            poller = ovs.poller.Poller()
+            self._db.run()
+            self._db.wait(poller)
+            poller.timer_wait(50)
+            if self._db.seqno == self._db_seqno:
+                poller.block()
+        self._db_seqno = self._db.seqno
+        self.provider.set_bridges(self._db.bridges())
+        self.provider.take_over()
+
+    # Commands
+
+    def _register(self) -> None:
+        register = self._ctl.register
+        register("exit", "", 0, 0, self._exit)
+        register("coverage/show", "", 0, 0, self._coverage)
+        register("memory/show", "", 0, 0, self._memory)
+        register("dpif-bpf/show", "", 0, 0, self._show)
+        register("dpif-bpf/drops", "[DP]", 0, 1, self._drops)
+
+    def _exit(self, _argv: list[str]) -> str:
+        self._exiting = True
+        return ""
+
+    def _coverage(self, _argv: list[str]) -> str:
+        counts = dict(self.dispatcher.counters)
+        counts.update(self._server.counters())
+        for instance in self.provider.instances():
+            for name, count in instance.counters().items():
+                counts[name] = counts.get(name, 0) + count
+        return "\n".join(f"{name:<28} total: {count}"
+                         for name, count in sorted(counts.items()))
+
+    def _memory(self, _argv: list[str]) -> str:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        parts = [f"peak-resident:{peak}kB",
+                 f"clients:{len(self._server.clients())}"]
+        for instance in self.provider.instances():
+            dp = instance.dp
+            parts += [f"{dp.name}-ports:{len(dp.vports.by_no)}",
+                      f"{dp.name}-flows:{len(dp.flows)}",
+                      f"{dp.name}-programs:{len(dp.programs)}"]
+        return " ".join(parts)
+
+    def _show(self, _argv: list[str]) -> str:
+        lines = []
+        for instance in self.provider.instances():
+            dp = instance.dp
+            lines.append(f"{dp.name}: generation"
+                         f" {instance.plane.gen.number}")
+            names = {number: name for name, number in dp.bridges.items()}
+            for port in sorted(dp.vports.by_no.values(),
+                               key=lambda port: port.port_no):
+                link = port.link
+                lines.append(
+                    f"  port {port.port_no}: {port.name} ifindex"
+                    f" {link.hook_ifindex} mtu {link.mtu} bridge"
+                    f" {names.get(port.bridge, '-')}")
+        return "\n".join(lines)
+
+    def _drops(self, argv: list[str]) -> str:
+        lines = []
+        for instance in self.provider.instances():
+            dp = instance.dp
+            if argv and dp.name not in argv:
+                continue
+            names = {number: name for name, number in dp.bridges.items()}
+            for bridge, drops in instance.plane.drops().items():
+                for reason, count in drops.items():
+                    lines.append(f"{dp.name} {names.get(bridge, '-')}"
+                                 f" {reason.name.lower()}: {count}")
+        if argv and not any(dp.name in argv
+                            for dp in self.provider.datapaths()):
+            raise no_such("datapath", argv[0])
+        return "\n".join(lines)
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """The command line; ovs.daemon and ovs.vlog have options of their own."""
+    parser = argparse.ArgumentParser(
+        prog="ovs-bpfd", description="Open vSwitch BPF datapath provider")
+    build = Path(__file__).resolve().parents[1] / "build" / "bpf"
+    parser.add_argument("--db", default=None, metavar="REMOTE",
+                        help="OVSDB (default: unix:RUNDIR/db.sock)")
+    parser.add_argument("--socket", default=None, metavar="PATH",
+                        help="where OVS connects"
+                        " (default: RUNDIR/ovs-bpfd.sock)")
+    parser.add_argument("--unixctl", default=None, metavar="PATH",
+                        help="control socket")
+    parser.add_argument("--max-flows", type=int, default=DEFAULT_MAX_FLOWS,
+                        help="flows that a datapath has room for"
+                        f" (default: {DEFAULT_MAX_FLOWS})")
+    parser.add_argument("--pin-dir", default=str(PIN_ROOT), metavar="DIR",
+                        help=f"where to pin (default: {PIN_ROOT})")
+    parser.add_argument("--bpf-dir", default=str(build), metavar="DIR",
+                        help="where the BPF objects are")
+    ovs.vlog.add_args(parser)
+    ovs.daemon.add_args(parser)
+    parser.add_argument("-V", "--version", action="version",
+                        version=f"ovs-bpfd {__version__}")
+    args = parser.parse_args(argv)
+    if not 0 < args.max_flows <= MAX_FLOWS:
+        parser.error(f"--max-flows must be from 1 to {MAX_FLOWS}")
+    rundir = ovs.dirs.RUNDIR
+    args.db = args.db or f"unix:{rundir}/db.sock"
+    args.socket = args.socket or f"{rundir}/ovs-bpfd.sock"
+    ovs.vlog.handle_args(args)
+    ovs.daemon.handle_args(args)
+    return args
+
+
+def main() -> int:
+    """The program ovs-bpfd; its exit status."""
+    ovs.util.PROGRAM_NAME = "ovs-bpfd"
+    args = parse_args(sys.argv[1:])
+    ovs.daemon.daemonize_start()
+    try:
+        daemon = Daemon(args)
+    except DpifError as error:
+        vlog.emer(str(error))
+        print(f"ovs-bpfd: {error}", file=sys.stderr)
+        return 1
+    ovs.daemon.daemonize_complete()
+    vlog.info(f"ovs-bpfd {__version__} serves {args.socket}")
+    daemon.run()
+    return 0
