@@ -1,0 +1,236 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# run.sh [OPTION...] [AUTOTEST-ARGUMENT...]
+#
+# Runs OVS's own system tests, unmodified, against datapath_type=bpf, and
+# writes build/ovs-tests.tsv.  Ends with the plain count.  Arguments of
+# autotest choose tests and more: 1 2 5, 30-39, -k conntrack, -v, -x, -l.
+#
+#   --ovs-src=3.1|3.5|4.0|DIR  OVS version (default 3.1) or its source tree
+#   --ovs-build=DIR            shared-library build of it, made already
+#   --plugin=FILE              libdpif_bpf.so for it, made already
+#   --suite=bpf|kmod|userspace the datapath under test: ours (default), the
+#                              kernel module's, or OVS's in user space
+#   --guest=6.1|6.12           run in a guest with that kernel of Debian's
+#   --output=FILE              table of results, in place of ovs-tests.tsv
+#   --record                   keep the results for docs/ovs-tests.rst
+#   --limit=SECONDS            of the whole run (default 14400)
+#   --ci                       the tests that are known to pass, within 25
+#                              minutes; fails when one of them does not
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+. "$here/../debian.sh"
+
+usage()
+{
+    sed -n '/^# run.sh/,/^set/s/^# \{0,1\}//p' "$0" >&2
+    exit 2
+}
+
+suite=bpf source=3.1 build='' plugin='' guest='' limit='' ci='' record=''
+output=$top/build/ovs-tests.tsv arguments=()
+for word; do
+    case $word in
+    --ovs-src=*) source=${word#*=} ;;
+    --ovs-build=*) build=$(cd "${word#*=}" && pwd) ;;
+    --plugin=*) plugin=$(realpath "${word#*=}") ;;
+    --suite=bpf | --suite=kmod | --suite=userspace) suite=${word#*=} ;;
+    --guest=*) guest=${word#*=} ;;
+    --output=*) output=$(realpath -m "${word#*=}") ;;
+    --limit=*) limit=${word#*=} ;;
+    --record) record=yes ;;
+    --ci) ci=yes ;;
+    --help | --suite=*) usage ;;
+    *) arguments+=("$word") ;;
+    esac
+done
+
+# Names of the work directory and of the tables: 3.1, or the tree's own name.
+version=$(basename "$source")
+expected=$here/expected-pass-$version.tsv
+work=$top/build/ovs-tests/$version
+
+# ---------------------------------------------------------------------------
+# What the tests want.
+
+install_tools()
+{
+    debian_install autom4te:autoconf unshare:util-linux ip:iproute2 \
+        ping:iputils-ping netstat:net-tools sysctl:procps modprobe:kmod \
+        tcpdump:tcpdump nc:netcat-openbsd wget:wget curl:curl lftp:lftp \
+        ethtool:ethtool iptables:iptables nft:nftables \
+        conntrack:conntrack nfct:nfct \
+        /usr/lib/python3/dist-packages/pyftpdlib:python3-pyftpdlib
+    # The TFTP server of OVS's test-l7.py is not in Debian.
+    if [ ! -d "$work/../python/tftpy" ]; then
+        "$top/build/venv/bin/pip" install -q --target "$work/../python" tftpy
+    fi
+}
+
+build_ovs()
+{
+    if [ -z "$build" ]; then
+        build=$("$here/../build-ovs.sh" --print-build "$source")
+    fi
+    if [ "$suite" = bpf ] && [ -z "$plugin" ]; then
+        plugin=$("$here/../build-ovs.sh" --print-plugin "$source")
+    fi
+    # The source tree of a build, as its configure was called.
+    source=$(sed -n "s/^abs_top_srcdir='\(.*\)'/\1/p" "$build/tests/atconfig")
+    source=$(cd "$source" && pwd)
+}
+
+# ---------------------------------------------------------------------------
+# The test directory: suite, configuration, programs.
+
+# make_programs: $work/bin, the only directory that the suite puts before
+# PATH.  The programs of a libtool build are taken without libtool's wrapper
+# scripts, which cost a shell and a dozen commands for each call, and the
+# plugin is loaded into the two programs that open datapaths.
+make_programs()
+{
+    local dir file name real
+
+    rm -rf "$work/bin"
+    mkdir -p "$work/bin"
+    for dir in utilities vswitchd ovsdb vtep tests ipsec; do
+        for file in "$build/$dir"/* "$build/$dir"/.libs/*; do
+            name=$(basename "$file")
+            case $name in
+            lib* | *.so* | *.o | *.la | *.lai | lt-*) continue ;;
+            esac
+            if [ -f "$file" ] && [ -x "$file" ]; then
+                ln -sf "$file" "$work/bin/$name"
+            fi
+        done
+    done
+
+    [ "$suite" = bpf ] || return 0
+    for name in ovs-vswitchd ovs-dpctl; do
+        real=$(readlink "$work/bin/$name")
+        rm "$work/bin/$name"
+        sed -e "s|@REAL@|$real|" -e "s|@PLUGIN@|$plugin|" \
+            "$here/$name.in" > "$work/bin/$name"
+        chmod +x "$work/bin/$name"
+    done
+    sed -e "s|@TOP@|$top|" "$here/ovs-bpfd.in" > "$work/bin/ovs-bpfd"
+    chmod +x "$work/bin/ovs-bpfd"
+}
+
+# make_suite: $work/tests/system-$suite-testsuite and its configuration, apart
+# from OVS's tree, which is read only.
+make_suite()
+{
+    local from=$source/tests script=$work/tests/system-$suite-testsuite
+
+    if [ "$suite" = bpf ]; then
+        from=$here
+    fi
+    mkdir -p "$work/tests"
+    if [ ! -f "$script" ] || [ -n "$(find "$from" "$source/tests" \
+            -name '*.at' -newer "$script" -print -quit)" ]; then
+        (cd "$work/tests" &&
+         autom4te --language=autotest -I "$source" -I "$here" \
+            -o "$script" "$from/system-$suite-testsuite.at")
+    fi
+    cp "$build/tests/atlocal" "$work/tests/atlocal"
+    cat > "$work/tests/atconfig" <<END
+at_testdir='tests'
+abs_builddir='$build/tests'
+at_srcdir='$source/tests'
+abs_srcdir='$source/tests'
+at_top_srcdir='$source'
+abs_top_srcdir='$source'
+at_top_build_prefix='$build/'
+abs_top_builddir='$build'
+at_top_builddir='$build/'
+EXEEXT=''
+AUTOTEST_PATH='$work/bin'
+SHELL=\${CONFIG_SHELL-/bin/bash}
+END
+}
+
+# ---------------------------------------------------------------------------
+
+results()
+{
+    python3 "$here/results.py" "$@"
+}
+
+# run_suite: here, or in the guest when run.sh was started there.
+run_suite()
+{
+    local script=system-$suite-testsuite status=0 libs
+
+    rm -rf "$work/tests/$script.dir" "$work/tests/$script.log"
+    libs=$build/lib/.libs:$build/ofproto/.libs:$build/ovsdb/.libs
+    OVS_TESTS_DIR=$work/tests \
+    LD_LIBRARY_PATH=$libs:$build/vtep/.libs \
+    PYTHONPATH=$work/../python \
+    timeout --signal=INT --kill-after=60 "${limit:-14400}" \
+        "$here/private.sh" bash "./$script" --color=never "${arguments[@]}" |
+        tee "$work/tests/$script.out" || status=$?
+    case " ${arguments[*]-} " in
+    *" -l "* | *" --list "*) exit "$status" ;;
+    esac
+    results collect "$work/tests/$script" "$source/tests" "$output"
+}
+
+# run_guest: the same command in the guest, which finds everything made, and
+# the table back.
+run_guest()
+{
+    local share=$work/guest-$guest-$suite status=0
+
+    rm -rf "$share"
+    mkdir -p "$share"
+    "$here/../guest/guest.sh" -k "$guest" -i 1 -o "$share" \
+        -t "${limit:-14400}" -e OVS_TESTS_PREPARED=yes \
+        "$here/run.sh" --suite="$suite" --ovs-src="$version" \
+        --ovs-build="$build" ${plugin:+--plugin="$plugin"} \
+        --output=/mnt/share/ovs-tests.tsv "${arguments[@]}" || status=$?
+    if [ ! -f "$share/ovs-tests.tsv" ]; then
+        echo "run.sh: no results, the guest's status is $status" >&2
+        exit 1
+    fi
+    cp "$share/ovs-tests.tsv" "$output"
+}
+
+if [ -n "$ci" ]; then
+    limit=${limit:-1500}
+    mapfile -t arguments < <(results numbers "$expected")
+fi
+
+if [ -z "${OVS_TESTS_PREPARED-}" ]; then
+    mkdir -p "$work"
+    install_tools
+    build_ovs
+    make_programs
+    make_suite
+else
+    build_ovs
+fi
+
+if [ -n "$guest" ]; then
+    run_guest
+else
+    run_suite
+fi
+
+if [ -n "${OVS_TESTS_PREPARED-}" ]; then
+    exit 0
+fi
+if [ -n "$record" ]; then
+    kernel=${guest:-$(uname -r | cut -d. -f1,2)}
+    mkdir -p "$here/results/$version"
+    results merge "$here/results/$version/$suite-$kernel.tsv" "$output"
+    python3 "$here/table.py" "$here/results" "$top/docs/ovs-tests.rst"
+fi
+if [ -n "$ci" ]; then
+    results check "$expected" "$output"
+else
+    results count "$output"
+fi
