@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Action lists in ovs_acts: each distinct one is there once.
+
+Flows by the thousand have the same few lists of actions.  A
+:class:`ProgramCache` compiles a list (``core.compiler``) the first time it is
+met, keeps its instructions in the arena while anyone holds it, and knows it
+again by its bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from dpif_bpf.core.arena import Arena
+from dpif_bpf.core.compiler import compile_actions
+from dpif_bpf.core.grace import Quarantine
+from dpif_bpf.core.insn import Compiled, UserspaceDesc
+from dpif_bpf.errors import DpifError
+from dpif_bpf.wire.facts import KeyFacts
+
+__all__ = ["Compiled", "DescTable", "Program", "ProgramCache",
+           "UserspaceDesc", "compile_actions"]
+
+_ID_MASK = 0xFFFFFFFF
+_VLAN_CFI = 0x1000
+
+
+class DescTable:
+    """Names userspace descriptors by the 32-bit numbers of OVS_OP_USERSPACE.
+
+    A number is not given again before all others were, so that a late upcall
+    finds its own descriptor or none.
+    """
+
+    def __init__(self) -> None:
+        self._descs: dict[int, UserspaceDesc] = {}
+        self._last = 0
+        self._dead: Quarantine[int] = Quarantine()
+
+    def __len__(self) -> int:
+        return len(self._descs)
+
+    def add(self, desc: UserspaceDesc) -> int:
+        """Takes `desc` in; its number, never 0."""
+        number = self._last
+        while True:
+            number = number + 1 & _ID_MASK
+            if number and number not in self._descs:
+                break
+        self._last = number
+        self._descs[number] = desc
+        return number
+
+    def get(self, number: int) -> UserspaceDesc | None:
+        """The descriptor of an upcall; None when its flow is long gone."""
+        return self._descs.get(number)
+
+    def remove(self, number: int) -> None:
+        """No instruction has it any more; upcalls may still be under way."""
+        self._dead.put(number)
+
+    def mark(self) -> int:
+        """A grace period begins (see ``core.grace``)."""
+        return self._dead.mark()
+
+    def reclaim(self, mark: int) -> None:
+        """It has passed, and the upcalls that were queued have been read."""
+        for number in self._dead.take(mark):
+            del self._descs[number]
+
+
+@dataclass(slots=True, eq=False)
+class Program:
+    """A list of actions in ovs_acts.
+
+    :param pc: index of its first instruction, never 0
+    :param words: how many words it has there
+    :param desc_ids: its descriptors in the DescTable
+    """
+
+    pc: int
+    words: int
+    desc_ids: tuple[int, ...]
+    _compiled: Compiled
+    _refs: int = 1
+    _keys: set[tuple[bytes, KeyFacts]] = field(default_factory=set)
+
+
+class ProgramCache:
+    """The programs of one arena.
+
+    Programs that nobody holds are taken out at once, but their words and
+    descriptors are free only after a grace period: see :meth:`reclaim`.
+    """
+
+    KEYS = 256
+    """How many (list, facts) are remembered of one program."""
+
+    def __init__(self, arena: Arena, descs: DescTable) -> None:
+        self._arena = arena
+        self._descs = descs
+        self._by_key: dict[tuple[bytes, KeyFacts], Program] = {}
+        self._by_code: dict[tuple[bytes, tuple[UserspaceDesc, ...]],
+                            Program] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_code)
+
+    def get(self, data: bytes, facts: KeyFacts,
+            base: int | None = None) -> Program:
+        """The program of a list of actions, held until :meth:`release`.
+
+        :param base: see ``core.compiler.compile_actions``
+        :raises RequestError: as compile_actions()
+        :raises BackendError: ENOSPC when the arena is full
+        """
+        if facts.vlan_tci & ~_VLAN_CFI:
+            # Only whether there is a tag matters to actions.
+            facts = replace(facts, vlan_tci=facts.vlan_tci & _VLAN_CFI)
+        key = data, facts
+        program = self._by_key.get(key)
+        if program is not None:
+            program._refs += 1
+            return program
+        compiled = compile_actions(data, facts, base)
+        program = self._by_code.get((compiled.code, compiled.uspace))
+        if program is not None:
+            program._refs += 1
+        else:
+            program = self._load(compiled)
+        if len(program._keys) >= self.KEYS:
+            self._forget(program)
+        program._keys.add(key)
+        self._by_key[key] = program
+        return program
+
+    def hold(self, program: Program) -> None:
+        """One more holder of a program that someone holds."""
+        assert program._refs > 0
+        program._refs += 1
+
+    def release(self, program: Program) -> None:
+        """Ends a get() or a hold()."""
+        assert program._refs > 0
+        program._refs -= 1
+        if program._refs:
+            return
+        self._forget(program)
+        compiled = program._compiled
+        del self._by_code[compiled.code, compiled.uspace]
+        self._arena.free(program.pc, program.words)
+        for number in program.desc_ids:
+            self._descs.remove(number)
+
+    def mark(self) -> tuple[int, int]:
+        """A grace period begins (see ``core.grace``)."""
+        return self._arena.mark(), self._descs.mark()
+
+    def reclaim(self, mark: tuple[int, int]) -> None:
+        """It has passed, and the upcalls that were queued have been read."""
+        self._arena.reclaim(mark[0])
+        self._descs.reclaim(mark[1])
+
+    def _load(self, compiled: Compiled) -> Program:
+        ids = tuple(map(self._descs.add, compiled.uspace))
+        try:
+            pc, words = self._arena.store(compiled.link(ids))
+        except DpifError:
+            for number in ids:
+                self._descs.remove(number)
+            raise
+        program = Program(pc, words, ids, compiled)
+        self._by_code[compiled.code, compiled.uspace] = program
+        return program
+
+    def _forget(self, program: Program) -> None:
+        for key in program._keys:
+            del self._by_key[key]
+        program._keys.clear()

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From lists of OVS_ACTION_ATTR_* to instructions of bpf/lib/abi.h.
+
+What is accepted, and with which errno something is refused, is as in the
+kernel datapath (Linux 6.18, net/openvswitch/flow_netlink.c); an action that
+there is no instruction for is refused with the EINVAL of a kernel that does
+not know it, because ovs-vswitchd finds out by trying what it may use.
+
+Each attribute has a function in a table, which checks the payload, changes
+what is known of the packet from there on, and appends instructions.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from struct import Struct
+
+from dpif_bpf.abi import OVS_MAX_PORTS, Op
+from dpif_bpf.core.compile_set import compile_set, compile_set_masked
+from dpif_bpf.core.insn import (
+    Compiled,
+    Context,
+    Insn,
+    UserspaceDesc,
+    assemble,
+    bad,
+)
+from dpif_bpf.errors import RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
+from dpif_bpf.wire.netlink import NLA_HDRLEN, iter_attrs
+
+_U32 = Struct("=I")
+_TPIDS = {0x8100, 0x88A8}
+_VLAN_CFI = 0x1000
+
+ACTION_NAMES = {value: name for name, value in vars(uapi).items()
+                if name.startswith("OVS_ACTION_ATTR_")}
+
+
+def compile_actions(data: bytes, facts: KeyFacts,
+                    base: int | None = None) -> Compiled:
+    """Checks a list of actions and compiles it.
+
+    :param data: payload of OVS_FLOW_ATTR_ACTIONS or OVS_PACKET_ATTR_ACTIONS
+    :param facts: of the flow's masked key; of the packet for an execute
+    :param base: offset of `data` in the netlink message, for the offset in
+        the error
+    :raises RequestError: EINVAL for what is malformed, not supported or not
+        possible with these packets; ERANGE for a short attribute of a
+        userspace action
+    """
+    context = Context(facts, data)
+    where = 0
+    try:
+        for kind, start, stop in iter_attrs(data):
+            where = start - NLA_HDRLEN
+            _action(context, kind, start, stop)
+    except RequestError as error:
+        if error.offset is not None:
+            where = error.offset
+        raise RequestError(error.errno, error.text, None if base is None
+                           else base + where) from None
+    return assemble(context.insns)
+
+
+def _action(context: Context, kind: int, start: int, stop: int) -> None:
+    handler = HANDLERS.get(kind)
+    if handler is None:
+        name = ACTION_NAMES.get(kind)
+        raise bad(f"action type {kind} is unknown" if name is None
+                  else f"{name} is not supported")
+    if handler.size is not None and handler.size != stop - start:
+        raise bad(f"{ACTION_NAMES[kind]} has {stop - start} bytes instead of"
+                  f" {handler.size}")
+    handler.compile(context, start, stop)
+
+
+def _output(context: Context, start: int, _stop: int) -> None:
+    port: int = _U32.unpack_from(context.actions, start)[0]
+    if port >= OVS_MAX_PORTS - 1:
+        raise bad(f"OVS_ACTION_ATTR_OUTPUT to port {port}: numbers end at"
+                  f" {OVS_MAX_PORTS - 2}")
+    context.insns.append(Insn(Op.OUTPUT, imm=port))
+
+
+def _userspace(context: Context, start: int, stop: int) -> None:
+    """As nla_parse_deprecated_strict(): short is ERANGE, long is let pass,
+    and the last one of a type counts."""
+    data = context.actions
+    pid = 0
+    userdata = actions = None
+    for kind, first, end in iter_attrs(data, start, stop):
+        if kind == uapi.OVS_USERSPACE_ATTR_PID:
+            if end - first < 4:
+                raise RequestError(errno.ERANGE, "OVS_USERSPACE_ATTR_PID has"
+                                   f" {end - first} bytes instead of 4")
+            pid = _U32.unpack_from(data, first)[0]
+        elif kind == uapi.OVS_USERSPACE_ATTR_USERDATA:
+            userdata = data[first:end]
+        elif kind == uapi.OVS_USERSPACE_ATTR_ACTIONS:
+            actions = data
+        elif kind == uapi.OVS_USERSPACE_ATTR_EGRESS_TUN_PORT:
+            raise bad("OVS_USERSPACE_ATTR_EGRESS_TUN_PORT is not supported")
+        else:
+            raise bad(f"userspace attribute type {kind} is unknown")
+    if not pid:
+        raise bad("OVS_USERSPACE_ATTR_PID is missing or 0")
+    context.insns.append(Insn(Op.USERSPACE, desc=UserspaceDesc(
+        pid, userdata, actions)))
+
+
+def _recirc(context: Context, start: int, _stop: int) -> None:
+    context.insns.append(Insn(Op.RECIRC, imm=_U32.unpack_from(
+        context.actions, start)[0]))
+
+
+def _drop(context: Context, start: int, stop: int) -> None:
+    if stop != len(context.actions):
+        raise bad("OVS_ACTION_ATTR_DROP is not the last action")
+    context.insns.append(Insn(Op.DROP, imm=_U32.unpack_from(
+        context.actions, start)[0]))
+
+
+def _need_ethernet(context: Context, name: str) -> None:
+    if context.facts.mac_proto != MAC_PROTO_ETHERNET:
+        raise bad(f"{name} on packets without an Ethernet header")
+
+
+def _push_vlan(context: Context, start: int, _stop: int) -> None:
+    _need_ethernet(context, "OVS_ACTION_ATTR_PUSH_VLAN")
+    tpid, tci = uapi.OVS_ACTION_PUSH_VLAN.unpack_from(context.actions, start)
+    if tpid not in _TPIDS:
+        raise bad(f"OVS_ACTION_ATTR_PUSH_VLAN with TPID {tpid:#06x}")
+    if not tci & _VLAN_CFI:
+        raise bad("OVS_ACTION_ATTR_PUSH_VLAN without the VLAN_CFI bit")
+    context.facts = replace(context.facts, vlan_tci=tci)
+    raw = context.actions
+    context.insns.append(Insn(
+        Op.PUSH_VLAN, int.from_bytes(raw[start:start + 2], sys.byteorder),
+        int.from_bytes(raw[start + 2:start + 4], sys.byteorder)))
+
+
+def _pop_vlan(context: Context, _start: int, _stop: int) -> None:
+    _need_ethernet(context, "OVS_ACTION_ATTR_POP_VLAN")
+    context.facts = replace(context.facts, vlan_tci=0)
+    context.insns.append(Insn(Op.POP_VLAN))
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """How to compile one type of attribute.
+
+    :param size: of its payload in bytes; None when it varies
+    :param compile: is given the place of the payload in `actions`
+    """
+
+    size: int | None
+    compile: Callable[[Context, int, int], None]
+
+
+HANDLERS: dict[int, Handler] = {
+    uapi.OVS_ACTION_ATTR_OUTPUT: Handler(4, _output),
+    uapi.OVS_ACTION_ATTR_USERSPACE: Handler(None, _userspace),
+    uapi.OVS_ACTION_ATTR_SET: Handler(None, compile_set),
+    uapi.OVS_ACTION_ATTR_PUSH_VLAN: Handler(4, _push_vlan),
+    uapi.OVS_ACTION_ATTR_POP_VLAN: Handler(0, _pop_vlan),
+    uapi.OVS_ACTION_ATTR_RECIRC: Handler(4, _recirc),
+    uapi.OVS_ACTION_ATTR_SET_MASKED: Handler(None, compile_set_masked),
+    uapi.OVS_ACTION_ATTR_DROP: Handler(4, _drop),
+}
+"""By OVS_ACTION_ATTR_*: what can be done."""
