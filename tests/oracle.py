@@ -105,15 +105,39 @@ def execute(packet: bytes, actions: bytes, meta: Meta | None = None) -> Result:
     """Run a list of actions on a packet."""
     meta = meta or Meta()
     result = Result()
+    parsed = extract(packet, meta)
+    if parsed is None:
+        result.drop = DropReason.MALFORMED
+        return result
+    state = _State(packet, meta, parsed)
     try:
         for kind, payload in attributes(actions):
-            packet, meta = _step(kind, payload, packet, meta, result)
+            _step(kind, payload, state, result)
     except _Failure as failure:
         result.drop = failure.reason
         return result
     if not result.events:
         result.drop = DropReason.EXPLICIT
     return result
+
+
+@dataclass(slots=True)
+class _State:
+    """A packet between two actions.
+
+    :param parsed: offsets of its headers, which stay known however many tags
+        are pushed, and the protocol
+    """
+
+    packet: bytes
+    meta: Meta
+    parsed: Extract
+
+    def move(self, by: int) -> None:
+        """Tags of so many bytes were put before the headers."""
+        self.parsed = replace(
+            self.parsed, l3=self.parsed.l3 + by,
+            l4=self.parsed.l4 + by if self.parsed.l4 else 0)
 
 
 def _key(packet: bytes, meta: Meta) -> bytes:
@@ -123,8 +147,8 @@ def _key(packet: bytes, meta: Meta) -> bytes:
     return parsed.key
 
 
-def _step(kind: int, payload: bytes, packet: bytes, meta: Meta,
-          result: Result) -> tuple[bytes, Meta]:
+def _step(kind: int, payload: bytes, state: _State, result: Result) -> None:
+    packet, meta = state.packet, state.meta
     if kind == OUTPUT:
         result.events.append(Output(_u32(payload), packet,
                                     meta.skb_priority, meta.skb_mark))
@@ -139,15 +163,16 @@ def _step(kind: int, payload: bytes, packet: bytes, meta: Meta,
                        else DropReason.ACTION)
     elif kind == PUSH_VLAN:
         tci = be16(payload, 2) & ~CFI
-        packet = (packet[:12] + payload[:2] + struct.pack("!H", tci)
-                  + packet[12:])
+        state.packet = (packet[:12] + payload[:2] + struct.pack("!H", tci)
+                        + packet[12:])
+        state.move(4)
     elif kind == POP_VLAN:
-        packet = _pop_vlan(packet)
+        state.packet = _pop_vlan(packet)
+        state.move(len(state.packet) - len(packet))
     elif kind in {SET, SET_MASKED}:
-        return _set(kind == SET_MASKED, payload, packet, meta)
+        _set(kind == SET_MASKED, payload, state)
     else:
         raise AssertionError(f"unknown action {kind}")
-    return packet, meta
 
 
 def _u32(data: bytes) -> int:
@@ -171,24 +196,22 @@ def _pop_vlan(packet: bytes) -> bytes:
     return rest
 
 
-def _set(masked: bool, payload: bytes, packet: bytes,
-         meta: Meta) -> tuple[bytes, Meta]:
+def _set(masked: bool, payload: bytes, state: _State) -> None:
+    meta, parsed = state.meta, state.parsed
     (kind, body), = attributes(payload)
     if masked:
         half = len(body) // 2
         value, mask = body[:half], body[half:2 * half]
     else:
         value, mask = body, b"\xff" * len(body)
+    data = bytearray(state.packet)
     if kind == KEY_PRIORITY:
-        return packet, replace(meta, skb_priority=_merge_u32(
+        state.meta = replace(meta, skb_priority=_merge_u32(
             meta.skb_priority, value, mask))
-    if kind == KEY_MARK:
-        return packet, replace(meta, skb_mark=_merge_u32(
+    elif kind == KEY_MARK:
+        state.meta = replace(meta, skb_mark=_merge_u32(
             meta.skb_mark, value, mask))
-    parsed = extract(packet, meta)
-    assert parsed is not None
-    data = bytearray(packet)
-    if kind == KEY_ETHERNET:
+    elif kind == KEY_ETHERNET:
         # struct ovs_key_ethernet: source, then destination
         _merge(data, 6, value[:6], mask[:6])
         _merge(data, 0, value[6:12], mask[6:12])
@@ -201,7 +224,7 @@ def _set(masked: bool, payload: bytes, packet: bytes,
                    value, mask)
     else:
         raise AssertionError(f"unknown key {kind}")
-    return bytes(data), meta
+    state.packet = bytes(data)
 
 
 def _merge_u32(old: int, value: bytes, mask: bytes) -> int:

@@ -357,6 +357,19 @@ def test_sets_keep_checksums6(ip: tuple[bytes, bytes],
     assert want.fl == old.fl & ~bits | new & bits
 
 
+def test_sets_under_three_tags() -> None:
+    """Deeper than flow extract looks; the headers are still known."""
+    push = nla(4, b"\x81\x00" + port(0x1001))
+    ttl = masked(7, bytes(10) + b"\x09\0", bytes(10) + b"\xff\0")
+    packet = bytes(E / Dot1Q(vlan=3) / IP() / UDP(chksum=0))
+    (_, out), = execute(packet, push + push + ttl + nla(5) + ttl
+                        + nla(5) + u32(1, 1)).outputs
+    again = Ether(packet)
+    again[IP].ttl = 9
+    del again[IP].chksum
+    assert out == bytes(again)
+
+
 def test_set_whole_and_metadata() -> None:
     packet = bytes(E / IP() / UDP(chksum=0))
     ether = nla(3, nla(4, b"\x0a" * 6 + b"\x0b" * 6))
