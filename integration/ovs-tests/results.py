@@ -149,7 +149,12 @@ def find_cause(log: str) -> str:
             command, output = match[2], []
         elif line.startswith(("+", "-")) and line[:4] not in ("+++ ", "--- "):
             output.append(line)
-    shown = output[0] if output else command
+    if not output:
+        shown = command
+    elif output[0].startswith("+Traceback"):
+        shown = output[-1]
+    else:
+        shown = output[0]
     return re.sub(r"\s+", " ", shown).strip()[:160]
 
 

@@ -14,7 +14,8 @@
 #                              kernel module's, or OVS's in user space
 #   --guest=6.1|6.12           run in a guest with that kernel of Debian's
 #   --output=FILE              table of results, in place of ovs-tests.tsv
-#   --record                   keep the results for docs/ovs-tests.rst
+#   --record                   keep the results for docs/ovs-tests.rst, and
+#                              for --ci which tests pass
 #   --limit=SECONDS            of the whole run (default 14400)
 #   --ci                       the tests that are known to pass, within 25
 #                              minutes; fails when one of them does not
@@ -228,6 +229,9 @@ if [ -n "$record" ]; then
     mkdir -p "$here/results/$version"
     results merge "$here/results/$version/$suite-$kernel.tsv" "$output"
     python3 "$here/table.py" "$here/results" "$top/docs/ovs-tests.rst"
+    if [ "$suite" = bpf ] && [ -z "$guest" ]; then
+        results learn "$expected" "$output"
+    fi
 fi
 if [ -n "$ci" ]; then
     results check "$expected" "$output"

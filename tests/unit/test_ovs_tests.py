@@ -90,6 +90,20 @@ def test_cause_is_the_first_line_that_differs() -> None:
     )
 
 
+def test_cause_is_the_exception() -> None:
+    log = (
+        "./system-traffic.at:4: bpfd_start\n"
+        "+++ /run/ovs-tests/stdout\t2026-11-22\n"
+        "+Traceback (most recent call last):\n"
+        '+  File "x.py", line 1, in <module>\n'
+        "+ModuleNotFoundError: No module named 'y'\n"
+        "./system-traffic.at:4: exit code was 1, expected 0\n"
+    )
+    assert results.find_cause(log) == (
+        "+ModuleNotFoundError: No module named 'y'"
+    )
+
+
 def test_cause_is_the_condition_waited_for() -> None:
     assert results.find_cause(WAITED) == (
         "wait failed after 30 seconds: until ping6 -c 1 fc00::2..."
