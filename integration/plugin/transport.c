@@ -17,9 +17,13 @@
  *
  * - The kernel never goes away.  ovs-bpfd may: a descriptor whose connection
  *   ends is replaced, under the same number, by one end of a socket pair that
- *   stays silent, and a thread reconnects it when the provider is back.  It
- *   announces the socket's port id and memberships again, restores epoll
- *   registrations and wakes sleepers by closing the pair's other end.
+ *   stays silent.  A thread reconnects when the provider is back, announces
+ *   the socket's port id and memberships again, and closes the pair's other
+ *   end, which wakes who polls.  The caller's next operation on the
+ *   descriptor moves the new connection under it: poll() looks descriptors up
+ *   again when it wakes, so that a silent new connection in the place of what
+ *   it sleeps on would make it deaf.  Descriptors that are in epoll instances
+ *   are moved, and registered again, at once.
  *
  * - recvmsg() says ENOBUFS when messages were lost.  It does so here when a
  *   reply was outstanding, or when the socket is a member of a group, and not
@@ -125,8 +129,9 @@ struct conn {
 	uint32_t protocol;		/* as HELLO names it */
 	uint32_t port_id;
 	uint32_t groups;
-	bool up;
-	int peer;			/* down: other end of the pair */
+	bool up;			/* fd is a connection */
+	int peer;			/* down: other end of the pair, or -1 */
+	int spare;			/* down: the new connection, or -1 */
 	bool lost;			/* next recvmsg: ENOBUFS */
 	bool asked;			/* unless taken by ..._lost() */
 
@@ -376,40 +381,50 @@ static bool say_hello(struct conn *c, int s, bool ack)
 	return true;
 }
 
-/* Brings a connection that is down up again.  Called with it locked. */
-static bool conn_up(struct conn *c)
+/* Moves the new connection of one that is down to its place. */
+static void conn_swap(struct conn *c)
 {
 	const struct registration *reg;
-	int s = dial();
 
-	if (s < 0)
-		return false;
-	/* The ACK makes a member's descriptor readable, which wakes a poller
-	 * that looked just before, so that it finds 'lost'. */
-	if (!say_hello(c, s, c->groups != 0)
-	    || (c->pending
-		&& REAL(send)(s, c->req, c->req_len,
-			      MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
-	    || dup3(s, c->fd, O_CLOEXEC) < 0) {
-		REAL(close)(s);
-		return false;
-	}
-	REAL(close)(s);
+	if (c->up || c->spare < 0 || dup3(c->spare, c->fd, O_CLOEXEC) < 0)
+		return;
+	REAL(close)(c->spare);
+	c->spare = -1;
+	c->up = true;
 	for (reg = c->regs; reg; reg = reg->next) {
 		struct epoll_event event = reg->event;
 
 		REAL(epoll_ctl)(reg->epfd, EPOLL_CTL_ADD, c->fd, &event);
 	}
-	if (c->peer >= 0) {
-		REAL(close)(c->peer);		/* wakes pollers */
-		c->peer = -1;
+	pthread_cond_broadcast(&c->changed);
+}
+
+/* Connects one that is down again.  Called with it locked. */
+static bool conn_redial(struct conn *c)
+{
+	int s = dial();
+
+	if (s < 0)
+		return false;
+	if (!say_hello(c, s, false)
+	    || (c->pending
+		&& REAL(send)(s, c->req, c->req_len,
+			      MSG_DONTWAIT | MSG_NOSIGNAL) < 0)) {
+		REAL(close)(s);
+		return false;
 	}
-	c->up = true;
+	c->spare = s;
 	c->stale = 0;
 	c->lost = c->groups != 0;
 	c->deadline = now_ms() + env_ms("DPIF_BPF_REPLY_MS", REPLY_MS);
-	pthread_cond_broadcast(&c->changed);
 	provider_here();
+	if (c->peer >= 0) {
+		REAL(close)(c->peer);
+		c->peer = -1;
+	}
+	if (c->regs)
+		conn_swap(c);
+	pthread_cond_broadcast(&c->changed);
 	return true;
 }
 
@@ -425,8 +440,8 @@ static bool reconnect_all(bool *any)
 		bool ok = true;
 
 		pthread_mutex_lock(&c->mutex);
-		if (c->fd >= 0 && !c->up) {
-			ok = conn_up(c);
+		if (c->fd >= 0 && !c->up && c->spare < 0) {
+			ok = conn_redial(c);
 			*any |= ok;
 		}
 		pthread_mutex_unlock(&c->mutex);
@@ -578,9 +593,12 @@ static bool conn_wait_up(struct conn *c)
 		.tv_nsec = until % 1000 * 1000000L,
 	};
 
-	while (!c->up && c->fd >= 0)
+	conn_swap(c);
+	while (!c->up && c->fd >= 0) {
 		if (pthread_cond_timedwait(&c->changed, &c->mutex, &ts))
 			break;
+		conn_swap(c);
+	}
 	return c->up;
 }
 
@@ -649,7 +667,7 @@ static int conn_open(uint32_t protocol)
 	c->groups = 0;
 	c->lost = c->asked = c->pending = c->hello_ack = c->up = false;
 	c->stale = 0;
-	c->peer = -1;
+	c->peer = c->spare = -1;
 	s = dial();
 	if (s >= 0 && say_hello(c, s, false)) {
 		c->fd = s;
@@ -690,6 +708,8 @@ static void conn_free(struct conn *c)
 	slot_set(c->fd, NULL);
 	if (c->peer >= 0)
 		REAL(close)(c->peer);
+	if (c->spare >= 0)
+		REAL(close)(c->spare);
 	while ((reg = c->regs)) {
 		c->regs = reg->next;
 		free(reg);
@@ -697,7 +717,7 @@ static void conn_free(struct conn *c)
 	free(c->req);
 	c->req = NULL;
 	c->req_len = c->req_cap = 0;
-	c->fd = c->peer = -1;
+	c->fd = c->peer = c->spare = -1;
 	c->port_id = 0;
 	c->up = c->pending = false;
 	pthread_cond_broadcast(&c->changed);
@@ -761,6 +781,7 @@ static ssize_t conn_send(struct conn *c, const struct msghdr *msg, int flags)
 	while (!error) {
 		ssize_t n;
 
+		conn_swap(c);
 		if (!c->up) {
 			if (flags & MSG_DONTWAIT)
 				error = EAGAIN;
@@ -881,6 +902,7 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 	for (;;) {
 		ssize_t n;
 
+		conn_swap(c);
 		if (c->lost && !c->asked) {
 			c->lost = false;
 			errno = ENOBUFS;
@@ -1011,6 +1033,7 @@ static int conn_setsockopt(struct conn *c, int name, const void *value,
 	if (groups == c->groups)
 		return 0;
 	c->groups = groups;
+	conn_swap(c);
 	if (c->up) {
 		if (say_hello(c, c->fd, true))
 			conn_wait_hello(c);
@@ -1037,6 +1060,7 @@ static int conn_epoll_ctl(struct conn *c, int epfd, int op, int fd,
 		errno = op == EPOLL_CTL_ADD ? EEXIST : ENOENT;
 		return -1;
 	}
+	conn_swap(c);
 	if (c->up)
 		rc = REAL(epoll_ctl)(epfd, op, fd, event);
 	if (op == EPOLL_CTL_DEL) {
@@ -1113,6 +1137,7 @@ bool dpif_bpf_transport_lost(int fd)
 
 	if (c) {
 		c->asked = true;
+		conn_swap(c);
 		lost = c->up && c->lost;
 		if (lost)
 			c->lost = false;
