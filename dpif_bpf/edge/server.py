@@ -46,7 +46,7 @@ MAX_EVENTS = 1024
 MAX_DATAGRAM = 1 << 18
 """Bytes.  A netlink attribute has 64 KiB at most, a flow a few of them."""
 
-_ACCEPTS = 64		# per turn
+_ACCEPTS = 1024	# per turn
 _CLIENTS = 64		# per turn
 _REQUESTS = 16		# per client and turn
 _REPLIES = 32		# datagrams per client and turn
@@ -70,13 +70,14 @@ class Poller(Protocol):
 class Handler(Protocol):
     """Who answers."""
 
-    def message(self, client: Client, data: bytes) -> Iterable[bytes] | None:
+    def message(self, client: Client, data: bytes,
+                /) -> Iterable[bytes] | None:
         """The datagrams that answer one datagram.
 
         An iterator is advanced only when the client's socket has room.
         """
 
-    def closed(self, client: Client) -> None:
+    def closed(self, client: Client, /) -> None:
         """The client is gone; it is not found by port id any more."""
 
 
@@ -183,12 +184,10 @@ class Server:
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
 
-    @property
     def counters(self) -> dict[str, int]:
         """Events since the start, by name (coverage/show)."""
         return dict(self._counters)
 
-    @property
     def clients(self) -> list[Client]:
         """Those that have said HELLO."""
         return list(self._by_port.values())
@@ -200,7 +199,7 @@ class Server:
     def multicast(self, group: int, data: bytes) -> None:
         """Sends an event to the members of a group (1 to 32)."""
         bit = 1 << (group - 1)
-        for client in self.clients:
+        for client in self.clients():
             if client.groups & bit:
                 if client._event(data):
                     self._watch(client)

@@ -164,7 +164,7 @@ class Provider:
             while not self._stop.is_set():
                 server.run()
                 self.clients = [(c.port_id, c.protocol, c.groups)
-                                for c in server.clients]
+                                for c in server.clients()]
                 while self.todo:
                     self.todo.pop(0)(server)
                 poller = Poller()
@@ -555,7 +555,7 @@ def test_epoll_registration_survives(provider: Provider, peer: Peer) -> None:
     provider.start()
     until(lambda: len(provider.clients) == 2)
     provider.do(lambda server: [c.send(message(0x23, 1))
-                                for c in server.clients])
+                                for c in server.clients()])
     assert peer("e.poll(2)") == [(fds[0], 1)]
     assert parse(peer("recv(s)"))[:2] == (0x23, 1)
     assert port in {c[0] for c in provider.clients}
@@ -575,7 +575,7 @@ def test_epoll_instance_that_is_gone(provider: Provider, peer: Peer) -> None:
     assert peer("poll(s, 2000)") != [] and peer("recv(s)") == "EAGAIN"
     provider.start()
     until(lambda: provider.clients)
-    provider.do(lambda server: server.clients[0].send(message(0x23, 1)))
+    provider.do(lambda server: server.clients()[0].send(message(0x23, 1)))
     assert peer("poll(s, 2000)") != []
     assert parse(peer("recv(s)"))[:2] == (0x23, 1)
     assert peer("e.poll(0.05)") == []
