@@ -29,6 +29,11 @@ MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
 """What bpf/entry.bcc.c leaves open: the bridge's number, its program array,
 maps of the generation."""
 
+STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_lookup",
+          abi.Stage.ACTIONS: "ovs_actions",
+          abi.Stage.UPCALL: "ovs_upcall_pg"}
+"""The programs of bpf/datapath.bpf.c."""
+
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 
@@ -235,10 +240,10 @@ def _named(fds: Mapping[str, int], name: str) -> int:
 
 
 def fill_stages(progs_fd: int, progs: Mapping[str, int]) -> None:
-    """Put the stage programs into a program array: OVS_STAGE_X is ovs_x.
+    """Put the stage programs into a program array.
 
     :raises BackendError: ENOENT when the object lacks one
     """
-    for stage in abi.Stage:
-        fd = _named(progs, f"ovs_{stage.name.lower()}")
+    for stage, name in STAGES.items():
+        fd = _named(progs, name)
         bpfsys.map_update(progs_fd, _U32.pack(stage), _U32.pack(fd))

@@ -73,6 +73,6 @@ int name(struct __sk_buff *skb)		\
 }
 STAGE(ovs_lookup)
 STAGE(ovs_actions)
-STAGE(ovs_upcall)
+STAGE(ovs_upcall_pg)
 
 char LICENSE[] SEC("license") = "GPL";
