@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from dpif_bpf.edge.ports.rtnetlink import Rtnl, perform
+from dpif_bpf.edge.ports.rtnetlink import Rtnl, ignoring, perform
 from dpif_bpf.errors import BackendError
 
 INGRESS = 0xFFFFFFF2
@@ -37,35 +37,41 @@ class Clsact:
         :raises BackendError: ENODEV there is no such device; EINVAL the
             device has an ingress qdisc instead
         """
+        added = True
         try:
             perform(f"device {ifindex} could not be given a clsact qdisc",
                     lambda: self._rtnl.iproute.tc("add", "clsact", ifindex))
         except BackendError as error:
             if error.errno != errno.EEXIST:
                 raise
-        perform(f"{name} could not be attached to device {ifindex}",
-                lambda: self._rtnl.iproute.tc(
-                    "replace-filter", "bpf", ifindex, HANDLE, parent=INGRESS,
-                    prio=PRIORITY, protocol=ETH_P_ALL, fd=prog_fd, name=name,
-                    direct_action=True))
+            added = False
+        try:
+            perform(f"{name} could not be attached to device {ifindex}",
+                    lambda: self._rtnl.iproute.tc(
+                        "replace-filter", "bpf", ifindex, HANDLE,
+                        parent=INGRESS, prio=PRIORITY, protocol=ETH_P_ALL,
+                        fd=prog_fd, name=name, direct_action=True))
+        except BackendError:
+            if added:
+                self.detach(ifindex)
+            raise
 
     def detach(self, ifindex: int) -> None:
         """Takes the program off, and the qdisc when nothing else uses it.
 
         It is no error that the device, or the hook, has gone.
         """
-        try:
+        gone = (errno.ENODEV, errno.ENOENT, errno.EINVAL)
+        with ignoring(*gone):
             perform(f"the hook of device {ifindex} could not be removed",
                     lambda: self._rtnl.iproute.tc(
                         "del-filter", "bpf", ifindex, HANDLE, parent=INGRESS,
                         prio=PRIORITY, protocol=ETH_P_ALL))
+        with ignoring(*gone):
             if not self._filters(ifindex, (INGRESS, EGRESS)):
                 perform(f"the qdisc of device {ifindex} could not be removed",
                         lambda: self._rtnl.iproute.tc("del", "clsact",
                                                       ifindex))
-        except BackendError as error:
-            if error.errno not in (errno.ENODEV, errno.ENOENT, errno.EINVAL):
-                raise
 
     def has_foreign(self, ifindex: int) -> bool:
         """Whether the device's ingress has filters that are not ours."""

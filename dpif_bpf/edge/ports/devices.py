@@ -26,8 +26,8 @@ from dpif_bpf.core.edges import (
     Poller,
     VportStats,
 )
-from dpif_bpf.edge.ports.pairs import MAX_MTU, Pairs, ignoring, is_ours
-from dpif_bpf.edge.ports.rtnetlink import LinkMonitor, Rtnl
+from dpif_bpf.edge.ports.pairs import MAX_MTU, Pairs, is_ours
+from dpif_bpf.edge.ports.rtnetlink import LinkMonitor, Rtnl, ignoring
 from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire.rtnl import LinkInfo
 

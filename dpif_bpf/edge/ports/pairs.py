@@ -7,11 +7,10 @@ hidden end's name is ours too: it tells which port the pair is of.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-from dpif_bpf.edge.ports.rtnetlink import Rtnl
+from dpif_bpf.edge.ports.rtnetlink import Rtnl, ignoring
 from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire.rtnl import LinkInfo
 
@@ -75,7 +74,7 @@ class Pairs:
                      self._rtnl.find(name=name)):
             if (info is not None and info.kind == "veth"
                     and (is_ours(info)
-                         or info.name == hidden and not info.alias)
+                         or (info.name == hidden and not info.alias))
                     and not self._in_use(info.index)
                     and not self._in_use(info.peer)):
                 self.delete(info.index, info.name)
@@ -124,13 +123,3 @@ class Pairs:
 
 def is_ours(info: LinkInfo) -> bool:
     return info.kind == "veth" and info.alias.startswith(ALIAS)
-
-
-@contextlib.contextmanager
-def ignoring(code: int) -> Iterator[None]:
-    """Swallows a BackendError of that errno."""
-    try:
-        yield
-    except BackendError as error:
-        if error.errno != code:
-            raise

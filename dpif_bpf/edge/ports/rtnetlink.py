@@ -8,12 +8,13 @@ sockets with the parser of ``dpif_bpf.wire.rtnl`` (10 to 50 us).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -186,3 +187,13 @@ def perform(what: str, call: Callable[[], object]) -> None:
         raise BackendError(error.code or errno.EIO, what) from error
     except OSError as error:
         raise BackendError(error.errno or errno.EIO, what) from error
+
+
+@contextlib.contextmanager
+def ignoring(*codes: int) -> Iterator[None]:
+    """Swallows a BackendError of one of these errnos."""
+    try:
+        yield
+    except BackendError as error:
+        if error.errno not in codes:
+            raise
