@@ -315,13 +315,15 @@ def walk(packet: bytes, l3: int) -> tuple[int | None, int, int]:
 def exthdrs(packet: bytes, l3: int) -> int:
     """OVS_KEY_ATTR_IPV6_EXTHDRS: OFPIEH12_* bits.
 
-    As the kernel has it: the table of headers that may precede an
-    authentication header lacks the fragment header (its mask is built from
-    IPPROTO_FRAGMENT = 0x2c), and every header counts in units of 8 bytes.
+    Unlike the kernel until it was mended ("openvswitch: fix wrong flag value
+    in get_ipv6_ext_hdrs()"), a fragment header may precede an authentication
+    header.  Unlike any kernel, this goes over the same headers as walk():
+    an authentication header counts in units of 4 bytes, and nothing of a
+    later fragment is a header.
     """
     none, auth, dest, frag, router, hop = 1, 4, 8, 16, 32, 64
     unrep, unseq = 128, 256
-    before = {AH: hop | dest | router | FRAGMENT,
+    before = {AH: hop | dest | router | frag,
               FRAGMENT: hop | dest | router,
               ROUTING: hop | dest}
     bits = {AH: auth, FRAGMENT: frag, ROUTING: router}
@@ -351,9 +353,16 @@ def exthdrs(packet: bytes, l3: int) -> int:
             if found & ~(before[proto] | unrep) or dests >= 2:
                 found |= unseq
             found |= bits[proto]
-        if len(packet) < at + 2:
+        if len(packet) < at + {ROUTING: 4, FRAGMENT: 4}.get(proto, 2):
             break
-        proto, at = packet[at], at + (packet[at + 1] + 1) * 8
+        if proto == FRAGMENT and be16(packet, at + 2) & 0xfff8:
+            break
+        size = (packet[at + 1] + 1) * 8
+        if proto == FRAGMENT:
+            size = 8
+        elif proto == AH:
+            size = (packet[at + 1] + 2) * 4
+        proto, at = packet[at], at + size
     return found
 
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the program tests: one Datapath for a whole module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from harness import OBJECT, Datapath
+
+
+@pytest.fixture(scope="session")
+def shipped_object() -> None:
+    """build/bpf/datapath.bpf.o is as the sources are."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    if shutil.which("clang") is None:
+        pytest.skip("needs clang")
+    subprocess.run(["make", "-s", "-C", str(OBJECT.parents[2] / "bpf")],
+                   check=True)
+
+
+@pytest.fixture(scope="module")
+def datapath(shipped_object: None) -> Iterator[Datapath]:
+    with Datapath() as dp:
+        yield dp
+
+
+@pytest.fixture
+def dp(datapath: Datapath) -> Iterator[Datapath]:
+    """The module's datapath without flows; nothing may be left behind."""
+    datapath.clear()
+    yield datapath
+    assert datapath.level() == 0, "a level of ovs_cpu leaked"
+    assert not datapath.slots_armed(), "a slot leaked"

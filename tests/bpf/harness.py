@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped object in a network namespace of its own.
+
+Ports are veth pairs: the near end carries ``ovs_entry`` at its ingress, as a
+bridge's port does, and a packet socket sits on the far end.  Flows are put
+straight into the maps, one tree each, so that nothing but the programs is
+under test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpif_bpf import abi
+from dpif_bpf.abi import DropReason, Stage
+from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.libbpf import BpfObject
+from dpif_bpf.edge.ring import UpcallRing
+
+OBJECT = Path(__file__).parents[2] / "build" / "bpf" / "datapath.bpf.o"
+PREFIX = "bpft"
+BRIDGE = 0
+"""The bridge of ovs_entry."""
+
+TC_ACT_SHOT = 2
+TC_ACT_REDIRECT = 7
+STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_lookup",
+          Stage.ACTIONS: "ovs_actions", Stage.UPCALL: "ovs_upcall_pg"}
+
+_CLONE_NEWNET = 0x40000000
+_SOL_PACKET, _PACKET_AUXDATA, _PACKET_VNET_HDR = 263, 8, 15
+_ETH_P_ALL = 3
+_VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
+_AUXDATA = struct.Struct("=IIIHHHH")
+_VNET_HDR = struct.Struct("=BBHHHH")
+_U32 = struct.Struct("=I")
+_EDGE_LEAF = 1 << 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextlib.contextmanager
+def network() -> Iterator[None]:
+    """Be in a new network namespace, which goes away afterwards."""
+    before = os.open("/proc/self/ns/net", os.O_RDONLY)
+    if _libc.unshare(_CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    try:
+        yield
+    finally:
+        _libc.setns(before, _CLONE_NEWNET)
+        os.close(before)
+
+
+def ip(*lines: str) -> None:
+    """Runs ip -batch."""
+    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True,
+                   check=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Vnet:
+    """struct virtio_net_hdr: offloads of a packet.
+
+    :param csum: checksum start and offset of one that is to be computed
+    :param gso: type, header length and segment size
+    """
+
+    csum: tuple[int, int] | None = None
+    gso: tuple[int, int, int] = (0, 0, 0)
+
+    def pack(self) -> bytes:
+        start, offset = self.csum or (0, 0)
+        kind, hdr_len, size = self.gso
+        return _VNET_HDR.pack(1 if self.csum else 0, kind, hdr_len, size,
+                              start, offset)
+
+
+class Port:
+    """One port: `ifindex` of the near end, and a socket on the far end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.near, self.far = f"{PREFIX}{number}a", f"{PREFIX}{number}b"
+        self.ifindex = socket.if_nametoindex(self.near)
+        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+        self.sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        self.sock.bind((self.far, _ETH_P_ALL))
+        self.sock.setblocking(False)
+
+    def send(self, packet: bytes, vnet: Vnet | None = None) -> None:
+        """A packet comes in by this port."""
+        self.sock.send((vnet or Vnet()).pack() + packet)
+
+    def receive(self) -> tuple[bytes, Vnet] | None:
+        """The next packet that went out, its outer tag put back."""
+        while True:
+            try:
+                data, extra, _, where = self.sock.recvmsg(1 << 17, 256)
+            except BlockingIOError:
+                return None
+            if where[2] != socket.PACKET_OUTGOING:
+                break
+        flags, kind, hdr_len, size, start, offset = _VNET_HDR.unpack(
+            data[:10])
+        packet = data[10:]
+        csum = (start, offset) if flags & 1 else None
+        for _level, _type, payload in extra:
+            status, _, _, _, _, tci, tpid = _AUXDATA.unpack(payload[:20])
+            if status & _VLAN_VALID:
+                if not status & _VLAN_TPID_VALID:
+                    tpid = 0x8100
+                packet = (packet[:12] + struct.pack("!HH", tpid, tci)
+                          + packet[12:])
+        return packet, Vnet(csum, (kind, hdr_len, size))
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class UpcallRecord:
+    """One record of ovs_upcalls; the outer tag is put back into `packet`."""
+
+    fields: Mapping[str, int | bytes]
+    key: bytes
+    packet: bytes
+
+    @property
+    def cmd(self) -> int:
+        return int(self.fields["cmd"])
+
+
+def read_upcall(record: memoryview) -> UpcallRecord:
+    """Takes a record of the ring apart."""
+    size = abi.UPCALL.size
+    fields = dict(zip(abi.UPCALL.fields, abi.UPCALL.struct.unpack(
+        record[:size]), strict=True))
+    packet = bytes(record[size:size + fields["len"]])
+    if fields["vlan_tpid"] != bytes(2):
+        packet = (packet[:12] + fields["vlan_tpid"] + fields["vlan_tci"]
+                  + packet[12:])
+    return UpcallRecord(fields, fields["key"], packet)
+
+
+def key_words(image: bytes) -> list[int]:
+    """The words before the tunnel options."""
+    return list(struct.unpack_from(f"={abi.OVS_KEY_BASE}Q", image))
+
+
+class Datapath:
+    """The object, loaded and wired up; use by ``with``.
+
+    :param ports: how many ports, numbered from 1
+    :param hooked: attach the programs to the ports; otherwise packets come
+        in by run() only
+    """
+
+    def __init__(self, ports: int = 4, hooked: bool = True,
+                 path: Path = OBJECT, shared_stats: bool = False) -> None:
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            self.obj = stack.enter_context(BpfObject(path))
+            stack.enter_context(network())
+            self._make_devices(ports)
+            self.ports = {n: Port(n) for n in range(1, ports + 1)}
+            for port in self.ports.values():
+                stack.callback(port.close)
+            self._load(shared_stats)
+            for port in self.ports.values():
+                self.set_port(port.number, port.ifindex)
+            if hooked:
+                self._hook(stack)
+            self.upcalls: list[UpcallRecord] = []
+            self._ring = UpcallRing(
+                self.obj.map_fd("ovs_upcalls"),
+                lambda record: self.upcalls.append(read_upcall(record)))
+            self._words = 1
+            self._flows = 0
+            self._descs = 0
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Datapath:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    def _make_devices(self, ports: int) -> None:
+        lines = ["link set lo up"]
+        names = [str(n) for n in range(1, ports + 1)] + ["x"]
+        for name in names:
+            near, far = f"{PREFIX}{name}a", f"{PREFIX}{name}b"
+            lines.append(f"link add {near} mtu 9000 type veth"
+                         f" peer name {far} mtu 9000")
+            lines += [f"link set {end} up arp off addrgenmode none"
+                      for end in (near, far)]
+        ip(*lines)
+        self.inject = socket.if_nametoindex(f"{PREFIX}xb")
+
+    def _load(self, shared_stats: bool) -> None:
+        cpus = bpfsys.possible_cpus()
+        obj = self.obj
+        obj.set_rodata("cfg_max_flows", 64)
+        obj.set_rodata("cfg_stripes", 1 if shared_stats else cpus)
+        obj.set_rodata("cfg_shared_stats", int(shared_stats))
+        obj.set_rodata("cfg_inject_ifindex", self.inject)
+        for name, count in (("ovs_flows", 256), ("ovs_descs", 256),
+                            ("ovs_buckets", 8), ("ovs_acts", 4096),
+                            ("ovs_flow_stats", 64 * cpus)):
+            obj.set_max_entries(name, count)
+        obj.load()
+        for stage, name in STAGES.items():
+            bpfsys.map_update(obj.map_fd("ovs_progs"), _U32.pack(stage),
+                              _U32.pack(obj.prog_fd(name)))
+        self.acts = self.mapped("ovs_acts").cast("Q")
+        self._roots = self.mapped("ovs_roots").cast("Q")
+
+    def _hook(self, stack: contextlib.ExitStack) -> None:
+        devices = [(port.ifindex, "ovs_entry")
+                   for port in self.ports.values()]
+        for ifindex, name in [*devices, (self.inject, "ovs_inject")]:
+            link = bpfprog.link_create(self.obj.prog_fd(name), ifindex,
+                                       bpfprog.ATTACH_TCX_INGRESS)
+            stack.callback(os.close, link)
+
+    def mapped(self, name: str) -> memoryview:
+        """A map's memory."""
+        return bpfsys.mmap_array(self.obj.map_fd(name))
+
+    # Configuration
+
+    def set_port(self, number: int, ifindex: int, mtu: int = 0) -> None:
+        """Writes ovs_ports and ovs_devs."""
+        view = self.mapped("ovs_ports")
+        abi.PORT.struct.pack_into(view, number * abi.PORT.size, ifindex, mtu,
+                                  BRIDGE, abi.OVS_PORT_F_USED, 0, 0)
+        bpfsys.map_update(self.obj.map_fd("ovs_devs"), _U32.pack(ifindex),
+                          _U32.pack(number))
+
+    def code(self, code: bytes) -> int:
+        """Puts instructions into ovs_acts; where they begin."""
+        words = struct.unpack(f"={len(code) // 8}Q", code)
+        start = self._words
+        for i, word in enumerate(words):
+            self.acts[start + i] = word
+        self._words += len(words)
+        return start
+
+    def add_flow(self, code: bytes, key: bytes = b"",
+                 mask: bytes = b"") -> int:
+        """Adds a flow; without a mask it matches everything.
+
+        :param key: key image, masked here
+        :returns: the flow's id
+        """
+        masks = [(i, m) for i, m in enumerate(_words_of(mask)) if m]
+        keys = _words_of(key)
+        descs, flows = self.mapped("ovs_descs"), self.mapped("ovs_flows")
+        rows = [masks[at:at + 14] for at in range(0, len(masks), 14)] or [[]]
+        first_desc, first_flow = self._descs + 1, self._flows
+        pc = self.code(code)
+        for n, row in enumerate(rows):
+            more = n + 1 < len(rows)
+            desc = bytearray(256)
+            desc[0] = len(row)
+            value = bytearray(112)
+            for j, (word, bits) in enumerate(row):
+                desc[1 + j] = word
+                struct.pack_into("=Q", desc, 32 + 16 * j, bits)
+                struct.pack_into("=Q", value, 8 * j, keys[word] & bits)
+            struct.pack_into("=I", desc, 16,
+                             first_desc + n + 1 if more else 0)
+            descs[(first_desc + n) * 256:(first_desc + n + 1) * 256] = desc
+            flows[(first_flow + n) * 128:(first_flow + n + 1) * 128] = (
+                struct.pack("=IIII", first_desc if n == 0 else 0, pc,
+                            first_flow + n + 1 if more else 0, 0) + value)
+        self._descs += len(rows)
+        self._flows += len(rows)
+        trees = self._roots[BRIDGE * 33]
+        self._roots[BRIDGE * 33 + 1 + trees] = (
+            _EDGE_LEAF | first_desc << 22 | first_flow)
+        self._roots[BRIDGE * 33] = trees + 1
+        return first_flow
+
+    def clear(self) -> None:
+        """Forgets all flows and instructions, statistics and upcalls."""
+        self._roots[BRIDGE * 33] = 0
+        self._words, self._flows, self._descs = 1, 0, 0
+        stats = self.mapped("ovs_flow_stats")
+        stats[:] = bytes(len(stats))
+        while self._ring.run():
+            pass
+        self.upcalls.clear()
+        for port in self.ports.values():
+            while port.receive():
+                pass
+
+    # Packets
+
+    def run(self, packet: bytes, program: str = "ovs_entry", port: int = 1,
+            repeat: int = 1, mark: int = 0, priority: int = 0,
+            ) -> bpfprog.TestRun:
+        """Runs a program by BPF_PROG_TEST_RUN, as from a port."""
+        ifindex = self.ports[port].ifindex
+        # struct __sk_buff: mark at 8, priority at 32, ifindex at 40
+        ctx = bytearray(192)
+        struct.pack_into("=I", ctx, 8, mark)
+        struct.pack_into("=I", ctx, 32, priority)
+        struct.pack_into("=I", ctx, 40, ifindex)
+        return bpfprog.test_run(self.obj.prog_fd(program), packet,
+                                bytes(ctx), repeat)
+
+    def poll(self) -> list[UpcallRecord]:
+        """The upcalls since the last call."""
+        while self._ring.run():
+            pass
+        found, self.upcalls[:] = list(self.upcalls), []
+        return found
+
+    def outputs(self, count: int, timeout: float = 1.0,
+                ) -> list[tuple[int, bytes, Vnet]]:
+        """(port, packet, offloads) of what went out, by port.
+
+        Waits until there are `count`, or the time is over.
+        """
+        found: list[tuple[int, bytes, Vnet]] = []
+        end = time.monotonic() + timeout
+        socks = {port.sock: port for port in self.ports.values()}
+        while True:
+            for port in self.ports.values():
+                while (got := port.receive()) is not None:
+                    found.append((port.number, *got))
+            left = end - time.monotonic()
+            if len(found) >= count or left <= 0:
+                break
+            select.select(list(socks), [], [], left)
+        return sorted(found, key=lambda item: item[0])
+
+    # Counters
+
+    def drops(self) -> dict[DropReason, int]:
+        """Drops of the bridge so far, those that are not zero."""
+        info = self.obj.map_info("ovs_drops")
+        found = {}
+        for reason in DropReason:
+            values = bpfsys.map_lookup_percpu(
+                self.obj.map_fd("ovs_drops"),
+                BRIDGE * abi.OVS_DROP_MAX + reason, info)
+            count = sum(int.from_bytes(v, "little") for v in values)
+            if count:
+                found[reason] = count
+        return found
+
+    def dp_stats(self) -> dict[str, int]:
+        """struct ovs_dp_stats of the bridge, all CPUs."""
+        info = self.obj.map_info("ovs_dpstats")
+        values = bpfsys.map_lookup_percpu(self.obj.map_fd("ovs_dpstats"),
+                                          BRIDGE, info)
+        rows = [abi.DP_STATS.struct.unpack(v) for v in values]
+        return dict(zip(abi.DP_STATS.fields,
+                        (sum(column) for column in zip(*rows, strict=True)),
+                        strict=True))
+
+    def flow_stats(self, flow: int) -> tuple[int, int, int, int]:
+        """Packets, bytes, used, tcp_flags of a flow."""
+        view = self.mapped("ovs_flow_stats")
+        rows = [abi.FLOW_STATS.struct.unpack_from(view, at)
+                for at in range(flow * 32, len(view), 64 * 32)]
+        flags = 0
+        for row in rows:
+            flags |= row[3]
+        return (sum(r[0] for r in rows), sum(r[1] for r in rows),
+                max(r[2] for r in rows), flags)
+
+    def level(self) -> int:
+        """Levels of ovs_cpu in use, all CPUs: 0 between packets."""
+        info = self.obj.map_info("ovs_cpu")
+        values = bpfsys.map_lookup_percpu(self.obj.map_fd("ovs_cpu"), 0, info)
+        return sum(_U32.unpack_from(v)[0] for v in values)
+
+    def slots_armed(self) -> Sequence[int]:
+        """Indices of slots in use."""
+        view = self.mapped("ovs_slots")
+        return [i for i in range(abi.OVS_SLOTS)
+                if view[i * abi.SLOT.size] & abi.OVS_SLOT_ARMED]
+
+
+def _words_of(image: bytes) -> list[int]:
+    padded = image.ljust(abi.KEY.size, b"\0")
+    return list(struct.unpack(f"={abi.OVS_KEY_WORDS}Q",
+                              padded[:abi.KEY.size]))
+
+
+def insn(op: abi.Op, imm: int = 0, arg: int = 0, data: bytes = b"") -> bytes:
+    """One instruction with its operand."""
+    return abi.INSN.struct.pack(op, len(data) // 8, arg, imm) + data
