@@ -159,6 +159,12 @@ def test_bridges(server: Server, database: Database) -> None:
     assert database.bridges() == {
         "br0": frozenset({"br0", "p0", "p1", "p2"})}
     before = database.seqno
+    server.vsctl("--", "--id=@i", "create", "Interface", "name=p4", "--",
+                 "add", "Port", "bond0", "interfaces", "@i")
+    run_until(database, lambda: database.seqno != before)
+    assert "p4" in database.bridges()["br0"]
+    server.vsctl("--", "--id=@i", "get", "Interface", "p4", "--", "remove",
+                 "Port", "bond0", "interfaces", "@i")
     server.vsctl("del-port", "br0", "p0")
     server.vsctl("set", "bridge", "br1", "datapath_type=bpf")
     run_until(database, lambda: "br1" in database.bridges())
