@@ -297,7 +297,8 @@ PKT: Final = _record("ovs_pkt", f"""
     l3_off H
     l4_off H
     probes I
-    pad I
+    l4_proto B
+    pad 3s
     """)
 
 CPU: Final = _record("ovs_cpu", f"""

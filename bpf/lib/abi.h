@@ -161,7 +161,7 @@ struct ovs_pkt {
 	__u32 bridge;
 	__u32 exec_slot;	/* slot to free at the exit, plus 1; 0: none */
 	__u8 recirc_depth;
-	__u8 stale;		/* headers moved since the packet was parsed */
+	__u8 stale;		/* the key is not the packet's any more */
 	__u8 sent;		/* this list of actions made a copy */
 	__u8 drop;		/* enum ovs_drop_reason for the exit */
 	__u8 next;		/* enum ovs_stage that the actions wait for */
@@ -176,7 +176,8 @@ struct ovs_pkt {
 	__u16 l3_off;		/* from skb->data; 0 when there is none */
 	__u16 l4_off;
 	__u32 probes;		/* hash probes of the last lookup */
-	__u32 pad;
+	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
+	__u8 pad[3];
 };
 
 struct ovs_cpu {

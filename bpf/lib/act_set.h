@@ -20,7 +20,6 @@
 #define OVS_TCP_HLEN	20
 #define OVS_UDP_HLEN	8
 #define OVS_ICMPV6_HLEN	8
-#define OVS_IP_OFFSET	0x1fff
 
 static __always_inline __u64 ovs_operand(__u32 i)
 {
@@ -125,10 +124,9 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	ip.ttl = OVS_MASKED(ip.ttl, op.ttl, op.ttl_mask);
 
 	if ((ip.saddr != old.saddr || ip.daddr != old.daddr) &&
-	    !(ip.frag_off & bpf_htons(OVS_IP_OFFSET)) &&
-	    ip.protocol != IPPROTO_ICMPV6) {
+	    pkt->l4_proto != IPPROTO_ICMPV6) {
 		diff = bpf_csum_diff(&old.saddr, 8, &ip.saddr, 8, 0);
-		err = ovs_update_l4(skb, pkt->l4_off, ip.protocol, diff);
+		err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto, diff);
 		if (err)
 			return err;
 	}
@@ -179,11 +177,11 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	((__u8 *)ip)[7] = OVS_MASKED(((__u8 *)ip)[7], op.hlimit,
 				     op.hlimit_mask);
 
-	if (pkt->l4_off) {
+	if (pkt->l4_proto) {
 		diff = bpf_csum_diff(old + 2, 16, ip + 2, 16, 0);
 		if (!pkt->routing)
 			diff = bpf_csum_diff(old + 6, 16, ip + 6, 16, diff);
-		err = ovs_update_l4(skb, pkt->l4_off, pkt->key.ip_proto, diff);
+		err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto, diff);
 		if (err)
 			return err;
 	}
@@ -214,8 +212,8 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		check = 6;
 		flags |= BPF_F_MARK_MANGLED_0;
 	}
-	if (!off || pkt->key.ip_frag == OVS_FRAG_TYPE_LATER ||
-	    ctx_len(skb) < off + hlen || ctx_load(skb, off, &old, sizeof(old)))
+	if (pkt->l4_proto != proto || ctx_len(skb) < off + hlen ||
+	    ctx_load(skb, off, &old, sizeof(old)))
 		return OVS_DROP_SET;
 
 	/* struct ovs_set_tp in memory order: ports, then their masks */

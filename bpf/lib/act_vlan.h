@@ -1,13 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * VLAN tags.  The outer tag is outside of the frame (skb->vlan_tci), inner
- * ones are in it, and the kernel's helpers move them.  When that moves
- * headers, the key and the offsets are stale until ovs_parse() runs again.
+ * ones are in it; the kernel's helpers move them in and out, which moves the
+ * headers behind.  The key then waits for ovs_parse().
  */
 #ifndef OVS_ACT_VLAN_H
 #define OVS_ACT_VLAN_H
 
 #include "ctx.h"
+
+/* Headers behind the tags are `delta` bytes further on. */
+static __always_inline void ovs_move_headers(struct ovs_pkt *pkt, int delta)
+{
+	if (pkt->l3_off)
+		pkt->l3_off += delta;
+	if (pkt->l4_off)
+		pkt->l4_off += delta;
+}
 
 /* `tpid` and `tci` are in network order; the CFI bit of `tci` says nothing. */
 static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
@@ -15,9 +24,11 @@ static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
 					 __be16 tci)
 {
 	__u16 bits = bpf_ntohs(tci) & ~VLAN_CFI_MASK;
+	__u32 len = ctx_len(skb);
 
 	if (bpf_skb_vlan_push(skb, tpid, bits))
 		return OVS_DROP_VLAN;
+	ovs_move_headers(pkt, ctx_len(skb) - len);
 	if (pkt->key.vlan_tci)
 		pkt->stale = 1;
 	pkt->key.vlan_tci = bpf_htons(bits | VLAN_CFI_MASK);
@@ -28,10 +39,13 @@ static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
 static __always_inline int ovs_pop_vlan(struct __sk_buff *skb,
 					struct ovs_pkt *pkt)
 {
-	if (!ctx_get(skb, vlan_present) || pkt->key.cvlan_tci)
-		pkt->stale = 1;
+	__u32 len = ctx_len(skb);
+
 	if (bpf_skb_vlan_pop(skb))
 		return OVS_DROP_VLAN;
+	ovs_move_headers(pkt, ctx_len(skb) - len);
+	if (ctx_get(skb, vlan_present))
+		pkt->stale = 1;
 	pkt->key.vlan_tci = 0;
 	pkt->key.vlan_tpid = 0;
 	return 0;

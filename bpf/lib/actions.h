@@ -58,12 +58,23 @@ static __always_inline void ovs_recirc(struct ovs_run *run, __u32 id)
 		ovs_count_drop(pkt->bridge, err);
 }
 
-/* Instructions that need key and offsets as the packet is now. */
-static __always_inline int ovs_op_reads(__u8 op)
+/*
+ * Make the key that of the packet.  The offsets stay: they are exact, also
+ * where more tags have been pushed than flow extract goes over.
+ */
+static __always_inline int ovs_refresh(struct __sk_buff *skb,
+				       struct ovs_pkt *pkt)
 {
-	return op == OVS_OP_USERSPACE || op == OVS_OP_SET_IPV4 ||
-	       op == OVS_OP_SET_IPV6 || op == OVS_OP_SET_TP ||
-	       op == OVS_OP_RECIRC_LAST;
+	__u16 l3_off = pkt->l3_off, l4_off = pkt->l4_off;
+	__u8 l4_proto = pkt->l4_proto, routing = pkt->routing;
+	int err;
+
+	err = ovs_parse(skb, pkt);
+	pkt->l3_off = l3_off;
+	pkt->l4_off = l4_off;
+	pkt->l4_proto = l4_proto;
+	pkt->routing = routing;
+	return err;
 }
 
 /* One instruction; 0 to go on with the next. */
@@ -79,8 +90,9 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		return ovs_end(pkt, OVS_DROP_BAD_INSN);
 	insn = *word;
 	pkt->pc = at + insn.len;
-	if (unlikely(pkt->stale) && ovs_op_reads(insn.op)) {
-		err = ovs_parse(skb, pkt);
+	if (unlikely(pkt->stale) && (insn.op == OVS_OP_USERSPACE ||
+				     insn.op == OVS_OP_RECIRC_LAST)) {
+		err = ovs_refresh(skb, pkt);
 		if (err)
 			return ovs_end(pkt, err);
 	}

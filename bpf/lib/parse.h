@@ -213,6 +213,7 @@ static __always_inline void ovs_parse_ipv4(struct ovs_parser *p)
 		p->ip.ip_frag = OVS_FRAG_TYPE_LATER;
 		return;
 	}
+	p->pkt->l4_proto = p->ip.ip_proto;
 	if (frag & IP_MF || ovs_is_ufo(p))
 		p->ip.ip_frag = OVS_FRAG_TYPE_FIRST;
 	if (p->ip.ip_proto == IPPROTO_ICMP) {
@@ -260,6 +261,7 @@ static __always_inline void ovs_parse_ipv6(struct ovs_parser *p)
 			return;
 	}
 	p->pkt->l4_off = p->off;
+	p->pkt->l4_proto = p->ip.ip_proto;
 	if (ovs_is_ufo(p))
 		p->ip.ip_frag = OVS_FRAG_TYPE_FIRST;
 	if (p->ip.ip_proto == IPPROTO_ICMPV6) {
@@ -366,6 +368,7 @@ __noinline int ovs_parse(struct __sk_buff *skb, struct ovs_pkt *pkt)
 	}
 	pkt->l3_off = 0;
 	pkt->l4_off = 0;
+	pkt->l4_proto = 0;
 	pkt->routing = 0;
 	pkt->stale = 0;
 

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists of actions against the oracle, on packets of real devices."""
+
+from __future__ import annotations
+
+import random
+import struct
+from dataclasses import dataclass
+
+import oracle
+import packets
+import pytest
+from harness import Datapath, key_words
+from oracle_key import Meta, extract
+from packets import difference
+
+from dpif_bpf import abi
+from dpif_bpf.abi import DropReason
+from dpif_bpf.core.compiler import compile_actions
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.facts import KeyFacts
+
+PER_SEED = 400
+IN_PORT = 1
+
+
+def nla(kind: int, payload: bytes = b"") -> bytes:
+    """A netlink attribute."""
+    length = 4 + len(payload)
+    return (struct.pack("=HH", length, kind) + payload
+            + bytes(-length % 4))
+
+
+def u32(kind: int, value: int) -> bytes:
+    return nla(kind, struct.pack("=I", value))
+
+
+def output(port: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_OUTPUT, port)
+
+
+def recirc(recirc_id: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_RECIRC, recirc_id)
+
+
+def userspace(pid: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_USERSPACE,
+               u32(uapi.OVS_USERSPACE_ATTR_PID, pid))
+
+
+def push_vlan(tpid: int, tci: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_PUSH_VLAN,
+               struct.pack("!HH", tpid, tci | 0x1000))
+
+
+def set_masked(kind: int, value: bytes, mask: bytes) -> bytes:
+    masked = bytes(v & m for v, m in zip(value, mask, strict=True))
+    return nla(uapi.OVS_ACTION_ATTR_SET_MASKED, nla(kind, masked + mask))
+
+
+POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
+
+
+def facts_of(frame: bytes, parsed: oracle.Extract) -> KeyFacts:
+    tagged = frame[12:14] in {b"\x81\0", b"\x88\xa8"}
+    return KeyFacts(
+        eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
+        ip_frag=parsed.byte("ip_frag"),
+        vlan_tci=oracle.be16(frame, 14) | 0x1000 if tagged else 0)
+
+
+class Lists:
+    """Random lists of actions that the datapath accepts for one packet."""
+
+    def __init__(self, rng: random.Random, frame: bytes,
+                 parsed: oracle.Extract) -> None:
+        self.rng = rng
+        self.frame = frame
+        self.parsed = parsed
+
+    def _bits(self, count: int) -> tuple[bytes, bytes]:
+        value = self.rng.randbytes(count)
+        mask = self.rng.choice((b"\xff" * count, self.rng.randbytes(count),
+                                bytes(count)))
+        return value, mask
+
+    def _set(self) -> bytes:
+        kinds = [self._set_eth, self._set_u32]
+        key = self.parsed
+        if key.l4 or key.byte("ip_frag"):
+            if key.eth_type == 0x0800:
+                kinds += [self._set_ipv4] * 3
+            elif key.eth_type == 0x86dd:
+                kinds += [self._set_ipv6] * 3
+        proto = key.byte("ip_proto")
+        if (key.l4 and key.byte("ip_frag") != 2 and proto in {6, 17}
+                and key.eth_type in {0x0800, 0x86dd}):
+            kinds += [self._set_ports] * 3
+        return self.rng.choice(kinds)()
+
+    def _set_eth(self) -> bytes:
+        return set_masked(uapi.OVS_KEY_ATTR_ETHERNET, *self._bits(12))
+
+    def _set_u32(self) -> bytes:
+        return set_masked(self.rng.choice((uapi.OVS_KEY_ATTR_PRIORITY,
+                                           uapi.OVS_KEY_ATTR_SKB_MARK)),
+                          *self._bits(4))
+
+    def _set_ipv4(self) -> bytes:
+        (addr, addr_mask), (rest, rest_mask) = self._bits(8), self._bits(2)
+        value = addr + b"\0" + rest + b"\0"
+        return set_masked(uapi.OVS_KEY_ATTR_IPV4, value,
+                          addr_mask + b"\0" + rest_mask + b"\0")
+
+    def _set_ipv6(self) -> bytes:
+        (addr, addr_mask), (rest, rest_mask) = self._bits(32), self._bits(6)
+        value = addr + b"\0" + rest[:3] + b"\0" + rest[3:5] + b"\0"
+        mask = (addr_mask + b"\0" + bytes((rest_mask[0] & 15,))
+                + rest_mask[1:3] + b"\0" + rest_mask[3:5] + b"\0")
+        return set_masked(uapi.OVS_KEY_ATTR_IPV6, value, mask)
+
+    def _set_ports(self) -> bytes:
+        kind = {6: uapi.OVS_KEY_ATTR_TCP, 17: uapi.OVS_KEY_ATTR_UDP}
+        mask = self.rng.choice((b"\xff" * 4, b"\0\0\xff\xff",
+                                b"\x80" + self.rng.randbytes(3)))
+        return set_masked(kind[self.parsed.byte("ip_proto")],
+                          self.rng.randbytes(4), mask)
+
+    def _tag(self, depth: int) -> tuple[bytes, int]:
+        if depth and self.rng.random() < .6:
+            return POP_VLAN, depth - 1
+        return push_vlan(self.rng.choice((0x8100, 0x88a8)),
+                         self.rng.getrandbits(16)), depth + 1
+
+    def make(self) -> bytes:
+        """What follows the last action that can be seen is left out."""
+        rng, depth, ids = self.rng, self._depth(), 0
+        actions = seen = b""
+        for _ in range(rng.choice((0, 1, 2, 3, 5, 8))):
+            draw = rng.random()
+            if draw < .35:
+                actions += self._set()
+                continue
+            if draw < .55:
+                step, new = self._tag(depth)
+                if new <= 3:
+                    actions, depth = actions + step, new
+                continue
+            ids += 1
+            if draw < .8:
+                actions += output(rng.choice((1, 2, 3, 4)))
+            elif draw < .9:
+                actions += userspace(1000 + ids)
+            else:
+                actions += recirc(ids)
+            seen = actions
+        draw = rng.random()
+        if draw < .5:
+            seen = actions + output(rng.choice((1, 2, 3, 4)))
+        elif draw < .6:
+            seen = actions + recirc(90)
+        elif draw < .65:
+            seen = actions + u32(uapi.OVS_ACTION_ATTR_DROP,
+                                 rng.choice((0, 5)))
+        return seen
+
+    def _depth(self) -> int:
+        depth, at = 0, 12
+        while self.frame[at:at + 2] in {b"\x81\0", b"\x88\xa8"}:
+            depth, at = depth + 1, at + 4
+        return depth
+
+
+@dataclass(slots=True)
+class Got:
+    """What came of one packet."""
+
+    outputs: list[tuple[int, bytes]]
+    actions: list[tuple[int, bytes, bytes]]
+    recircs: list[tuple[bytes, bytes]]
+
+
+def run(dp: Datapath, frame: bytes, code: bytes,
+        expected: oracle.Result) -> Got:
+    """Sends a packet through a flow that takes recirc_id 0."""
+    mask = bytearray(abi.KEY.size)
+    mask[abi.KEY["recirc_id"].slice] = b"\xff" * 4
+    dp.clear()
+    dp.add_flow(code, b"", bytes(mask))
+    dp.ports[IN_PORT].send(frame)
+    outputs = [(port, packet) for port, packet, _
+               in dp.outputs(len(expected.outputs))]
+    upcalls = dp.poll()
+    extra = dp.outputs(0, 0)
+    assert not extra, extra
+    return Got(
+        outputs,
+        [(int(u.fields["desc"]), u.packet, u.key) for u in upcalls
+         if u.cmd == uapi.OVS_PACKET_CMD_ACTION],
+        sorted((u.key, u.packet) for u in upcalls
+               if u.cmd == uapi.OVS_PACKET_CMD_MISS))
+
+
+def check_keys(found: bytes, wanted: bytes, where: str) -> None:
+    assert found == wanted, where + difference(key_words(found),
+                                               key_words(wanted))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
+    rng = random.Random(seed)
+    meta = Meta(in_port=IN_PORT)
+    size = abi.OVS_KEY_BASE * 8
+    done = 0
+    while done < PER_SEED:
+        frame = packets.broken(rng, packets.packet(rng))
+        if len(frame) < 22:
+            continue
+        parsed = extract(frame, meta)
+        assert parsed is not None
+        actions = Lists(rng, frame, parsed).make()
+        try:
+            expected = oracle.execute(frame, actions, meta)
+        except oracle.Undefined:
+            continue
+        compiled = compile_actions(actions, facts_of(frame, parsed))
+        code = compiled.link(tuple(d.pid for d in compiled.uspace))
+        done += 1
+        before = dp.drops()
+        where = f"seed {seed}, packet {frame.hex()}, {actions.hex()}: "
+        got = run(dp, frame, code, expected)
+        assert got.outputs == sorted(expected.outputs,
+                                     key=lambda item: item[0]), where
+        wanted = [event for event in expected.events
+                  if isinstance(event, oracle.Upcall)]
+        assert [(desc, packet) for desc, packet, _ in got.actions] == [
+            (event.pid, event.packet) for event in wanted], where
+        for (_, _, key), event in zip(got.actions, wanted, strict=True):
+            check_keys(key, event.key[:size], where)
+        assert got.recircs == sorted(
+            (event.key[:size], event.packet) for event in expected.events
+            if isinstance(event, oracle.Recirc)), where
+        after = dp.drops()
+        delta = {r: after[r] - before.get(r, 0) for r in after
+                 if after[r] != before.get(r, 0)}
+        assert delta == ({} if expected.drop is DropReason.NONE
+                         else {expected.drop: 1}), where
