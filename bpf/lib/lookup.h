@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Megaflow lookup: the reader of the hash decision forest that abi.h
+ * describes.  Global functions, so that the verifier looks at each one once,
+ * whatever calls it.
+ *
+ * The provider changes the forest meanwhile.  Every word that leads on is
+ * read once, and what it leads to stays as it is until this program has ended
+ * (the provider waits for a grace period before it uses anything again).
+ */
+#ifndef OVS_LOOKUP_H
+#define OVS_LOOKUP_H
+
+#include "maps_classifier.h"
+
+#define OVS_EDGE_LEAF	(1ULL << OVS_EDGE_LEAF_SHIFT)
+
+#define OVS_READ_ONCE(x)	(*(const volatile typeof(x) *)&(x))
+
+static __always_inline __u32 ovs_edge_desc(__u64 edge)
+{
+	return edge >> OVS_EDGE_DESC_SHIFT & ((1 << OVS_EDGE_DESC_BITS) - 1);
+}
+
+/* The masked key word that entry j of a descriptor names. */
+static __always_inline __u64 ovs_cls_word(const struct ovs_pkt *pkt,
+					  const struct ovs_desc *d, __u32 j)
+{
+	return pkt->key.w[d->idx[j] & (OVS_KEY_WORDS - 1)] & d->w[j].mask;
+}
+
+/*
+ * One term of the NH hash (Black et al., "UMAC", 1999): the random words make
+ * it unlikely, 2^-32, that two keys of anybody's choice collide.  Zero when
+ * the descriptor has no entry j.
+ */
+static __always_inline __u64 ovs_cls_term(const struct ovs_pkt *pkt,
+					  const struct ovs_desc *d, __u32 j)
+{
+	__u64 t = ovs_cls_word(pkt, d, j);
+
+	return ((__u64)(__u32)t + d->w[j].hash_lo) *
+	       ((t >> 32) + d->w[j].hash_hi);
+}
+
+/* Sum of the terms of a descriptor's further records. */
+__noinline __u64 ovs_cls_hash_more(struct ovs_pkt *pkt, __u32 next)
+{
+	__u64 h = 0;
+	__u32 i, j;
+
+	if (!pkt)
+		return 0;
+	for (i = 1; i < OVS_CLS_RECORDS && next; i++) {
+		struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &next);
+
+		if (!d)
+			break;
+		for (j = 0; j < OVS_CLS_WORDS; j++)
+			h += ovs_cls_term(pkt, d, j);
+		next = d->next;
+	}
+	return h;
+}
+
+static __always_inline __u64 ovs_cls_hash(struct ovs_pkt *pkt,
+					  const struct ovs_desc *d, __u64 edge)
+{
+	/* Tag and leaf bit go: node and descriptor seed the hash. */
+	__u64 h = edge << (63 - OVS_EDGE_LEAF_SHIFT);
+	__u32 n = d->n, j;
+
+	h += ovs_cls_term(pkt, d, 0);
+	h += ovs_cls_term(pkt, d, 1);
+	h += ovs_cls_term(pkt, d, 2);
+	if (n > 3) {
+#pragma clang loop unroll(disable)
+		for (j = 3; j < OVS_CLS_WORDS; j++) {
+			if (j >= n)
+				break;
+			h += ovs_cls_term(pkt, d, j);
+		}
+		if (d->next)
+			h += ovs_cls_hash_more(pkt, d->next);
+	}
+	h ^= h >> 32;
+	h *= OVS_HASH_MULT;
+	return h ^ h >> 32;
+}
+
+/*
+ * Find the edge with the tag of `h`; 0 when there is none.  The tag is unique
+ * in its chain of buckets, and never zero.
+ */
+static __always_inline __u64 ovs_cls_probe(__u64 h)
+{
+	__u32 b = h & cfg_bucket_mask, c, i;
+	__u32 first = h >> (OVS_EDGE_TAG_SHIFT - 3) & 7;
+
+#pragma clang loop unroll(disable)
+	for (c = 0; c < OVS_BUCKET_CHAIN; c++) {
+		struct ovs_bucket *bucket;
+		__u64 edge, found = 0;
+
+		bucket = bpf_map_lookup_elem(&ovs_buckets, &b);
+		if (!bucket)
+			return 0;
+		if (first == OVS_BUCKET_EDGES)
+			first = 0;
+		edge = OVS_READ_ONCE(bucket->edge[first]);
+		if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT == 0)
+			return edge;
+#pragma unroll
+		for (i = 0; i < OVS_BUCKET_EDGES; i++) {
+			__u64 differs;
+
+			edge = OVS_READ_ONCE(bucket->edge[i]);
+			differs = ((edge ^ h) >> OVS_EDGE_TAG_SHIFT) - 1;
+			/*
+			 * clang 14 would make branches of this, and 6.1 and
+			 * 6.18 refuse their 2^7 paths ("too many insns").
+			 */
+			asm volatile("" : "+r"(differs));
+			found ^= (found ^ edge) & ((__s64)differs >> 63);
+		}
+		if (found)
+			return found;
+		b = OVS_READ_ONCE(bucket->next);
+		if (!b)
+			return 0;
+	}
+	return 0;
+}
+
+/* Whether the further records of a flow match. */
+__noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
+				   __u32 fnext)
+{
+	__u64 diff = 0;
+	__u32 i, j;
+
+	if (!pkt)
+		return 0;
+	for (i = 1; i < OVS_CLS_RECORDS && dnext; i++) {
+		struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &dnext);
+		struct ovs_flow *f = bpf_map_lookup_elem(&ovs_flows, &fnext);
+
+		if (!d || !f)
+			return 0;
+		for (j = 0; j < OVS_CLS_WORDS; j++)
+			diff |= ovs_cls_word(pkt, d, j) ^ f->value[j];
+		dnext = d->next;
+		fnext = f->next;
+	}
+	return !diff;
+}
+
+/* Whether the flow that `edge` names matches in all bits of its mask. */
+static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge)
+{
+	__u32 id = edge & ((1 << OVS_EDGE_ID_BITS) - 1);
+	__u32 desc = ovs_edge_desc(edge), n, j;
+	struct ovs_flow *f = bpf_map_lookup_elem(&ovs_flows, &id);
+	struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &desc);
+	__u64 diff;
+
+	if (!f || !d)
+		return 0;
+	n = d->n;
+	diff = OVS_READ_ONCE(f->desc) ^ desc;
+#pragma clang loop unroll(disable)
+	for (j = 0; j < OVS_CLS_WORDS; j++) {
+		if (j >= n)
+			break;
+		diff |= ovs_cls_word(pkt, d, j) ^ f->value[j];
+	}
+	if (diff)
+		return 0;
+	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
+}
+
+/* Walk one tree: flow id plus 1, or 0. */
+__noinline __u32 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
+{
+	__u32 probes, zero = 0;
+	__u64 *bound;
+
+	if (!pkt)
+		return 0;
+	for (probes = 0; probes < OVS_CLS_DEPTH; probes++) {
+		__u32 desc = ovs_edge_desc(edge);
+		struct ovs_desc *d;
+
+		if (edge & OVS_EDGE_LEAF)
+			goto leaf;
+		d = bpf_map_lookup_elem(&ovs_descs, &desc);
+		if (!d)
+			return 0;
+		edge = ovs_cls_probe(ovs_cls_hash(pkt, d, edge));
+		if (!edge) {
+			pkt->probes += probes + 1;
+			return 0;
+		}
+	}
+	if (edge & OVS_EDGE_LEAF)
+		goto leaf;
+	bound = bpf_map_lookup_elem(&ovs_cls_bound, &zero);
+	if (bound)
+		(*bound)++;
+	return 0;
+leaf:
+	pkt->probes += probes;
+	if (!ovs_cls_same(pkt, edge))
+		return 0;
+	return (edge & ((1 << OVS_EDGE_ID_BITS) - 1)) + 1;
+}
+
+/*
+ * Look pkt->key up among the flows of pkt->bridge.  pkt->probes becomes the
+ * number of hash probes made, which is what mask_hit of ovs_dp_stats counts.
+ *
+ * Return: flow id plus 1, or 0 when no flow matches.
+ */
+__noinline __u32 ovs_classify(struct ovs_pkt *pkt)
+{
+	struct ovs_root *root;
+	__u32 bridge, t, n, found;
+
+	if (!pkt)
+		return 0;
+	pkt->probes = 0;
+	bridge = pkt->bridge;
+	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
+	if (!root)
+		return 0;
+	n = OVS_READ_ONCE(root->ntrees);
+#pragma clang loop unroll(disable)
+	for (t = 0; t < OVS_CLS_TREES; t++) {
+		__u64 edge;
+
+		if (t >= n)
+			break;
+		edge = OVS_READ_ONCE(root->tree[t]);
+		if (!edge)
+			continue;
+		found = ovs_cls_walk(pkt, edge);
+		if (found)
+			return found;
+	}
+	return 0;
+}
+
+#endif /* OVS_LOOKUP_H */

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reader of the classifier's arrays: bpf/lib/lookup.h in Python.
+
+It knows the arrays alone and nothing of the writer's objects, so that tests
+can hold one against the other.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from dpif_bpf import abi
+from dpif_bpf.core.forest import Buffers
+
+_M32 = (1 << 32) - 1
+_M64 = (1 << 64) - 1
+_LEAF = 1 << abi.OVS_EDGE_LEAF_SHIFT
+_ID = (1 << abi.OVS_EDGE_ID_BITS) - 1
+_DESC = (1 << abi.OVS_EDGE_DESC_BITS) - 1
+
+
+class Reader:
+    """Looks keys up.
+
+    :param main: buckets that a hash chooses from
+    :ivar probes: of the last lookup
+    """
+
+    def __init__(self, buffers: Buffers, main: int) -> None:
+        self._buckets = buffers.buckets
+        self._descs = buffers.descs
+        self._flows = buffers.flows
+        self._roots = buffers.roots
+        self._mask = main - 1
+        self.probes = 0
+
+    def _words(self, key: tuple[int, ...],
+               desc: int) -> list[tuple[int, int, int]]:
+        """Masked key word and hash words of each entry of a mask."""
+        found: list[tuple[int, int, int]] = []
+        while desc:
+            at = desc * abi.DESC.size
+            n = self._descs[at]
+            index = self._descs[at + 1:at + 1 + n]
+            for j, word in enumerate(index):
+                mask, low, high = abi.DESC_WORD.struct.unpack_from(
+                    self._descs, at + abi.DESC["w"].offset
+                    + j * abi.DESC_WORD.size)
+                found.append((key[word] & mask, low, high))
+            desc, = struct.unpack_from("=I", self._descs,
+                                       at + abi.DESC["next"].offset)
+        return found
+
+    def _probe(self, h: int) -> int:
+        bucket = h & self._mask
+        tag = h >> abi.OVS_EDGE_TAG_SHIFT
+        for _ in range(abi.OVS_BUCKET_CHAIN):
+            row = struct.unpack_from("=8Q", self._buckets,
+                                     bucket * abi.BUCKET.size)
+            found = [edge for edge in row[:7]
+                     if edge >> abi.OVS_EDGE_TAG_SHIFT == tag]
+            if found and tag:
+                assert len(found) == 1
+                edge: int = found[0]
+                return edge
+            bucket = row[7]
+            if not bucket:
+                break
+        return 0
+
+    def _same(self, key: tuple[int, ...], edge: int) -> bool:
+        desc = edge >> abi.OVS_EDGE_DESC_SHIFT & _DESC
+        words = [word for word, _, _ in self._words(key, desc)]
+        record = edge & _ID
+        values: list[int] = []
+        if struct.unpack_from("=I", self._flows,
+                              record * abi.FLOW.size)[0] != desc:
+            return False
+        while len(values) < len(words):
+            head = abi.FLOW.struct.unpack_from(self._flows,
+                                               record * abi.FLOW.size)
+            values += struct.unpack(f"={abi.OVS_CLS_WORDS}Q", head[4])
+            record = head[2]
+        return values[:len(words)] == words
+
+    def find(self, root: int, key: int) -> int | None:
+        """The id of the flow that a packet with this key matches.
+
+        :param root: bridge id
+        :param key: key image as a little-endian number
+        """
+        words = struct.unpack(f"<{abi.OVS_KEY_WORDS}Q",
+                              key.to_bytes(abi.KEY.size, "little"))
+        ntrees, *trees = struct.unpack_from(
+            f"={1 + abi.OVS_CLS_TREES}Q", self._roots, root * abi.ROOT.size)
+        self.probes = 0
+        for edge in trees[:ntrees]:
+            if edge:
+                found = self._walk(words, edge)
+                if found is not None:
+                    return found
+        return None
+
+    def _walk(self, key: tuple[int, ...], edge: int) -> int | None:
+        for _ in range(abi.OVS_CLS_DEPTH + 1):
+            if edge & _LEAF:
+                return edge & _ID if self._same(key, edge) else None
+            h = edge << 63 - abi.OVS_EDGE_LEAF_SHIFT & _M64
+            desc = edge >> abi.OVS_EDGE_DESC_SHIFT & _DESC
+            for word, low, high in self._words(key, desc):
+                h += ((word & _M32) + low) * ((word >> 32) + high)
+            h &= _M64
+            h ^= h >> 32
+            h = h * abi.OVS_HASH_MULT & _M64
+            h ^= h >> 32
+            self.probes += 1
+            edge = self._probe(h)
+            if not edge:
+                return None
+        raise AssertionError("deeper than a reader goes")

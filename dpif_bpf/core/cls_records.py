@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flow records of the classifier, in ovs_flows (bpf/lib/abi.h)."""
+
+from __future__ import annotations
+
+import struct
+
+from dpif_bpf import abi
+from dpif_bpf.core.cls_masks import WORDS, Mask
+
+_SIZE = abi.FLOW.size
+_VALUES = abi.FLOW["value"].offset
+_HEAD_WORDS = _SIZE // 8
+_PACK = tuple(struct.Struct(f"II{n}Q") for n in range(WORDS + 1))
+"""From `next` on: next, pad, values."""
+
+
+class NoRecord(Exception):
+    """Every flow record is in use."""
+
+
+class FlowRecords:
+    """Writer of ovs_flows.
+
+    :param flows: the mapped array, as bytes
+    """
+
+    def __init__(self, flows: memoryview) -> None:
+        self._raw = flows
+        self._heads = flows.cast("Q")
+        self._fields = flows.cast("I")
+        self._count = len(flows) // _SIZE
+        self._free: list[int] = []
+        self._fresh = 0
+        self._more: dict[int, tuple[int, ...]] = {}
+
+    @property
+    def free(self) -> int:
+        """Records that are not in use."""
+        return len(self._free) + self._count - self._fresh
+
+    def _take(self) -> int:
+        if self._free:
+            return self._free.pop()
+        if self._fresh == self._count:
+            raise NoRecord
+        self._fresh += 1
+        return self._fresh - 1
+
+    def write(self, mask: Mask, key: int, acts: int) -> int:
+        """Makes a record that no edge names yet.
+
+        :returns: the flow id
+        :raises NoRecord:
+        """
+        values = mask.values(key)
+        number = self._take()
+        if len(values) <= WORDS:
+            _PACK[len(values)].pack_into(self._raw, number * _SIZE + 8, 0, 0,
+                                         *values)
+        else:
+            self._write_wide(number, values)
+        self._heads[number * _HEAD_WORDS] = mask.id | acts << 32
+        return number
+
+    def _write_wide(self, number: int, values: tuple[int, ...]) -> None:
+        more: list[int] = []
+        try:
+            for _ in range(WORDS, len(values), WORDS):
+                more.append(self._take())
+        except NoRecord:
+            self._free.extend((*more, number))
+            raise
+        ids = (number, *more, 0)
+        for i, at in enumerate(ids[:-1]):
+            part = values[i * WORDS:(i + 1) * WORDS]
+            self._heads[at * _HEAD_WORDS] = 0
+            _PACK[len(part)].pack_into(self._raw, at * _SIZE + 8, ids[i + 1],
+                                       0, *part)
+            self._raw[at * _SIZE + _VALUES + len(part) * 8:
+                      (at + 1) * _SIZE] = bytes((WORDS - len(part)) * 8)
+        self._more[number] = tuple(more)
+
+    def acts(self, number: int) -> int:
+        """The instruction at which a flow's actions begin."""
+        return self._fields[number * (_SIZE // 4) + 1]
+
+    def set_acts(self, number: int, acts: int) -> None:
+        """Changes it, by one 32-bit store."""
+        self._fields[number * (_SIZE // 4) + 1] = acts
+
+    def kill(self, number: int) -> None:
+        """Makes the record no flow's; `acts` stays for who reads it now."""
+        self._fields[number * (_SIZE // 4)] = 0
+
+    def release(self, number: int) -> None:
+        """Frees a record that no reader can come to."""
+        self._free.append(number)
+        if self._more:
+            self._free.extend(self._more.pop(number, ()))

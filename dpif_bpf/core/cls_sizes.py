@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How large the classifier's maps are for a number of flows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpif_bpf import abi
+
+MAX_FLOWS = (1 << abi.OVS_EDGE_ID_BITS) - 1
+MAX_DESCS = 1 << abi.OVS_EDGE_DESC_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Elements of the classifier's maps.
+
+    :param flows: of ovs_flows, and of a stripe of ovs_flow_stats; a flow of
+        more than OVS_CLS_WORDS key words takes several
+    :param descs: of ovs_descs; every mask of a flow or a node takes one
+    :param buckets: of ovs_buckets, those that a hash chooses from; a power
+        of two (cfg_bucket_mask is one less)
+    :param overflow: further elements of ovs_buckets
+    """
+
+    flows: int
+    descs: int
+    buckets: int
+    overflow: int
+
+    @property
+    def nodes(self) -> int:
+        """Numbers for inner nodes: no map, but what edges can name."""
+        return min(2 * self.flows, 1 << abi.OVS_EDGE_ID_BITS)
+
+    @classmethod
+    def for_flows(cls, max_flows: int, max_descs: int = 32768) -> Sizes:
+        """Sizes for `max_flows` flows.
+
+        There are some more records, for those that wait for a grace period.
+        A forest has fewer inner edges than flows, but for moments; there are
+        3.5 to 7 places for each flow in the buckets.
+
+        :raises ValueError: more than edges can name
+        """
+        if not 0 < max_flows <= MAX_FLOWS:
+            raise ValueError(f"max_flows must be in 1..{MAX_FLOWS}")
+        if not 0 < max_descs <= MAX_DESCS:
+            raise ValueError(f"max_descs must be in 1..{MAX_DESCS}")
+        buckets = 1 << max(8, (max_flows // 2 - 1).bit_length())
+        flows = min(max_flows + max_flows // 16 + 1024, MAX_FLOWS)
+        return cls(flows, max_descs, buckets, buckets // 8)
+
+    def bytes(self) -> dict[str, int]:
+        """Bytes of each map (statistics are not among them)."""
+        return {
+            "ovs_flows": self.flows * abi.FLOW.size,
+            "ovs_descs": self.descs * abi.DESC.size,
+            "ovs_buckets":
+                (self.buckets + self.overflow) * abi.BUCKET.size,
+            "ovs_roots": abi.OVS_MAX_BRIDGES * abi.ROOT.size,
+        }

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics of flows, in the mapped stripes of ovs_flow_stats.
+
+The programs count in the stripe of their CPU; the sums are made here, for
+many flows at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dpif_bpf import abi
+
+Counts = NDArray[np.uint64]
+
+_FIELDS = abi.FLOW_STATS.size // 8
+_M64 = (1 << 64) - 1
+
+
+class FlowCounts(NamedTuple):
+    """Of one flow: packets, bytes, used (ns, CLOCK_MONOTONIC; 0: never) and
+    the OR of the TCP flags."""
+
+    packets: int
+    bytes: int
+    used: int
+    tcp_flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlowArrays:
+    """The same of many flows: arrays of equal length."""
+
+    packets: Counts
+    bytes: Counts
+    used: Counts
+    tcp_flags: Counts
+
+
+class FlowStats:
+    """Reader of ovs_flow_stats.
+
+    :param buffer: the mapped array, as bytes
+    :param stripes: how many there are: those of the CPUs, and a last one
+        that is the provider's
+    :param flows: elements of one stripe
+    """
+
+    def __init__(self, buffer: memoryview, stripes: int, flows: int) -> None:
+        count = stripes * flows * _FIELDS
+        self._all = np.frombuffer(buffer, np.uint64, count).reshape(
+            stripes, flows, _FIELDS)
+
+    def read(self, ids: Sequence[int] | NDArray[np.intp] | slice
+             ) -> FlowArrays:
+        """Sums for flow ids, in their order, or for a slice of them."""
+        part = self._all[:, ids, :]
+        return FlowArrays(part[:, :, 0].sum(axis=0, dtype=np.uint64),
+                          part[:, :, 1].sum(axis=0, dtype=np.uint64),
+                          part[:, :, 2].max(axis=0),
+                          np.bitwise_or.reduce(part[:, :, 3], axis=0))
+
+    def one(self, flow_id: int) -> FlowCounts:
+        """Sums for one flow."""
+        packets = octets = used = flags = 0
+        for row in self._all[:, flow_id, :].tolist():
+            packets += row[0]
+            octets += row[1]
+            used = max(used, row[2])
+            flags |= row[3]
+        return FlowCounts(packets & _M64, octets & _M64, used, flags)
+
+    def clear(self, flow_id: int) -> None:
+        """Zeroes the counters of an id that no program counts on."""
+        self._all[:, flow_id, :] = 0
+
+    def preset(self, flow_id: int, counts: FlowCounts) -> None:
+        """Sets the counters of a flow, though programs count on.
+
+        The stripes of the CPUs stay theirs: what they hold is taken off in
+        the provider's stripe, modulo 2**64.
+        """
+        now = self.one(flow_id)
+        base = self._all[-1, flow_id]
+        base[0] = (int(base[0]) + counts.packets - now.packets) & _M64
+        base[1] = (int(base[1]) + counts.bytes - now.bytes) & _M64
+        self._all[:, flow_id, 2:] = 0
+        base[2] = counts.used
+        base[3] = counts.tcp_flags

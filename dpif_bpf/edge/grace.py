@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grace periods: when no running program can hold what was unlinked.
+
+MEMBARRIER_CMD_GLOBAL of membarrier(2) returns when every RCU read-side
+section that was under way has ended; programs at tc and XDP hooks run within
+one.  It takes some milliseconds, so that a thread of its own calls it, for
+all that was retired meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from typing import Protocol
+
+from dpif_bpf.core.edges import Poller
+from dpif_bpf.edge import bpfsys
+from dpif_bpf.errors import BackendError
+
+
+class Quarantined(Protocol):
+    """Something whose removals wait: core.quarantine, Classifier, …"""
+
+    def seal(self) -> int:
+        """Closes a batch; its epoch, or 0 when it is empty."""
+
+    def advance(self, epoch: int) -> int:
+        """Frees what was retired up to `epoch`."""
+
+
+class Grace:
+    """Ends the grace periods of the quarantines that it watches.
+
+    run() belongs into every turn of the main loop; the thread sleeps while
+    nothing is in quarantine.
+
+    :ivar periods: grace periods so far
+    :raises BackendError: where the kernel cannot wait for all CPUs: EINVAL
+        when some are nohz_full
+    """
+
+    def __init__(self) -> None:
+        bpfsys.wait_for_programs()
+        self.periods = 0
+        self._watched: list[Quarantined] = []
+        self._batches: list[tuple[Quarantined, int]] = []
+        self._busy = False
+        self._stop = False
+        self._done = threading.Event()
+        self._wake = threading.Event()
+        self._error: BackendError | None = None
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._loop, daemon=True,
+                                        name="grace")
+        self._thread.start()
+
+    def watch(self, *quarantined: Quarantined) -> None:
+        """Looks after these, too; in this order in every period."""
+        self._watched.extend(quarantined)
+
+    def forget(self, *quarantined: Quarantined) -> None:
+        """Leaves these alone: what is in quarantine stays there."""
+        self._watched = [item for item in self._watched
+                         if item not in quarantined]
+        self._batches = [(item, epoch) for item, epoch in self._batches
+                         if item not in quarantined]
+
+    def _loop(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._stop:
+                return
+            try:
+                bpfsys.wait_for_programs()
+            except BackendError as error:
+                self._error = error
+            self._done.set()
+            os.eventfd_write(self._fd, 1)
+
+    def _seal(self) -> bool:
+        """Close the open batches; whether there is anything in them."""
+        self._batches = [(item, epoch) for item in self._watched
+                         if (epoch := item.seal())]
+        return bool(self._batches)
+
+    def _advance(self) -> int:
+        """Free the closed batches, whose grace period is over."""
+        self.periods += 1
+        batches, self._batches = self._batches, []
+        return sum(item.advance(epoch) for item, epoch in batches)
+
+    def run(self) -> int:
+        """Frees what has become free, and has the thread wait for what was
+        retired meanwhile.
+
+        :returns: how many things were freed
+        :raises BackendError: when waiting failed
+        """
+        freed = 0
+        if self._busy and self._done.is_set():
+            self._done.clear()
+            self._busy = False
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._fd)
+            if self._error is not None:
+                raise self._error
+            freed = self._advance()
+        if not self._busy and self._seal():
+            self._busy = True
+            self._wake.set()
+        return freed
+
+    def wait(self, poller: Poller) -> None:
+        """Makes `poller` wake up when run() has something to do."""
+        if self._busy:
+            poller.fd_wait(self._fd, select.POLLIN)
+
+    def drain(self) -> None:
+        """Waits until nothing is in quarantine: when room is needed at
+        once, or nothing is to be left behind.
+
+        :raises BackendError: when waiting failed
+        """
+        while self._busy or self._seal():
+            if self._busy:
+                self._done.wait()
+                self.run()
+            else:
+                bpfsys.wait_for_programs()
+                self._advance()
+
+    def close(self) -> None:
+        """Ends the thread; what is in quarantine stays there."""
+        if self._fd >= 0:
+            self._stop = True
+            self._wake.set()
+            self._thread.join()
+            os.close(self._fd)
+            self._fd = -1
