@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Masked sets of header fields.  The field is read from the packet, not from
- * the key; the key follows.  Checksums are updated, not computed, by the
+ * the key; the key follows, unless so many tags were pushed that flow extract
+ * does not get to the header.  Checksums are updated, not computed, by the
  * kernel's helpers, which know offloaded ones (CHECKSUM_PARTIAL: only the
  * pseudo header counts) and that a UDP checksum of zero stays zero.
  *
@@ -135,6 +136,8 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	ip.check = ovs_csum_update(old.check, diff);
 	if (ctx_store(skb, pkt->l3_off, &ip, sizeof(ip)))
 		return OVS_DROP_SET;
+	if (pkt->key.eth_type != bpf_htons(ETH_P_IP))
+		return 0;
 	pkt->key.ipv4_src = ip.saddr;
 	pkt->key.ipv4_dst = ip.daddr;
 	pkt->key.ip_tos = ip.tos;
@@ -187,6 +190,8 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	}
 	if (ctx_store_csum(skb, pkt->l3_off, ip, sizeof(ip)))
 		return OVS_DROP_SET;
+	if (pkt->key.eth_type != bpf_htons(ETH_P_IPV6))
+		return 0;
 	__builtin_memcpy(pkt->key.ipv6_src, ip + 2, 32);
 	pkt->key.ip_tos = word >> 20;
 	pkt->key.ip_ttl = ((__u8 *)ip)[7];
@@ -194,7 +199,10 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	return 0;
 }
 
-/* Ports of TCP or UDP; a later fragment has none. */
+/*
+ * Ports of TCP or UDP; a later fragment has none.  Where the key has none
+ * either, the rest of the header may be malformed: ovs_parse() decides.
+ */
 __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			  __u32 at, __u32 proto)
 {
@@ -222,7 +230,10 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (bpf_l4_csum_replace(skb, off + check, old, new, flags) ||
 	    ctx_store(skb, off, &new, sizeof(new)))
 		return OVS_DROP_SET;
-	__builtin_memcpy(&pkt->key.tp_src, &new, sizeof(new));
+	if (pkt->key.tp_src | pkt->key.tp_dst)
+		__builtin_memcpy(&pkt->key.tp_src, &new, sizeof(new));
+	else
+		pkt->stale = 1;
 	return 0;
 }
 

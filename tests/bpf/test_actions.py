@@ -11,7 +11,7 @@ import oracle
 import packets
 import pytest
 from harness import Datapath, key_words
-from oracle_key import Meta, extract
+from oracle_key import Extract, Meta, be16, extract
 from packets import difference
 
 from dpif_bpf import abi
@@ -61,19 +61,19 @@ def set_masked(kind: int, value: bytes, mask: bytes) -> bytes:
 POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
 
 
-def facts_of(frame: bytes, parsed: oracle.Extract) -> KeyFacts:
+def facts_of(frame: bytes, parsed: Extract) -> KeyFacts:
     tagged = frame[12:14] in {b"\x81\0", b"\x88\xa8"}
     return KeyFacts(
         eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
         ip_frag=parsed.byte("ip_frag"),
-        vlan_tci=oracle.be16(frame, 14) | 0x1000 if tagged else 0)
+        vlan_tci=be16(frame, 14) | 0x1000 if tagged else 0)
 
 
 class Lists:
     """Random lists of actions that the datapath accepts for one packet."""
 
     def __init__(self, rng: random.Random, frame: bytes,
-                 parsed: oracle.Extract) -> None:
+                 parsed: Extract) -> None:
         self.rng = rng
         self.frame = frame
         self.parsed = parsed
