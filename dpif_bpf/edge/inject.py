@@ -54,6 +54,7 @@ class ExecSlots:
         self._words = slots.cast("Q")
         self._free = deque(range(abi.OVS_EXEC_SLOTS))
         self._armed: dict[int, tuple[int, object]] = {}
+        self._passed: list[object] = []
         self.full = 0
         self.lost = 0
 
@@ -69,7 +70,7 @@ class ExecSlots:
             taken
         """
         if not self._free:
-            self.reap(now)
+            self._collect(now)
             if not self._free:
                 self.full += 1
                 return None
@@ -90,7 +91,8 @@ class ExecSlots:
                 | generation << abi.OVS_SLOT_BITS) & 0xffffffff
 
     def cancel(self, mark: int) -> None:
-        """Take back the slot of a packet that was not sent."""
+        """Take back the slot of a packet that was not sent; its token is
+        not given back by reap()."""
         slot = (mark & (1 << abi.OVS_SLOT_BITS) - 1) - 1
         if self._armed.pop(slot, None) is not None:
             self._disarm(slot)
@@ -99,29 +101,33 @@ class ExecSlots:
         """Take back the slots whose packets have passed or got lost.
 
         :param now: ms
-        :return: the tokens that were given to arm()
+        :return: the tokens that were given to arm(), each once
         """
+        self._collect(now)
+        tokens, self._passed = self._passed, []
+        return tokens
+
+    def _collect(self, now: int) -> None:
         words = self._words
         done = [slot for slot, (deadline, _) in self._armed.items()
                 if not words[slot * _WORDS] & abi.OVS_SLOT_ARMED
                 or deadline <= now]
-        tokens = []
         for slot in done:
             if words[slot * _WORDS] & abi.OVS_SLOT_ARMED:
                 self.lost += 1
-            tokens.append(self._armed.pop(slot)[1])
+            self._passed.append(self._armed.pop(slot)[1])
             self._disarm(slot)
-        return tokens
 
     def reset(self) -> list[object]:
         """Take all slots back: the device has gone and its queue with it.
 
-        :return: the tokens that were given to arm()
+        :return: the tokens that were given to arm(), each once
         """
-        tokens = [token for _, token in self._armed.values()]
+        tokens = self._passed + [token for _, token in self._armed.values()]
         for slot in self._armed:
             self._disarm(slot)
         self._armed.clear()
+        self._passed = []
         return tokens
 
     def _disarm(self, slot: int) -> None:
@@ -130,8 +136,8 @@ class ExecSlots:
         self._free.append(slot)
 
     def __len__(self) -> int:
-        """How many slots are taken, seen from here."""
-        return len(self._armed)
+        """How many tokens are still to be given back."""
+        return len(self._armed) + len(self._passed)
 
 
 class Injector:

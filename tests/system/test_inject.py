@@ -18,6 +18,7 @@ from dpif_bpf import abi
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.inject import VNET_HDR_LEN, ExecSlots, Injector
 from dpif_bpf.edge.libbpf import BpfObject
+from dpif_bpf.edge.pins import ensure_bpffs
 from dpif_bpf.errors import BackendError
 
 TOP = Path(__file__).resolve().parents[2]
@@ -26,6 +27,7 @@ from objects import compile_object  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 SOURCE = TOP / "tests" / "bpf" / "stages.bpf.c"
+PIN = Path(f"/sys/fs/bpf/ovs-test-inject-{os.getpid()}")
 KEY = struct.pack("=II", 4, 0).ljust(abi.OVS_KEY_BASE * 8, b"\0")
 UDP = bytes.fromhex(
     "020000000001" "020000000002" "0800"
@@ -71,19 +73,28 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def far(path: Path, namespace: Namespace) -> Iterator[Far]:
     """veth pair: the provider writes to va, the program is at vb."""
-    if not bpfprog.has_tcx():
-        pytest.skip("the kernel has no tcx links (Linux 6.6)")
     namespace.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
     namespace.ip("link add va mtu 65535 type veth peer name vb mtu 65535")
     namespace.ip("link set va up")
     namespace.ip("link set vb up")
     with BpfObject(path) as obj:
         obj.load()
-        link = bpfprog.link_create(
-            obj.prog_fd("ovs_inject"), socket.if_nametoindex("vb"),
-            bpfprog.ATTACH_TCX_INGRESS)
-        yield Far(obj)
-        os.close(link)
+        if bpfprog.has_tcx():
+            link = bpfprog.link_create(
+                obj.prog_fd("ovs_inject"), socket.if_nametoindex("vb"),
+                bpfprog.ATTACH_TCX_INGRESS)
+            yield Far(obj)
+            os.close(link)
+        else:
+            ensure_bpffs(PIN.parent)
+            bpfsys.obj_pin(obj.prog_fd("ovs_inject"), PIN)
+            try:
+                namespace.run("tc", "qdisc", "add", "dev", "vb", "clsact")
+                namespace.run("tc", "filter", "add", "dev", "vb", "ingress",
+                              "bpf", "da", "pinned", str(PIN))
+                yield Far(obj)
+            finally:
+                PIN.unlink()
 
 
 @pytest.fixture

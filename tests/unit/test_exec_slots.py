@@ -72,12 +72,16 @@ def test_slot_comes_back_when_the_program_is_done(
 
 
 def test_all_taken(memory: memoryview, slots: ExecSlots) -> None:
-    marks = [arm(slots) for _ in range(abi.OVS_EXEC_SLOTS)]
+    marks = [arm(slots, n) for n in range(abi.OVS_EXEC_SLOTS)]
     assert len({index_of(mark) for mark in marks}) == len(marks)
     assert slots.arm(1, 1, 0, KEY, None, 0) is None
     assert slots.full == 1
     program_is_done(memory, marks[500])
-    assert index_of(arm(slots)) == index_of(marks[500])
+    assert index_of(arm(slots, "new")) == index_of(marks[500])
+    # The token whose slot was taken anew is not forgotten.
+    assert len(slots) == abi.OVS_EXEC_SLOTS + 1
+    assert slots.reap(0) == [500]
+    assert len(slots) == abi.OVS_EXEC_SLOTS
 
 
 def test_new_use_is_another_generation(memory: memoryview,
