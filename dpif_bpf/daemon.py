@@ -55,7 +55,7 @@ class Daemon:
         self._ctl = Ctl(args.unixctl, __version__)
         self.provider = Provider(self._loader, self._ports, args.max_flows,
                                  self._send, self._multicast)
-        self.dispatcher = Dispatcher(self.provider)
+        self.dispatcher = Dispatcher(self.provider, msec)
         self._take_over()
         self._server = Server(args.socket, self)
         self._register()
@@ -118,14 +118,7 @@ class Daemon:
     def _take_over(self) -> None:
         """Datapaths of earlier providers, in the bridges that the database
         has: it is given a moment to answer, and not waited for longer."""
-        deadline = msec() + DATABASE_WAIT
-        while self._db.seqno == self._db_seqno and msec() < deadline:
-            poller = ovs.poller.Poller()
-            self._db.run()
-            self._db.wait(poller)
-            poller.timer_wait(50)
-            if self._db.seqno == self._db_seqno:
-                poller.block()
+        self._db.wait_synced(DATABASE_WAIT)
         self._db_seqno = self._db.seqno
         self.provider.set_bridges(self._db.bridges())
         self.provider.take_over()

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from dpif_bpf import abi
+from dpif_bpf.core.actions import Program
 from dpif_bpf.core.cls_sizes import Sizes
 from dpif_bpf.core.edges import InjectPair
-from dpif_bpf.core.flow_stats import FlowStats
-from dpif_bpf.core.forest import Classifier
+from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
+from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import DpCounters, PortEntry
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.edge import bpfsys
@@ -26,6 +27,8 @@ _PORT = abi.PORT.struct
 INJECT = "ovs_inject"
 MAX_STRIPES = 64
 """CPUs beyond this many count in the stripes of others, atomically."""
+NS = 1000000
+"""Nanoseconds in the milliseconds of OVS_FLOW_ATTR_USED."""
 ACTS_WORDS = 1 << 20
 """ovs_acts: 8 MiB.  Equal lists of actions are there once."""
 
@@ -80,7 +83,7 @@ def load(loader: Loader, name: str, max_flows: int,
         "ovs_flows": sizes.flows,
         "ovs_descs": sizes.descs,
         "ovs_buckets": sizes.buckets + sizes.overflow,
-        "ovs_flow_stats": stripes * sizes.flows,
+        "ovs_flow_stats": (stripes + 1) * sizes.flows,
         "ovs_acts": ACTS_WORDS,
         "ovs_nlmem": memory_words(sizes.flows),
     })
@@ -94,10 +97,29 @@ def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
     return total
 
 
+def earlier_flow_stats(
+        gen: Generation,
+        flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
+    """Plane.flow_stats() of an earlier generation."""
+    return list(_rows(flow_stats_of(gen), flow_ids))
+
+
 def flow_stats_of(gen: Generation) -> FlowStats:
     """The statistics of a generation's flows."""
-    return FlowStats(gen.mapped("ovs_flow_stats"),
-                     gen.map_info("ovs_flows").max_entries)
+    flows = gen.map_info("ovs_flows").max_entries
+    stripes = gen.map_info("ovs_flow_stats").max_entries // flows
+    return FlowStats(gen.mapped("ovs_flow_stats"), stripes, flows)
+
+
+def _rows(stats: FlowStats, flow_ids: list[int]
+          ) -> Iterator[tuple[int, int, int, int]]:
+    if len(flow_ids) == 1:
+        packets, nbytes, used, tcp_flags = stats.one(flow_ids[0])
+        return iter([(packets, nbytes, used // NS, tcp_flags)])
+    counted = stats.read(flow_ids)
+    return zip(counted.packets.tolist(), counted.bytes.tolist(),
+               (counted.used // NS).tolist(), counted.tcp_flags.tolist(),
+               strict=True)
 
 
 class BpfPlane:
@@ -108,7 +130,7 @@ class BpfPlane:
     """
 
     def __init__(self, gen: Generation, hooking: Hooking, pair: InjectPair,
-                 max_flows: int, released: Callable[[object], None]) -> None:
+                 max_flows: int, released: Callable[[Program], None]) -> None:
         self.gen = gen
         self.max_flows = max_flows
         self.acts = gen.mapped("ovs_acts").cast("Q")
@@ -116,9 +138,9 @@ class BpfPlane:
         self._ports = gen.mapped("ovs_ports")
         self._stats = flow_stats_of(gen)
         self.classifier = Classifier(
-            Sizes.for_flows(max_flows),
-            buckets=gen.mapped("ovs_buckets"), descs=gen.mapped("ovs_descs"),
-            flows=gen.mapped("ovs_flows"), roots=gen.mapped("ovs_roots"))
+            Buffers(gen.mapped("ovs_buckets"), gen.mapped("ovs_descs"),
+                    gen.mapped("ovs_flows"), gen.mapped("ovs_roots")),
+            Sizes.for_flows(max_flows), freed=self._stats.clear)
         self._hooking = hooking
         self._bridges: set[int] = set()
         self._devs: dict[int, int] = {}
@@ -167,7 +189,7 @@ class BpfPlane:
 
     # Packets
 
-    def execute(self, program: object, pc: int, bridge: int, key: bytes,
+    def execute(self, program: Program, pc: int, bridge: int, key: bytes,
                 packet: bytes, now: int) -> bool:
         mark = self._slots.arm(pc, bridge, 0, key, program, now)
         if mark is None:
@@ -183,6 +205,7 @@ class BpfPlane:
     def reap(self, now: int) -> None:
         """Gives back the programs of executes that have passed."""
         for token in self._slots.reap(now):
+            assert isinstance(token, Program)
             self._released(token)
 
     @property
@@ -208,11 +231,13 @@ class BpfPlane:
 
     def flow_stats(
             self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
-        return self._stats.read(flow_ids)
+        return list(_rows(self._stats, flow_ids))
 
     def set_flow_stats(self, flow_id: int,
                        counted: tuple[int, int, int, int]) -> None:
-        self._stats.set(flow_id, counted)
+        packets, nbytes, used, tcp_flags = counted
+        self._stats.preset(flow_id, FlowCounts(packets, nbytes,
+                                               used * NS, tcp_flags))
 
     def close(self) -> None:
         """Lets go; what is pinned goes on."""

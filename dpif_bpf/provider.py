@@ -20,13 +20,13 @@ from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
-from dpif_bpf.edge.ring import UpcallRing
+from dpif_bpf.edge.ring import BUDGET, UpcallRing
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.plane import (
     BpfPlane,
     Hooking,
     counters_of,
-    flow_stats_of,
+    earlier_flow_stats,
     load,
 )
 from dpif_bpf.wire import uapi
@@ -195,7 +195,7 @@ class Provider:
         except DpifError:
             self._destroy(instance)
             raise
-        counted = flow_stats_of(old).read(list(moved))
+        counted = earlier_flow_stats(old, list(moved))
         for now, before in zip(moved.values(), counted, strict=True):
             plane.set_flow_stats(now, before)
         dp.base = kept.base + counters_of(old, range(abi.OVS_MAX_BRIDGES))
@@ -228,11 +228,14 @@ class Provider:
 
     def run(self) -> None:
         """Upcalls, and what waits for the programs."""
+        drained = True
         for instance in self._instances.values():
-            instance.ring.run()
+            drained &= instance.ring.run() < BUDGET
             if instance.plane.executing:
                 instance.plane.reap(msec())
-        self._grace.run()
+        if drained:
+            # Queued upcalls may name what is freed here.
+            self._grace.run()
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""

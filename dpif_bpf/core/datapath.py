@@ -106,11 +106,11 @@ class Datapath:
     def reply(self) -> DatapathReply:
         """The datapath as replies show it."""
         counted = self.counters()
-        statistics = self.plane.classifier.statistics()
         return DatapathReply(
             self.dp_ifindex, self.name,
             (counted.hit, counted.missed, counted.lost, len(self.flows)),
-            (counted.mask_hit, statistics.masks, counted.cache_hit),
+            (counted.mask_hit, self.plane.classifier.masks,
+             counted.cache_hit),
             self.user_features, self.masks_cache_size,
             self.per_cpu_pids or None)
 
@@ -186,9 +186,7 @@ class Datapath:
         port = Vport(port_no, type_, name, link, upcall_pids,
                      self._owner.get(name, ANY_BRIDGE))
         try:
-            self.flows.enter_port(port_no, port.bridge)
-            if port.bridge != ANY_BRIDGE:
-                self.flows.leave_port(port_no, ANY_BRIDGE)
+            self.flows.move_port(port_no, port.bridge)
             self._write(port)
             self._keep_port(port)
         except DpifError:
@@ -231,7 +229,7 @@ class Datapath:
         """A port as replies show it."""
         return VportReply(
             self.dp_ifindex, port.port_no, port.type, port.name,
-            port.link.ifindex, tuple(self._ports.stats(port.link)),
+            port.link.ifindex, self._ports.stats(port.link),
             (port.upcall_success, port.upcall_fail), port.upcall_pids, None,
             port.link.netnsid)
 
@@ -294,11 +292,10 @@ class Datapath:
     def _own(self, port: Vport, bridge: int) -> None:
         if port.bridge == bridge:
             return
-        old, port.bridge = port.bridge, bridge
-        self.flows.enter_port(port.port_no, bridge)
+        self.flows.move_port(port.port_no, bridge)
+        port.bridge = bridge
         self._write(port)
         self.plane.attach(port.link.hook_ifindex, bridge)
-        self.flows.leave_port(port.port_no, old)
 
     # Upcalls
 

@@ -70,10 +70,15 @@ class Registry(Protocol):
 
 
 class Dispatcher:
-    """Serves requests; keeps no state of its own."""
+    """Serves requests; keeps no state of its own.
 
-    def __init__(self, registry: Registry) -> None:
+    :param clock: ms, monotonic
+    """
+
+    def __init__(self, registry: Registry,
+                 clock: Callable[[], int]) -> None:
         self._registry = registry
+        self._clock = clock
         self._families: dict[int, Callable[[Message], Iterator[bytes]]] = {
             uapi.OVS_DATAPATH_ID: self._datapath,
             uapi.OVS_VPORT_ID: self._vport,
@@ -265,7 +270,7 @@ class Dispatcher:
 
     def _packet(self, message: Message) -> Iterator[bytes]:
         request = decode_packet(message)
-        execute(self._numbered(request.dp_ifindex), request)
+        execute(self._numbered(request.dp_ifindex), request, self._clock())
         return iter(())
 
 

@@ -25,8 +25,9 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
     :raises RequestError: EINVAL for a key or actions that cannot be accepted
     :raises BackendError: ENOBUFS when too many packets are on their way
     """
-    metadata = decode_metadata(request.key)
-    program = dp.programs.get(request.actions, packet_facts(request.packet))
+    metadata = decode_metadata(request.key, request.key_pos)
+    program = dp.programs.get(request.actions, packet_facts(request.packet),
+                              request.actions_pos)
     port = dp.vports.by_no.get(metadata.in_port)
     if not dp.plane.execute(
             program, program.pc, 0 if port is None else port.bridge,

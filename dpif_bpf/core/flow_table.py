@@ -15,7 +15,7 @@ from dpif_bpf.core.plane import ANY_BRIDGE, Plane
 from dpif_bpf.core.records import FLOW_BASE, Records
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.key import Match, decode_match
+from dpif_bpf.wire.key import Match, decode_key, decode_match
 from dpif_bpf.wire.messages import FlowRequest
 from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, nla
 from dpif_bpf.wire.replies import FlowParts, flow_body, flow_parts
@@ -29,9 +29,7 @@ class Flow:
     """A megaflow.
 
     :param match: masked key and mask
-    :param ufid: its name, or None: it is named by `key`
-    :param key: key image as it came, with what the mask leaves out; 0 when
-        the flow has a UFID
+    :param ufid: its name, or None: it is named by its full key
     :param parts: netlink attributes as they came, for replies
     :param places: bridge -> flow id in that bridge's classifier root: one,
         or all bridges when the input port is not matched
@@ -40,7 +38,6 @@ class Flow:
 
     match: Match
     ufid: bytes | None
-    key: int
     program: Program
     parts: FlowParts
     body: bytes
@@ -93,7 +90,8 @@ class FlowTable:
         :raises BackendError: ENOSPC when a table is full
         """
         assert request.key is not None and request.actions is not None
-        match = decode_match(request.key, request.mask)
+        match = decode_match(request.key, request.mask, request.key_pos,
+                             request.mask_pos)
         old = self._find(request.ufid, match)
         if old is None:
             return self._insert(request, match)
@@ -127,7 +125,7 @@ class FlowTable:
         if request.ufid is not None:
             flow = self._by_ufid.get(request.ufid)
         elif request.key is not None:
-            flow = self._by_key.get(decode_match(request.key, None).key)
+            flow = self._by_key.get(decode_key(request.key, request.key_pos))
         if flow is None:
             raise RequestError(errno.ENOENT, "no such flow")
         return flow
@@ -143,7 +141,7 @@ class FlowTable:
         if flow.ufid is not None:
             del self._by_ufid[flow.ufid]
         else:
-            del self._by_key[flow.key]
+            del self._by_key[flow.match.full_key]
         self._programs.release(flow.program)
 
     def flush(self) -> None:
@@ -154,11 +152,11 @@ class FlowTable:
     def stats(self, flows: list[Flow]) -> list[tuple[int, int, int, int]]:
         """Packets, bytes, used (ms, CLOCK_MONOTONIC, 0: never) and TCP flags
         of each flow, read in one go."""
-        counted = self._plane.flow_stats(
+        rows = self._plane.flow_stats(
             [flow_id for flow in flows for flow_id in flow.places.values()])
-        if len(counted) == len(flows):
-            return counted
-        found = iter(counted)
+        if len(rows) == len(flows):
+            return rows
+        found = iter(rows)
         return [_sum([next(found) for _ in flow.places]) for flow in flows]
 
     def clear(self) -> None:
@@ -189,30 +187,23 @@ class FlowTable:
                 self._unplace(flow, bridge)
         self._plane.classifier.remove_root(bridge)
 
-    def enter_port(self, port_no: int, bridge: int) -> None:
-        """Puts the flows of `port_no` into the root of `bridge`, too.
+    def move_port(self, port_no: int, bridge: int) -> None:
+        """Moves the flows of `port_no` to the root of `bridge`.
 
-        To be followed by :meth:`leave_port` once the port's packets go
-        there: meanwhile both roots have them and none is missed.
+        Until a grace period has passed they are found in both, so that the
+        port's hook can follow and no packet is missed.
         """
         self._bridge_of[port_no] = bridge
         for flow in self.snapshot():
             if flow.in_port == port_no and bridge not in flow.places:
-                self._place(flow, bridge)
-
-    def leave_port(self, port_no: int, bridge: int) -> None:
-        """Takes the flows of `port_no` out of the root of `bridge`."""
-        for flow in self.snapshot():
-            if flow.in_port == port_no and bridge in flow.places:
-                self._unplace(flow, bridge)
+                ((_, flow_id),) = flow.places.items()
+                self._plane.classifier.move(flow_id, bridge)
+                flow.places = {bridge: flow_id}
 
     def forget_port(self, port_no: int) -> None:
         """A port that has gone: its flows stay, in no bridge's root."""
-        bridge = self._bridge_of.get(port_no, ANY_BRIDGE)
-        if bridge != ANY_BRIDGE:
-            self.enter_port(port_no, ANY_BRIDGE)
-            self.leave_port(port_no, bridge)
-        self._bridge_of.pop(port_no, None)
+        self.move_port(port_no, ANY_BRIDGE)
+        del self._bridge_of[port_no]
 
     def _find(self, ufid: bytes | None, match: Match) -> Flow | None:
         if ufid is not None:
@@ -223,7 +214,7 @@ class FlowTable:
         if flow is not None:
             return flow
         for bridge in self._roots(match):
-            flow_id = self._plane.classifier.find(bridge, match.key)
+            flow_id = self._plane.classifier.lookup(bridge, match.key)
             if flow_id is not None:
                 return self._by_id[flow_id]
         return None
@@ -235,12 +226,11 @@ class FlowTable:
 
     def _insert(self, request: FlowRequest, match: Match) -> Flow:
         assert request.key is not None and request.actions is not None
-        program = self._programs.get(request.actions, match.facts)
+        program = self._programs.get(request.actions, match.facts,
+                                     request.actions_pos)
         parts = flow_parts(request.key, request.mask, request.actions,
                            request.ufid)
-        key = 0 if request.ufid is not None else decode_match(
-            request.key, None).key
-        flow = Flow(match, request.ufid, key, program, parts,
+        flow = Flow(match, request.ufid, program, parts,
                     flow_body(parts, 0), {})
         try:
             for bridge in self._roots(match):
@@ -254,7 +244,7 @@ class FlowTable:
         if flow.ufid is not None:
             self._by_ufid[flow.ufid] = flow
         else:
-            self._by_key[flow.key] = flow
+            self._by_key[flow.match.full_key] = flow
         return flow
 
     def _place(self, flow: Flow, bridge: int) -> None:
@@ -273,7 +263,8 @@ class FlowTable:
     def _set_actions(self, flow: Flow, request: FlowRequest) -> None:
         assert request.actions is not None
         old = flow.program
-        flow.program = self._programs.get(request.actions, flow.match.facts)
+        flow.program = self._programs.get(
+            request.actions, flow.match.facts, request.actions_pos)
         flow.parts = FlowParts(
             flow.parts.ufid, flow.parts.key, flow.parts.mask,
             nla(uapi.OVS_FLOW_ATTR_ACTIONS, request.actions))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dpif_bpf.core.actions import Program
 from dpif_bpf.core.forest import Classifier
 
 ANY_BRIDGE = 0
@@ -83,7 +84,7 @@ class Plane(Protocol):
     def counters(self) -> DpCounters:
         """Sums over all bridges and CPUs."""
 
-    def execute(self, program: object, pc: int, bridge: int,
+    def execute(self, program: Program, pc: int, bridge: int,
                 key: bytes, packet: bytes, now: int) -> bool:
         """Sends `packet` through the instructions at `pc`.
 
