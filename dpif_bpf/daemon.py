@@ -56,6 +56,7 @@ class Daemon:
         self.provider = Provider(self._loader, self._ports, args.max_flows,
                                  self._send, self._multicast)
         self.dispatcher = Dispatcher(self.provider, msec)
+        self._loader.template()
         self._take_over()
         self._server = Server(args.socket, self)
         self._register()
