@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the programs of Open vSwitch under test are.
 
-``OVS_BUILD`` names a build directory; without it the newest ``build/ovs-*/
-build`` of this tree is taken.
+``OVS_BUILD`` names a build directory and ``OVS_PLUGIN`` the plugin for it;
+without them the newest ``build/ovs-*`` of this tree is taken.
 """
 
 from __future__ import annotations
@@ -35,6 +35,28 @@ class OvsBuild:
             if path.exists():
                 return str(path)
         raise FileNotFoundError(f"{name} is not in {self.build}")
+
+    def binary(self, name: str) -> str:
+        """The program itself, which libtool's script of that name runs; it
+        needs `environment`."""
+        path = Path(self.program(name))
+        real = path.parent / ".libs" / path.name
+        return str(real if real.exists() else path)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"LD_LIBRARY_PATH": ":".join(
+            str(self.build / part / ".libs")
+            for part in ("lib", "ofproto", "ovsdb", "vtep"))}
+
+    @property
+    def plugin(self) -> str:
+        """libdpif_bpf.so, or the test is skipped."""
+        named = os.environ.get("OVS_PLUGIN")
+        path = Path(named) if named else self.build.parent / "libdpif_bpf.so"
+        if not path.exists():
+            pytest.skip(f"needs the plugin: there is no {path}")
+        return str(path)
 
     @property
     def schema(self) -> str:

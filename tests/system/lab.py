@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A switch and hosts, each in namespaces of their own.
+
+The switch's network namespace holds ovsdb-server, ovs-bpfd and ovs-vswitchd
+with the plugin, their run directory is a temporary one and its BPF file
+system is private, so that labs do not meet.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ovs.flow.odp
+from netns import Namespace
+from ovs_build import TOP, OvsBuild
+
+PROVIDER = "ovs-bpfd"
+SWITCH = "ovs-vswitchd"
+SERVER = "ovsdb-server"
+
+_TROUBLE = re.compile(r"\|\s*(WARN|ERR|EMER)\s*\|")
+_NO_TROUBLE = re.compile(
+    # A machine that is busy with other things.
+    r"timeval.*(Unreasonably long|faults:|disk:|context switches:)"
+    r"|ovs_rcu.*waiting for .* to quiesce"
+    # No kernel module here: type "system" is not what is tested.
+    r"|Generic Netlink family 'ovs_\w+' does not exist"
+    r"|Dropped \d+ log messages"
+    r"|fatal_signal.*terminating with signal 15")
+
+
+@dataclass(slots=True)
+class Host:
+    """A host on a port of a bridge.
+
+    :param port: name of the switch's port
+    :param ip: its address
+    """
+
+    ns: Namespace
+    port: str
+    ip: str
+    device: str = "eth0"
+
+    @property
+    def mac(self) -> str:
+        words = self.ns.ip(f"link show dev {self.device}").split()
+        return words[words.index("link/ether") + 1]
+
+    def ping(self, to: str, count: int = 3) -> None:
+        """All of `count` pings are answered."""
+        output = self.ns.run("ping", "-n", "-q", "-c", str(count), "-i",
+                             "0.1", "-W", "2", to, check=False)
+        assert f" {count} received" in output, output
+
+    def no_ping(self, to: str) -> None:
+        output = self.ns.run("ping", "-n", "-q", "-c", "2", "-i", "0.1",
+                             "-W", "0.5", to, check=False)
+        assert " 0 received" in output, output
+
+
+class Lab:
+    """A running switch.
+
+    :param rundir: for sockets, logs and the database; short, as the names
+        of sockets are limited to 107 bytes
+    """
+
+    def __init__(self, build: OvsBuild, rundir: Path) -> None:
+        self.build = build
+        self.rundir = rundir
+        self.ns = Namespace(bpffs=True)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.allowed: list[str] = []
+        """Regular expressions of warnings that a test provokes."""
+        self._hosts: list[Namespace] = []
+        self._env = {
+            **os.environ, "OVS_RUNDIR": str(rundir),
+            "OVS_LOGDIR": str(rundir), "OVS_DBDIR": str(rundir),
+            "OVS_SYSCONFDIR": str(rundir)}
+
+    # The daemons.
+
+    def start(self) -> None:
+        self.start_server()
+        self.start_provider()
+        self.start_switch()
+
+    def start_server(self) -> None:
+        conf = self.rundir / "conf.db"
+        if not conf.exists():
+            self.tool("ovsdb-tool", "create", str(conf), self.build.schema)
+        self._spawn(SERVER, [
+            self.build.binary("ovsdb-server"), str(conf),
+            f"--remote=punix:{self.rundir}/db.sock", "--pidfile",
+            "--log-file", "-vconsole:off"], self.build.environment)
+        self.until(lambda: (self.rundir / "db.sock").exists())
+        self.tool("ovs-vsctl", "--no-wait", "init")
+
+    def start_provider(self, *options: str) -> None:
+        (self.rundir / "ovs-bpfd.pid").unlink(missing_ok=True)
+        self._spawn(PROVIDER, [
+            sys.executable, "-m", "dpif_bpf", "--pidfile", "--log-file",
+            "-vconsole:off", *options], {"PYTHONPATH": str(TOP)})
+        self.until(lambda: (self.rundir / "ovs-bpfd.pid").exists()
+                   and self._is_served())
+
+    def start_switch(self, ready: bool = True) -> None:
+        """
+        :param ready: whether to wait until the configuration is acted upon
+        """
+        self._spawn(SWITCH, [
+            "env", f"LD_PRELOAD={self.build.plugin}",
+            self.build.binary("ovs-vswitchd"),
+            f"unix:{self.rundir}/db.sock", "--pidfile", "--log-file",
+            "-vconsole:off"], self.build.environment)
+        self.until(lambda: (self.rundir / "ovs-vswitchd.pid").exists())
+        if ready:
+            self.vsctl("set", "Open_vSwitch", ".", "external_ids:lab=ready")
+
+    def _spawn(self, name: str, argv: list[str],
+               env: dict[str, str]) -> None:
+        with open(self.rundir / f"{name}.out", "ab") as output:
+            self.processes[name] = subprocess.Popen(
+                self.ns.command(argv), env={**self._env, **env}, cwd="/",
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+    def _is_served(self) -> bool:
+        try:
+            self.appctl("version", target=PROVIDER)
+        except AssertionError:
+            return False
+        return True
+
+    def kill(self, name: str, how: int = signal.SIGKILL) -> None:
+        """Ends a daemon, which is not started again."""
+        process = self.processes.pop(name)
+        process.send_signal(how)
+        process.wait(20)
+
+    def stop(self) -> None:
+        """Ends everything.
+
+        :raises AssertionError: when a daemon had ended by itself, does not
+            end now, or a log has a warning that was not allowed
+        """
+        trouble = []
+        for name in (SWITCH, PROVIDER, SERVER):
+            process = self.processes.pop(name, None)
+            if process is None:
+                continue
+            if process.poll() is not None:
+                trouble.append(f"{name} ended with {process.returncode}: "
+                               + self.text(f"{name}.out")[-2000:])
+                continue
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                trouble.append(f"{name} did not end")
+                process.kill()
+                process.wait()
+        trouble += self.complaints()
+        for ns in [*self._hosts, self.ns]:
+            ns.close()
+        assert not trouble, "\n".join(trouble)
+
+    def complaints(self) -> list[str]:
+        """Lines of logs that say that something is wrong."""
+        allowed = [re.compile(pattern) for pattern in self.allowed]
+        return [f"{name}: {line}" for name in (SERVER, PROVIDER, SWITCH)
+                for line in self.text(f"{name}.log").splitlines()
+                if _TROUBLE.search(line) and not _NO_TROUBLE.search(line)
+                and not any(one.search(line) for one in allowed)]
+
+    def text(self, name: str) -> str:
+        path = self.rundir / name
+        return path.read_text() if path.exists() else ""
+
+    # Tools.
+
+    def tool(self, program: str, *args: str, plugin: bool = False,
+             check: bool = True) -> str:
+        """Runs a program of OVS in the switch's namespace."""
+        argv = [self.build.binary(program), *args]
+        if plugin:
+            argv = ["env", f"LD_PRELOAD={self.build.plugin}", *argv]
+        done = subprocess.run(
+            self.ns.command(argv), check=False, timeout=60,
+            env={**self._env, **self.build.environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert not check or not done.returncode, (
+            f"{program} {' '.join(args)}: exit {done.returncode}\n"
+            f"{done.stdout}")
+        return done.stdout
+
+    def vsctl(self, *args: str) -> str:
+        return self.tool("ovs-vsctl", "--timeout=30", *args).strip()
+
+    def ofctl(self, *args: str) -> str:
+        return self.tool("ovs-ofctl", *args)
+
+    def appctl(self, *args: str, target: str = SWITCH) -> str:
+        return self.tool("ovs-appctl", "-t", target, *args)
+
+    def dpctl(self, *args: str) -> str:
+        return self.tool("ovs-dpctl", *args, plugin=True)
+
+    def flows(self) -> list[ovs.flow.odp.ODPFlow]:
+        """The installed flows, as ``ovs-dpctl dump-flows -m`` shows them,
+        read by OVS's own parser."""
+        return [ovs.flow.odp.ODPFlow(line) for line in self.dpctl(
+            "dump-flows", "-m").splitlines() if line.strip()]
+
+    def packets(self, in_port: str) -> int:
+        """Packets of the installed IPv4 flows from a port."""
+        return sum(int(flow.info["packets"]) for flow in self.flows()
+                   if str(flow.match["in_port"]) == in_port
+                   and flow.match.get("eth_type") == 0x0800)
+
+    # The network.
+
+    def add_bridge(self, name: str, datapath_type: str = "bpf") -> None:
+        self.vsctl("add-br", name, "--", "set", "bridge", name,
+                   f"datapath_type={datapath_type}")
+
+    def add_host(self, port: str, bridge: str, ip: str,
+                 *settings: str) -> Host:
+        """A host with a device eth0 whose other end is a port.
+
+        :param ip: its address with the prefix length
+        :param settings: more of the port's row: "tag=7"
+        """
+        ns = self.add_namespace()
+        self.ns.ip(f"link add {port} type veth"
+                   f" peer name eth0 netns {ns.pid}")
+        self.ns.ip(f"link set {port} up")
+        ns.ip("link set eth0 up")
+        ns.ip(f"addr add {ip} dev eth0" + (" nodad" if ":" in ip else ""))
+        more = ["--", "set", "port", port, *settings] if settings else []
+        self.vsctl("add-port", bridge, port, *more)
+        return Host(ns, port, ip.split("/")[0])
+
+    def add_namespace(self) -> Namespace:
+        ns = Namespace()
+        self._hosts.append(ns)
+        return ns
+
+    def address(self, device: str, ip: str) -> Host:
+        """The switch itself as a host, on an internal port."""
+        self.ns.ip(f"link set {device} up")
+        self.ns.ip(f"addr add {ip} dev {device}"
+                   + (" nodad" if ":" in ip else ""))
+        return Host(self.ns, device, ip.split("/")[0], device)
+
+    # Traffic.
+
+    def spawn(self, host: Host, *args: str) -> subprocess.Popen[str]:
+        """Starts a part of traffic.py; a server is ready on return."""
+        process = subprocess.Popen(
+            host.ns.command([sys.executable,
+                             str(Path(__file__).with_name("traffic.py")),
+                             *args]), stdout=subprocess.PIPE, text=True)
+        if args[0] in ("tcp-sink", "udp-echo", "udp-count"):
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        return process
+
+    def tcp(self, source: Host, sink: Host, size: int = 1 << 20) -> float:
+        """Bytes arrive as they were sent; returns Mbit/s."""
+        server = self.spawn(sink, "tcp-sink", sink.ip, "5001")
+        start = time.monotonic()
+        client = self.spawn(source, "tcp-source", sink.ip, "5001", str(size))
+        try:
+            sent, _ = client.communicate(timeout=60)
+            got, _ = server.communicate(timeout=20)
+        finally:
+            client.kill()
+            server.kill()
+        assert sent and got == sent
+        return size * 8e-6 / (time.monotonic() - start)
+
+    def udp(self, client: Host, server: Host, count: int = 20,
+            size: int = 512) -> None:
+        """Every datagram is echoed."""
+        echo = self.spawn(server, "udp-echo", server.ip, "5002")
+        try:
+            asking = self.spawn(client, "udp-ask", server.ip, "5002",
+                                str(count), str(size))
+            got, _ = asking.communicate(timeout=60)
+        finally:
+            echo.kill()
+            echo.wait()
+        assert int(got) == count
+
+    def until(self, done: Callable[[], bool], seconds: float = 20) -> None:
+        """Waits until `done`, as long as the daemons run."""
+        end = time.monotonic() + seconds
+        while not done():
+            for name, process in self.processes.items():
+                assert process.poll() is None, (
+                    f"{name} ended with {process.returncode}: "
+                    + self.text(f"{name}.out")[-3000:])
+            assert time.monotonic() < end, (
+                "waited for long: " + " ".join(self.complaints()))
+            time.sleep(0.05)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Daemons that go and come back."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from lab import PROVIDER, SERVER, SWITCH, Host, Lab
+
+GONE = r"ovs-bpfd|dpif_bpf|Connection (refused|reset)|Broken pipe"
+"""What ovs-vswitchd may say while there is no provider."""
+
+
+def two_hosts(lab: Lab) -> tuple[Host, Host]:
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping(two.ip)
+    return one, two
+
+
+class Stream:
+    """Numbered datagrams from one host to another."""
+
+    def __init__(self, lab: Lab, source: Host, sink: Host, rate: int,
+                 seconds: float) -> None:
+        # Neighbours are known for as long as the stream lasts.
+        for host, other in ((source, sink), (sink, source)):
+            host.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
+                       f" dev {host.device} nud permanent")
+        self._sink = lab.spawn(sink, "udp-count", sink.ip, "5003")
+        self._source = lab.spawn(source, "udp-send", sink.ip, "5003",
+                                 str(rate), str(seconds))
+
+    def lost(self) -> int:
+        """Waits for the end; how many did not arrive."""
+        sent, _ = self._source.communicate(timeout=60)
+        time.sleep(0.3)
+        self._sink.send_signal(signal.SIGTERM)
+        got, _ = self._sink.communicate(timeout=10)
+        assert int(sent) > 0
+        return int(sent) - int(got)
+
+
+def settled(lab: Lab, source: Host, sink: Host) -> None:
+    """The stream's flow is installed: nothing of it goes up any more."""
+    Stream(lab, source, sink, 200, 0.5).lost()
+    before = lab.packets(source.port)
+    assert Stream(lab, source, sink, 200, 0.5).lost() == 0
+    assert lab.packets(source.port) - before >= 100
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_no_packet_is_lost_while_the_provider_restarts(
+        lab: Lab, how: signal.Signals) -> None:
+    lab.allowed.append(GONE)
+    one, two = two_hosts(lab)
+    settled(lab, one, two)
+    stream = Stream(lab, one, two, 2000, 8)
+    time.sleep(1)
+    lab.kill(PROVIDER, how)
+    time.sleep(1.5)
+    lab.start_provider()
+    assert stream.lost() == 0
+    # Taken over: the flow is known, with its statistics, and new ones come.
+    assert lab.packets("p1") >= 16000
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    one.ping(three.ip)
+    three.ping(two.ip)
+    lab.tcp(two, three)
+
+
+def test_provider_restarts_twice(lab: Lab) -> None:
+    lab.allowed.append(GONE)
+    one, two = two_hosts(lab)
+    switch = lab.address("br0", "10.1.1.9/24")
+    for _ in range(2):
+        lab.kill(PROVIDER)
+        one.ping(two.ip)
+        lab.start_provider()
+        one.ping(two.ip)
+        one.ping(switch.ip)
+    lab.vsctl("del-br", "br0")
+    lab.until(lambda: "ovsx" not in lab.ns.ip("link show"))
+    assert not pinned(lab)
+
+
+def pinned(lab: Lab) -> list[str]:
+    return lab.ns.run("find", "/sys/fs/bpf", "-mindepth", "2").split()
+
+
+def test_changes_while_the_provider_is_away(lab: Lab) -> None:
+    """Devices that vanished or were renamed meanwhile do not hinder it."""
+    lab.allowed += [GONE, "p2", "p3"]
+    one, _two = two_hosts(lab)
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    four = lab.add_host("p4", "br0", "10.1.1.4/24")
+    one.ping(three.ip)
+    lab.kill(PROVIDER)
+    lab.ns.ip("link del p2")
+    lab.ns.ip("link set p3 name p3b")
+    lab.start_provider()
+    one.ping(four.ip)
+    lab.vsctl("del-port", "p2", "--", "del-port", "p3", "--", "add-port",
+              "br0", "p3b")
+    one.ping(three.ip)
+
+
+def test_switch_waits_for_the_provider(stopped_lab: Lab) -> None:
+    lab = stopped_lab
+    lab.allowed.append(GONE)
+    lab.allowed.append("br0|p1|p2")
+    lab.start_server()
+    lab.vsctl("--no-wait", "add-br", "br0", "--", "set", "bridge", "br0",
+              "datapath_type=bpf")
+    lab.start_switch(ready=False)
+    time.sleep(2)
+    assert lab.processes[SWITCH].poll() is None
+    lab.start_provider()
+    lab.until(lambda: "br0" in lab.ns.ip("link show"))
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping(two.ip)
+
+
+def test_switch_restarts(lab: Lab) -> None:
+    lab.allowed.append(GONE)
+    one, two = two_hosts(lab)
+    lab.kill(SWITCH)
+    one.ping(two.ip)
+    lab.start_switch()
+    one.ping(two.ip)
+    lab.kill(SWITCH, signal.SIGTERM)
+    lab.start_switch()
+    one.ping(two.ip)
+
+
+def test_database_restarts(lab: Lab) -> None:
+    lab.allowed.append("db.sock|reconnect|database|unix:")
+    one, two = two_hosts(lab)
+    lab.kill(SERVER)
+    (lab.rundir / "db.sock").unlink(missing_ok=True)
+    one.ping(two.ip)
+    lab.start_server()
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    one.ping(three.ip)
+
+
+def test_exit_leaves_the_network(lab: Lab) -> None:
+    """ovs-appctl exit ends the provider; what is installed goes on."""
+    lab.allowed.append(GONE)
+    one, two = two_hosts(lab)
+    lab.appctl("exit", target=PROVIDER)
+    assert lab.processes.pop(PROVIDER).wait(20) == 0
+    one.ping(two.ip)
+    lab.start_provider()
+    one.ping(two.ip)

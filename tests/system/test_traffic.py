@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic through bridges of type "bpf" with a real ovs-vswitchd."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+
+from lab import PROVIDER, Host, Lab
+
+
+def test_two_hosts(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping("10.1.1.2", 10)
+    assert "10.1.1.2" in one.ns.ip("neigh show nud reachable")
+    lab.udp(one, two)
+    lab.udp(two, one)
+    lab.tcp(one, two)
+    lab.tcp(two, one)
+
+
+def test_packets_after_the_first_stay_in_bpf(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping("10.1.1.2", 3)
+    before, missed = lab.packets("p1"), lookups(lab)[1]
+    one.ping("10.1.1.2", 20)
+    assert lab.packets("p1") - before == 20
+    assert lookups(lab)[1] - missed <= 2, "ARP at most"
+
+
+def lookups(lab: Lab) -> tuple[int, int, int]:
+    """Hits, misses and losses of the datapath."""
+    for line in lab.dpctl("show").splitlines():
+        if line.strip().startswith("lookups:"):
+            numbers = [int(part.split(":")[1]) for part in line.split()[1:]]
+            return numbers[0], numbers[1], numbers[2]
+    raise AssertionError("ovs-dpctl show has no lookups")
+
+
+def test_internal_port(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    host = lab.add_host("p1", "br0", "10.1.1.1/24")
+    switch = lab.address("br0", "10.1.1.9/24")
+    host.ping(switch.ip)
+    switch.ping(host.ip)
+    lab.udp(host, switch)
+    lab.tcp(host, switch, 8 << 20)
+    lab.tcp(switch, host, 8 << 20)
+
+
+def test_ipv6(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "fd00::1/64")
+    two = lab.add_host("p2", "br0", "fd00::2/64")
+    switch = lab.address("br0", "fd00::9/64")
+    one.ping(two.ip)
+    two.ping(switch.ip)
+    lab.udp(one, two)
+    lab.tcp(one, two)
+    lab.tcp(two, switch)
+    assert any("nd" in flow.match or "icmpv6" in flow.match
+               for flow in lab.flows())
+
+
+def test_big_segments(lab: Lab) -> None:
+    """Segmentation offload passes whole: few packets, many bytes."""
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping(two.ip)
+    size = 64 << 20
+    before = lab.packets("p1")
+    lab.tcp(one, two, size)
+    used = lab.packets("p1") - before
+    assert 0 < used < size / 1500 / 4
+
+
+def test_big_first_packets(lab: Lab) -> None:
+    """Misses of packets with unfinished checksums and of big segments."""
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    lab.ofctl("del-flows", "br0")
+    lab.ofctl("add-flow", "br0", "priority=10,arp,actions=normal")
+    # A flow for each source port and length of a controller's liking.
+    lab.ofctl("add-flow", "br0", "tcp,actions=normal")
+    lab.ofctl("add-flow", "br0", "udp,actions=normal")
+    for _ in range(3):
+        lab.appctl("revalidator/purge")
+        lab.tcp(one, two, 4 << 20)
+        lab.appctl("revalidator/purge")
+        lab.udp(one, two, 5, 1400)
+        lab.appctl("revalidator/purge")
+        lab.udp(one, two, 5, 9000)      # fragments
+
+
+def test_purge_amid_tcp(lab: Lab) -> None:
+    """Flows that go away under traffic make upcalls of big segments."""
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping(two.ip)
+    sink = lab.spawn(two, "tcp-sink", two.ip, "5001")
+    source = lab.spawn(one, "tcp-source", two.ip, "5001", str(512 << 20))
+    while source.poll() is None:
+        lab.appctl("revalidator/purge")
+        time.sleep(0.1)
+    sent, got = source.communicate()[0], sink.communicate(timeout=20)[0]
+    assert sent == got
+
+
+def test_vlans(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    access = [lab.add_host(f"p{i}", "br0", f"10.1.1.{i}/24", f"tag={tag}")
+              for i, tag in ((1, 7), (2, 7), (3, 8))]
+    trunk = lab.add_host("p4", "br0", "10.9.9.9/24", "trunks=7,8")
+    for tag in (7, 8):
+        trunk.ns.ip(f"link add link eth0 name eth0.{tag} type vlan id {tag}")
+        trunk.ns.ip(f"addr add 10.1.{tag - 6}.4/24 dev eth0.{tag}")
+        trunk.ns.ip(f"link set eth0.{tag} up")
+    access[2].ns.ip("addr add 10.1.2.3/24 dev eth0")
+    access[0].ping("10.1.1.2")
+    access[0].no_ping("10.1.1.3")
+    access[0].ping("10.1.1.4")
+    access[2].ping("10.1.2.4")
+    lab.tcp(access[0], access[1], 4 << 20)
+    on_7 = Host(trunk.ns, "p4", "10.1.1.4", "eth0.7")
+    on_8 = Host(trunk.ns, "p4", "10.1.2.4", "eth0.8")
+    lab.tcp(access[0], on_7, 4 << 20)
+    lab.tcp(on_7, access[0], 4 << 20)
+    lab.vsctl("add-port", "br0", "vi8", "tag=8", "--", "set", "interface",
+              "vi8", "type=internal")
+    switch = lab.address("vi8", "10.1.2.9/24")
+    switch.ping(on_8.ip)
+    lab.tcp(switch, on_8)
+    lab.tcp(on_8, switch)
+
+
+def test_two_bridges(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    lab.add_bridge("br1")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    three = lab.add_host("p3", "br1", "10.1.1.3/24")
+    four = lab.add_host("p4", "br1", "10.1.1.4/24")
+    one.ping(two.ip)
+    three.ping(four.ip)
+    one.no_ping(three.ip)
+    # A patch between them joins the two.
+    lab.vsctl("add-port", "br0", "to1", "--", "set", "interface", "to1",
+              "type=patch", "options:peer=to0", "--",
+              "add-port", "br1", "to0", "--", "set", "interface", "to0",
+              "type=patch", "options:peer=to1")
+    one.ping(three.ip)
+    lab.tcp(one, four)
+    lab.vsctl("del-br", "br1")
+    one.ping(two.ip)
+    one.no_ping(four.ip)
+
+
+def test_beside_netdev(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    lab.add_bridge("br1", "netdev")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    three = lab.add_host("p3", "br1", "10.1.1.3/24")
+    four = lab.add_host("p4", "br1", "10.1.1.4/24")
+    one.ping(two.ip)
+    three.ping(four.ip)
+    one.no_ping(three.ip)
+    shown = lab.appctl("dpif/show")
+    assert "bpf@ovs-bpf" in shown and "netdev@ovs-netdev" in shown
+
+
+def test_dump_flows_parses(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24", "tag=5")
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    one.ping(three.ip)
+    lab.udp(one, three)
+    one.no_ping(two.ip)
+    flows = lab.flows()
+    assert flows
+    for flow in flows:
+        assert "in_port" in flow.match and "eth_type" in flow.match
+        assert "ufid" in flow.info or "ufid" in str(flow.orig)
+    by_appctl = lab.appctl("dpctl/dump-flows", "-m", "bpf@ovs-bpf")
+    assert "in_port(p1)" in by_appctl
+
+
+def test_rewriting(lab: Lab) -> None:
+    """What OpenFlow sets is on the wire, checksums included."""
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.2.2.2/24")
+    gw = "02:00:00:00:00:fe"
+    for host, peer in ((one, "10.1.1.9"), (two, "10.2.2.9")):
+        host.ns.ip(f"neigh replace {peer} lladdr {gw} dev eth0 nud permanent")
+    # 10.1.1.9 for one is two, 10.2.2.9 for two is one.
+    lab.ofctl("del-flows", "br0")
+    for source, sink, was, now in (
+            (one, two, "10.1.1.9", "10.2.2.9"),
+            (two, one, "10.2.2.9", "10.1.1.9")):
+        lab.ofctl("add-flow", "br0",
+                  f"in_port={source.port},ip,nw_dst={was},actions="
+                  f"mod_dl_src:{gw},mod_dl_dst:{sink.mac},"
+                  f"mod_nw_src:{now},mod_nw_dst:{sink.ip},dec_ttl,"
+                  f"output:{sink.port}")
+    one.ping("10.1.1.9")
+    two.ping("10.2.2.9")
+    output = one.ns.run("ping", "-n", "-c1", "-W2", "10.1.1.9")
+    assert "ttl=63" in output
+    server = lab.spawn(two, "tcp-sink", two.ip, "5001")
+    client = lab.spawn(one, "tcp-source", "10.1.1.9", "5001", str(8 << 20))
+    assert client.communicate(timeout=30) == server.communicate(timeout=30)
+
+
+def test_nothing_reaches_the_host(lab: Lab) -> None:
+    """A port's device is the switch's: the host behind it has no stack."""
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    lab.ns.ip("addr add 10.1.1.8/24 dev p1")
+    one.no_ping("10.1.1.8")
+    lab.ofctl("del-flows", "br0")
+    one.no_ping("10.1.1.8")
+
+
+def test_drops_are_counted(lab: Lab) -> None:
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    lab.add_host("p2", "br0", "10.1.1.2/24")
+    lab.ofctl("del-flows", "br0")
+    lab.ofctl("add-flow", "br0", "actions=drop")
+    one.no_ping("10.1.1.2")
+    shown = lab.appctl("drops/show", target=PROVIDER)
+    counts = [int(line.rsplit(None, 1)[1]) for line in shown.splitlines()
+              if "explicit" in line]
+    assert counts and counts[0] > 0, shown
+
+
+def test_unknown_sockets_are_refused(lab: Lab) -> None:
+    """The provider goes on when a stranger talks nonsense to it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        stranger.connect(str(lab.rundir / "ovs-bpfd.sock"))
+        stranger.send(b"\xff" * 64)
+        stranger.settimeout(5)
+        try:
+            assert stranger.recv(4096) == b""
+        except OSError as error:
+            assert error.errno == errno.ECONNRESET
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    one.ping(lab.address("br0", "10.1.1.9/24").ip)

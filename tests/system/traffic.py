@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic between hosts, run inside their namespaces:
+
+    traffic.py tcp-sink ADDRESS PORT          prints the bytes and their sha
+    traffic.py tcp-source ADDRESS PORT BYTES  prints the same of what it sent
+    traffic.py udp-echo ADDRESS PORT
+    traffic.py udp-ask ADDRESS PORT COUNT SIZE    prints how many came back
+    traffic.py udp-count ADDRESS PORT         prints what came, on SIGTERM
+    traffic.py udp-send ADDRESS PORT RATE SECONDS   prints how many it sent
+
+A server prints "ready" when it listens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+CHUNK = 1 << 16
+
+
+def make(address: str, kind: socket.SocketKind) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, kind)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)   # SO_RCVBUFFORCE
+    return sock
+
+
+def serve(address: str, port: str, kind: socket.SocketKind) -> socket.socket:
+    sock = make(address, kind)
+    sock.bind((address, int(port)))
+    if kind == socket.SOCK_STREAM:
+        sock.listen()
+    print("ready", flush=True)
+    return sock
+
+
+def tcp_sink(address: str, port: str) -> None:
+    conn, _ = serve(address, port, socket.SOCK_STREAM).accept()
+    sha, size = hashlib.sha256(), 0
+    while data := conn.recv(CHUNK):
+        sha.update(data)
+        size += len(data)
+    print(size, sha.hexdigest())
+
+
+def tcp_source(address: str, port: str, count: str) -> None:
+    sock = make(address, socket.SOCK_STREAM)
+    sock.settimeout(10)
+    sock.connect((address, int(port)))
+    sha, left = hashlib.sha256(), int(count)
+    block = random.randbytes(1 << 20)
+    while left:
+        data = block[:left]
+        sha.update(data)
+        sock.sendall(data)
+        left -= len(data)
+    sock.close()
+    print(count, sha.hexdigest())
+
+
+def udp_echo(address: str, port: str) -> None:
+    sock = serve(address, port, socket.SOCK_DGRAM)
+    while True:
+        data, peer = sock.recvfrom(CHUNK)
+        sock.sendto(data, peer)
+
+
+def udp_ask(address: str, port: str, count: str, size: str) -> None:
+    sock = make(address, socket.SOCK_DGRAM)
+    sock.settimeout(2)
+    sock.connect((address, int(port)))
+    good = 0
+    for _ in range(int(count)):
+        data = random.randbytes(int(size))
+        sock.send(data)
+        try:
+            good += sock.recv(CHUNK) == data
+        except TimeoutError:
+            continue
+    print(good)
+
+
+def udp_count(address: str, port: str) -> None:
+    seen: set[bytes] = set()
+
+    def report(_signal: int, _frame: FrameType | None) -> None:
+        print(len(seen), flush=True)
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, report)
+    sock = serve(address, port, socket.SOCK_DGRAM)
+    while True:
+        seen.add(sock.recv(CHUNK))
+
+
+def udp_send(address: str, port: str, rate: str, seconds: str) -> None:
+    sock = make(address, socket.SOCK_DGRAM)
+    sock.connect((address, int(port)))
+    start = time.monotonic()
+    sent, total = 0, int(float(rate) * float(seconds))
+    while sent < total:
+        due = int((time.monotonic() - start) * float(rate))
+        while sent < min(due, total):
+            sock.send(sent.to_bytes(8, "big"))
+            sent += 1
+        time.sleep(0.001)
+    print(sent)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "tcp-sink": tcp_sink, "tcp-source": tcp_source,
+    "udp-echo": udp_echo, "udp-ask": udp_ask,
+    "udp-count": udp_count, "udp-send": udp_send}
+
+if __name__ == "__main__":
+    COMMANDS[sys.argv[1]](*sys.argv[2:])
