@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.core.compiler import compile_actions
-from dpif_bpf.core.grace import Quarantine
 from dpif_bpf.core.insn import Compiled, UserspaceDesc
 from dpif_bpf.errors import DpifError
 from dpif_bpf.wire.facts import KeyFacts
@@ -35,7 +34,6 @@ class DescTable:
     def __init__(self) -> None:
         self._descs: dict[int, UserspaceDesc] = {}
         self._last = 0
-        self._dead: Quarantine[int] = Quarantine()
 
     def __len__(self) -> int:
         return len(self._descs)
@@ -56,17 +54,8 @@ class DescTable:
         return self._descs.get(number)
 
     def remove(self, number: int) -> None:
-        """No instruction has it any more; upcalls may still be under way."""
-        self._dead.put(number)
-
-    def mark(self) -> int:
-        """A grace period begins (see ``core.grace``)."""
-        return self._dead.mark()
-
-    def reclaim(self, mark: int) -> None:
-        """It has passed, and the upcalls that were queued have been read."""
-        for number in self._dead.take(mark):
-            del self._descs[number]
+        """Forgets a descriptor, of which no upcall is under way any more."""
+        del self._descs[number]
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +79,7 @@ class ProgramCache:
     """The programs of one arena.
 
     Programs that nobody holds are taken out at once, but their words and
-    descriptors are free only after a grace period: see :meth:`reclaim`.
+    descriptors stay until a grace period has passed: see :meth:`seal`.
     """
 
     KEYS = 256
@@ -150,16 +139,19 @@ class ProgramCache:
         del self._by_code[compiled.code, compiled.uspace]
         self._arena.free(program.pc, program.words)
         for number in program.desc_ids:
-            self._descs.remove(number)
+            self._arena.quarantine.retire(self._descs.remove, number)
 
-    def mark(self) -> tuple[int, int]:
-        """A grace period begins (see ``core.grace``)."""
-        return self._arena.mark(), self._descs.mark()
+    def seal(self) -> int:
+        """Closes the batch of what was released: Quarantine.seal()."""
+        return self._arena.quarantine.seal()
 
-    def reclaim(self, mark: tuple[int, int]) -> None:
-        """It has passed, and the upcalls that were queued have been read."""
-        self._arena.reclaim(mark[0])
-        self._descs.reclaim(mark[1])
+    def advance(self, epoch: int) -> int:
+        """Frees what was released up to `epoch`: Quarantine.advance().
+
+        To be called when the grace period has passed and the upcalls that
+        were queued by then have been read.
+        """
+        return self._arena.quarantine.advance(epoch)
 
     def _load(self, compiled: Compiled) -> Program:
         ids = tuple(map(self._descs.add, compiled.uspace))

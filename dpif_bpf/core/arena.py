@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 
-from dpif_bpf.core.grace import Quarantine
+from dpif_bpf.core.quarantine import Quarantine
 from dpif_bpf.errors import BackendError
 
 _SPLIT = 3
@@ -40,6 +40,8 @@ class Arena:
     :param start: first word that may be handed out.  Offset 0 stands for
         "nothing" everywhere, so this is at least 1.
     :param name: for the text of ENOSPC
+    :ivar quarantine: of words that programs may still be reading; its owner
+        closes and finishes the batches
     """
 
     def __init__(self, words: memoryview, start: int = 1,
@@ -56,7 +58,7 @@ class Arena:
         self._lists: list[dict[int, None]] = [
             {} for _ in range(_class_of(len(words)) + 2)]
         self._nonempty = 0
-        self._dead: Quarantine[tuple[int, int]] = Quarantine()
+        self.quarantine = Quarantine()
         if start < len(words):
             self._insert(start, len(words) - start)
 
@@ -109,16 +111,7 @@ class Arena:
 
         They can be handed out again after a grace period.
         """
-        self._dead.put((offset, words))
-
-    def mark(self) -> int:
-        """A grace period begins (see ``core.grace``)."""
-        return self._dead.mark()
-
-    def reclaim(self, mark: int) -> None:
-        """The grace period that began at `mark` has passed."""
-        for offset, words in self._dead.take(mark):
-            self.free_now(offset, words)
+        self.quarantine.retire(self.free_now, offset, words)
 
     def free_now(self, offset: int, words: int) -> None:
         """Gives words back that no program reads."""

@@ -51,7 +51,7 @@ def compile_actions(data: bytes, facts: KeyFacts,
         the error
     :raises RequestError: EINVAL for what is malformed, not supported or not
         possible with these packets; ERANGE for a short attribute of a
-        userspace action
+        userspace action; EMSGSIZE for more actions than can be run
     """
     context = Context(facts, data)
     where = 0

@@ -13,6 +13,9 @@ from dpif_bpf.wire.facts import KeyFacts
 
 _U32 = Struct("=I")
 
+MAX_INSNS = 8192
+"""OVS_MAX_INSNS of bpf/lib/actions.h: how many the interpreter runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class UserspaceDesc:
@@ -97,6 +100,8 @@ def assemble(insns: list[Insn]) -> Compiled:
 
     What follows the last instruction that sends, reports or drops the packet
     cannot be seen and is left out; that one gets the packet itself.
+
+    :raises RequestError: EMSGSIZE for more than MAX_INSNS instructions
     """
     end = len(insns)
     while end and insns[end - 1].op not in _EMITTING:
@@ -106,6 +111,9 @@ def assemble(insns: list[Insn]) -> Compiled:
         insns[-1] = replace(insns[-1], op=_EMITTING[insns[-1].op])
     if not insns or insns[-1].op == Op.USERSPACE:
         insns.append(Insn(Op.END))
+    if len(insns) > MAX_INSNS:
+        raise RequestError(errno.EMSGSIZE, f"{len(insns)} actions are more"
+                           f" than {MAX_INSNS}")
     code = bytearray()
     uspace: list[UserspaceDesc] = []
     relocs: list[int] = []

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from errno import EINVAL, ERANGE
+from errno import EINVAL, EMSGSIZE, ERANGE
 
 import pytest
 from hypothesis import given
@@ -278,6 +278,13 @@ def test_facts_after_actions() -> None:
     compile_actions(VLAN + set_(TCP_KEY) + POP + POP + set_(TCP_KEY), TCP4)
     compile_actions(nla(OVS_ACTION_ATTR_SET, nla(
         OVS_KEY_ATTR_IPV4, ipv4(6, 1))), FIRST4)
+
+
+def test_too_many() -> None:
+    """The interpreter's limit is beyond any list of outputs."""
+    compile_actions(POP * 8191 + OUT, ANY)
+    assert refused(POP * 8192 + OUT, ANY).errno == EMSGSIZE
+    compile_actions(POP * 8192, ANY)
 
 
 def test_offset() -> None:

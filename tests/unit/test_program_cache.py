@@ -81,7 +81,7 @@ def test_shared_and_freed() -> None:
     assert arena.used == 2, "a program may still be running"
     again = cache.get(out(1), ANY)
     assert again.pc != one.pc
-    cache.reclaim(cache.mark())
+    cache.advance(cache.seal())
     assert arena.used == 2
 
 
@@ -116,10 +116,10 @@ def test_descriptors() -> None:
     other = cache.get(user(b"b"), ANY)
     assert first.desc_ids != other.desc_ids
     cache.release(first)
-    mark = cache.mark()
+    epoch = cache.seal()
     cache.release(other)
     assert descs.get(first.desc_ids[0]), "an upcall may be under way"
-    cache.reclaim(mark)
+    cache.advance(epoch)
     assert descs.get(first.desc_ids[0]) is None
     assert descs.get(other.desc_ids[0])
     again = cache.get(user(b"a"), ANY)
@@ -144,10 +144,9 @@ def test_full() -> None:
         cache.get(user(b"x"), ANY)
     assert error.value.errno == errno.ENOSPC
     assert (len(cache), arena.used) == (1, 2)
-    cache.reclaim(cache.mark())
     assert len(descs) == 0
     cache.release(kept)
     with pytest.raises(BackendError):
         cache.get(out(3, 4), ANY)
-    cache.reclaim(cache.mark())
+    cache.advance(cache.seal())
     assert cache.get(out(3, 4), ANY).pc == kept.pc
