@@ -22,6 +22,7 @@ from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import ENTRY, Generation
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
+from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import BackendError
 
 pytestmark = [
@@ -345,3 +346,32 @@ def test_source_that_does_not_compile(files: Files, tmp_path: Path) -> None:
     finally:
         remove_tree(ROOT)
         wrong.close()
+
+
+def test_shipped_object_behind_a_compiled_entry(
+        shipped_object: None) -> None:
+    """A packet without a flow becomes an upcall of its bridge and port."""
+    got: list[bytes] = []
+    made = Loader(ROOT)
+    try:
+        with made.create(DP, {}, {"ovs_acts": 4096}) as generation:
+            bpfsys.map_update(generation.map_fd("ovs_devs"),
+                              struct.pack("=I", LO), struct.pack("=I", PORT))
+            generation.add_bridge(12)
+            ring = UpcallRing(generation.map_fd("ovs_upcalls"),
+                              lambda record: got.append(bytes(record)))
+            assert run(generation, 12) == SHOT
+            assert ring.run() == 1
+            ring.close()
+            assert generation.dp_stats(12)[1] == 1
+            assert generation.drops(12) == {}
+            assert not any(levels(generation))
+    finally:
+        remove_tree(ROOT)
+        made.close()
+    upcall = dict(zip(abi.UPCALL.fields, abi.UPCALL.struct.unpack_from(
+        got[0]), strict=True))
+    assert (upcall["len"], upcall["bridge"]) == (len(PACKET), 12)
+    packet = got[0][abi.UPCALL.size:]
+    assert packet[:upcall["len"]] == PACKET
+    assert upcall["key"][:8] == struct.pack("=II", PORT, 0)
