@@ -81,8 +81,13 @@ class Loader:
                  files: Files | None = None) -> None:
         self.files = files or Files()
         self.pins = PinRoot(root)
-        self._compilation = start_compilation(self.files)
+        self._compilation: Compilation | None = None
         self._template: Template | None = None
+
+    def _start_compilation(self) -> Compilation:
+        if self._compilation is None:
+            self._compilation = start_compilation(self.files)
+        return self._compilation
 
     def template(self) -> Template:
         """The compiled entry stage, which the first time may take a wait.
@@ -90,7 +95,9 @@ class Loader:
         :raises BackendError: with what the compiler says
         """
         if self._template is None:
-            template = Template(self._compilation.result())
+            compilation = self._start_compilation()
+            self._compilation = None  # another one if this fails
+            template = Template(compilation.result())
             holes = {HOLE_BRIDGE, HOLE_PROGS, *MAP_HOLES.values()}
             if template.holes != holes:
                 raise BackendError(errno.ENOEXEC, "the entry lacks a hole")
@@ -105,6 +112,8 @@ class Loader:
         :param sizes: elements of maps by name
         :raises BackendError: with the verifier's log when it is refused
         """
+        if self._template is None:
+            self._start_compilation()  # meanwhile
         number, path = self.pins.begin(dp)
         try:
             with BpfObject(self.files.obj) as obj:
@@ -152,5 +161,6 @@ class Loader:
 
     def close(self) -> None:
         """Give the pins' root up; what is pinned stays."""
-        self._compilation.close()
+        if self._compilation is not None:
+            self._compilation.close()
         self.pins.close()

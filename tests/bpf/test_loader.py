@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -343,6 +344,9 @@ def test_source_that_does_not_compile(files: Files, tmp_path: Path) -> None:
     try:
         with pytest.raises(BackendError, match="oops"):
             wrong.template()
+        shutil.copy(files.sources / "entry.bcc.c", tmp_path)
+        shutil.copytree(files.sources / "lib", tmp_path / "lib")
+        assert wrong.template() is wrong.template()
     finally:
         remove_tree(ROOT)
         wrong.close()
