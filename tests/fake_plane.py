@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""dpif_bpf.core.plane.Plane over byte arrays, and a provider around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dpif_bpf import abi
+from dpif_bpf.core.actions import Program
+from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.core.dispatch import Dispatcher
+from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
+from dpif_bpf.core.forest import Buffers, Classifier
+from dpif_bpf.core.plane import DpCounters, PortEntry
+from dpif_bpf.core.records import memory_words
+from dpif_bpf.core.vport import LOCAL
+from dpif_bpf.errors import RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.messages import DatapathRequest
+from dpif_bpf.wire.netlink import (
+    GENLMSGHDR,
+    NLM_F_ACK,
+    NLM_F_REQUEST,
+    Message,
+    build,
+    iter_messages,
+    parse_error,
+)
+from tests.fakes import FakePorts
+
+MAX_FLOWS = 4096
+CPUS = 2
+
+
+def memory(size: int) -> memoryview:
+    """Zeroed bytes, as a mapped array is."""
+    return memoryview(bytearray(size))
+
+
+class FakePlane:
+    """A generation without programs: what was written can be looked at."""
+
+    def __init__(self) -> None:
+        sizes = Sizes.for_flows(MAX_FLOWS)
+        space = sizes.bytes()
+        self.max_flows = MAX_FLOWS
+        self.stats = FlowStats(
+            memory((CPUS + 1) * MAX_FLOWS * abi.FLOW_STATS.size), CPUS + 1,
+            MAX_FLOWS)
+        self.classifier = Classifier(Buffers(
+            memory(space["ovs_buckets"]), memory(space["ovs_descs"]),
+            memory(space["ovs_flows"]), memory(space["ovs_roots"])), sizes,
+            seed=1, freed=self.stats.clear)
+        self.acts = memory(1 << 16).cast("Q")
+        self.nlmem = memory(memory_words(MAX_FLOWS) * 8).cast("Q")
+        self.ports: dict[int, PortEntry] = {}
+        self.bridges: set[int] = set()
+        self.hooks: dict[int, int] = {}
+        self.executed: list[tuple[Program, int, bytes, bytes]] = []
+        self.counted = DpCounters()
+
+    def write_port(self, port_no: int, entry: PortEntry) -> None:
+        self.ports[port_no] = entry
+
+    def clear_port(self, port_no: int) -> None:
+        self.ports.pop(port_no, None)
+
+    def add_bridge(self, bridge: int) -> None:
+        assert bridge not in self.bridges
+        self.bridges.add(bridge)
+
+    def remove_bridge(self, bridge: int) -> None:
+        assert bridge not in self.hooks.values()
+        self.bridges.remove(bridge)
+
+    def attach(self, ifindex: int, bridge: int) -> None:
+        assert bridge in self.bridges
+        self.hooks[ifindex] = bridge
+
+    def detach(self, ifindex: int) -> None:
+        self.hooks.pop(ifindex, None)
+
+    def counters(self) -> DpCounters:
+        return self.counted
+
+    def execute(self, program: Program, pc: int, bridge: int, key: bytes,
+                packet: bytes, now: int) -> bool:
+        self.executed.append((program, bridge, key, packet))
+        return True
+
+    def set_flow_stats(self, flow_id: int,
+                       counted: tuple[int, int, int, int]) -> None:
+        packets, nbytes, used, flags = counted
+        self.stats.preset(flow_id, FlowCounts(packets, nbytes,
+                                              used * 1000000, flags))
+
+    def flow_stats(self, flow_ids: list[int]
+                   ) -> list[tuple[int, int, int, int]]:
+        rows = []
+        for flow_id in flow_ids:
+            one = self.stats.one(flow_id)
+            rows.append((one.packets, one.bytes, one.used // 1000000,
+                         one.tcp_flags))
+        return rows
+
+    def settle(self) -> None:
+        """A grace period passes."""
+        self.classifier.advance(self.classifier.seal())
+
+
+@dataclass(slots=True)
+class FakeProvider:
+    """core.dispatch.Registry over FakePlane and FakePorts."""
+
+    ports: FakePorts = field(default_factory=FakePorts)
+    dps: list[Datapath] = field(default_factory=list)
+    planes: list[FakePlane] = field(default_factory=list)
+    events: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def datapaths(self) -> list[Datapath]:
+        return list(self.dps)
+
+    def make(self, request: DatapathRequest) -> Datapath:
+        assert request.name is not None
+        if any(dp.name == request.name for dp in self.dps):
+            raise RequestError(17, "exists")
+        plane = FakePlane()
+        dp = Datapath(request.name, len(self.dps), plane, self.ports)
+        dp.change(request)
+        dp.make_port(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
+                     (request.upcall_pid or 0,))
+        self.dps.append(dp)
+        self.planes.append(plane)
+        return dp
+
+    def remove(self, dp: Datapath) -> None:
+        self.dps.remove(dp)
+        dp.close()
+
+    def notify(self, group: int, message: bytes) -> None:
+        self.events.append((group, message))
+
+
+class Peer:
+    """Asks a Dispatcher as OVS does."""
+
+    def __init__(self, provider: FakeProvider) -> None:
+        self.provider = provider
+        self.dispatcher = Dispatcher(provider, lambda: 1000)
+        self.seq = 100
+
+    def message(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
+                dp: int | None = None) -> bytes:
+        """A request; `dp` is dp_ifindex, that of the first datapath."""
+        if dp is None:
+            dp = (self.provider.dps[0].dp_ifindex if self.provider.dps
+                  else 0)
+        self.seq += 1
+        return build(family, NLM_F_REQUEST | flags, self.seq, 77,
+                     GENLMSGHDR.pack(cmd, 1, 0) + uapi.OVS_HEADER.pack(dp)
+                     + b"".join(attrs))
+
+    def ask(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
+            dp: int | None = None) -> list[Message]:
+        """The messages that answer a request."""
+        return self.send(self.message(family, cmd, *attrs, flags=flags,
+                                      dp=dp))
+
+    def send(self, datagram: bytes) -> list[Message]:
+        """The messages that answer a datagram."""
+        return [message for reply in self.dispatcher.serve(datagram)
+                for message in iter_messages(reply)]
+
+    def do(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
+           dp: int | None = None) -> tuple[int, str | None]:
+        """errno and text of a request that is only acknowledged."""
+        return self.result(self.ask(family, cmd, *attrs,
+                                    flags=flags | NLM_F_ACK, dp=dp))
+
+    @staticmethod
+    def result(replies: Iterable[Message]) -> tuple[int, str | None]:
+        """errno and text of the one acknowledgement."""
+        (only,) = replies
+        error, text, _ = parse_error(only)
+        return error, text
