@@ -32,9 +32,11 @@
  *   not retry dumps.
  *
  * Environment: DPIF_BPF_SOCK, path of the provider's socket.  DPIF_BPF_WAIT_MS
- * (5000), for how long after it went away calls wait for the provider before
- * they fail with ECONNREFUSED.  DPIF_BPF_REPLY_MS (30000), how long a
- * connected provider may take for an answer before ETIMEDOUT.
+ * (30000), for how long after it went away calls wait for the provider before
+ * they fail with ECONNREFUSED; generous, because ovs-vswitchd takes a port
+ * that it cannot query for gone, and then deletes its flows.
+ * DPIF_BPF_REPLY_MS (30000), how long a connected provider may take for an
+ * answer before ETIMEDOUT.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -68,7 +70,7 @@
 
 #define EXPORT		__attribute__((visibility("default")))
 
-#define WAIT_MS		5000	/* DPIF_BPF_WAIT_MS */
+#define WAIT_MS		30000	/* DPIF_BPF_WAIT_MS */
 #define FIRST_WAIT_MS	500	/* at most, while never seen */
 #define REPLY_MS	30000	/* DPIF_BPF_REPLY_MS */
 #define SNDBUF		(4 << 20)
