@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts a GSO packet into the packets that a device would send.
 
-TCP over IPv4 and IPv6 and UDP_L4, as the kernel does in software
-(tcp_gso_segment(), __udp_gso_segment(), inet_gso_segment() and
-ipv6_gso_segment() of Linux 6.18): all checksums are complete afterwards.
+TCP over IPv4 and IPv6 and UDP_L4, also in a VXLAN, Geneve, GRE or IP tunnel,
+as the kernel does in software (tcp_gso_segment(), __udp_gso_segment(),
+inet_gso_segment(), ipv6_gso_segment(), __skb_udp_tunnel_segment() and
+gre_gso_segment() of Linux 6.18): all checksums are complete afterwards.
 """
 
 from __future__ import annotations
@@ -14,184 +15,204 @@ from dataclasses import dataclass
 from struct import Struct
 
 from dpif_bpf.errors import RequestError
-from dpif_bpf.wire.checksum import checksum, fold, mangle, ones_sum
+from dpif_bpf.wire.checksum import checksum, mangle, ones_sum
+from dpif_bpf.wire.layers import (
+    IPPROTO_GRE,
+    IPPROTO_IPIP,
+    IPPROTO_IPV6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    Layers,
+    bad,
+    find_inner,
+    find_ip,
+    pseudo_sum,
+    with_payload,
+)
 
 SKB_GSO_TCPV4 = 1 << 0
 SKB_GSO_DODGY = 1 << 1
 SKB_GSO_TCP_ECN = 1 << 2
 SKB_GSO_TCP_FIXEDID = 1 << 3
 SKB_GSO_TCPV6 = 1 << 4
+SKB_GSO_GRE = 1 << 6
+SKB_GSO_GRE_CSUM = 1 << 7
+SKB_GSO_IPXIP4 = 1 << 8
+SKB_GSO_IPXIP6 = 1 << 9
+SKB_GSO_UDP_TUNNEL = 1 << 10
+SKB_GSO_UDP_TUNNEL_CSUM = 1 << 11
 SKB_GSO_UDP_L4 = 1 << 17
 SKB_GSO_FRAGLIST = 1 << 18
 SKB_GSO_TCP_ACCECN = 1 << 19
-"""<linux/skbuff.h>; not a UAPI, unchanged since they were introduced."""
+SKB_GSO_TCP_FIXEDID_OUTER = 1 << 30
+SKB_GSO_TCP_FIXEDID_INNER = 1 << 31
+"""<linux/skbuff.h>, not a UAPI.  Fixed ids were one bit until Linux 6.17,
+which meant the inner header of a tunnel; since then bit 30 stands for the
+outer or only header and bit 31 for the inner one."""
 
-_KNOWN = (SKB_GSO_TCPV4 | SKB_GSO_DODGY | SKB_GSO_TCP_ECN
+_UDP_TUNNEL = SKB_GSO_UDP_TUNNEL | SKB_GSO_UDP_TUNNEL_CSUM
+_GRE = SKB_GSO_GRE | SKB_GSO_GRE_CSUM
+_IPXIP = SKB_GSO_IPXIP4 | SKB_GSO_IPXIP6
+_TUNNEL = _UDP_TUNNEL | _GRE | _IPXIP
+_KNOWN = (_TUNNEL | SKB_GSO_TCPV4 | SKB_GSO_DODGY | SKB_GSO_TCP_ECN
           | SKB_GSO_TCP_FIXEDID | SKB_GSO_TCPV6 | SKB_GSO_UDP_L4
-          | SKB_GSO_FRAGLIST | SKB_GSO_TCP_ACCECN)
+          | SKB_GSO_FRAGLIST | SKB_GSO_TCP_ACCECN
+          | SKB_GSO_TCP_FIXEDID_OUTER | SKB_GSO_TCP_FIXEDID_INNER)
+_TUNNEL_TYPES = {IPPROTO_UDP: _UDP_TUNNEL, IPPROTO_GRE: _GRE,
+                 IPPROTO_IPIP: _IPXIP, IPPROTO_IPV6: _IPXIP}
 
-ETH_P_IP = 0x0800
-ETH_P_IPV6 = 0x86DD
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-_TPIDS = {0x8100, 0x88A8}
-_EXTENSIONS = {0, 43, 60}
-"""IPv6 extension headers that a segment repeats: hop-by-hop options,
-routing, destination options."""
-
-_ETH_HLEN = 14
 _TCP_FIN_PSH = 0x09
 _TCP_CWR = 0x80
+_GRE_CSUM = 0x80
 
 _U16 = Struct("!H")
 _U32 = Struct("!I")
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
-    """Where the headers of a TCP or UDP packet are.
+class _Plan:
+    """What the segments of a packet have in common.
 
-    :param l3: offset of the IP header
-    :param version: 4 or 6
-    :param l4: offset of the transport header
-    :param proto: IPPROTO_TCP or IPPROTO_UDP
-    :param payload: offset of the first byte after the transport header
+    :param outer: headers of the tunnel, None without one
+    :param at: headers of TCP or UDP
+    :param ids: the first identification of the outer and of the inner IPv4
+        header
+    :param steps: by how much each grows from segment to segment
+    :param seq: TCP sequence number of the first segment
+    :param flags: TCP flags of the packet
+    :param keep_cwr: CWR is on all segments, not only on the first
+    :param check: whether there is a transport checksum
+    :param outer_check: whether the UDP header of the tunnel has one
     """
 
-    l3: int
-    version: int
-    l4: int
-    proto: int
-    payload: int
-
-    @property
-    def check(self) -> int:
-        """Offset of the transport checksum."""
-        return self.l4 + (16 if self.proto == IPPROTO_TCP else 6)
-
-
-def bad(text: str) -> RequestError:
-    """The packet is not what its GSO type says."""
-    return RequestError(errno.EINVAL, f"GSO packet: {text}")
-
-
-def find_layers(packet: bytes | memoryview) -> Layers:
-    """Finds the headers of an Ethernet frame with TCP or UDP in IP.
-
-    :raises RequestError: EINVAL when they are not there or not whole
-    """
-    l3 = _ETH_HLEN
-    size = len(packet)
-    while size >= l3 and _U16.unpack_from(packet, l3 - 2)[0] in _TPIDS:
-        l3 += 4
-    if size < l3 + 20:
-        raise bad("no IP header")
-    eth_type = _U16.unpack_from(packet, l3 - 2)[0]
-    if eth_type == ETH_P_IP:
-        version, l4, proto = 4, l3 + (packet[l3] & 15) * 4, packet[l3 + 9]
-        if l4 < l3 + 20 or _U16.unpack_from(packet, l3 + 6)[0] & 0x3FFF:
-            raise bad("an IPv4 header that cannot be repeated")
-    elif eth_type == ETH_P_IPV6:
-        version, l4, proto = 6, l3 + 40, packet[l3 + 6]
-        while proto in _EXTENSIONS and size >= l4 + 2:
-            proto, l4 = packet[l4], l4 + (packet[l4 + 1] + 1) * 8
-    else:
-        raise bad(f"Ethernet type {eth_type:#06x}")
-    if proto == IPPROTO_TCP:
-        length = (packet[l4 + 12] >> 4) * 4 if size >= l4 + 20 else 0
-        if length < 20:
-            raise bad("no TCP header")
-    elif proto == IPPROTO_UDP:
-        length = 8
-    else:
-        raise bad(f"protocol {proto}")
-    if size < l4 + length:
-        raise bad("the transport header is cut")
-    return Layers(l3, version, l4, proto, l4 + length)
-
-
-def pseudo_sum(packet: bytes | bytearray | memoryview, at: Layers,
-               length: int) -> int:
-    """Sum of the pseudo header (RFC 9293, RFC 8200): addresses, protocol.
-
-    :param length: of transport header and payload
-    """
-    if at.version == 4:
-        addresses = packet[at.l3 + 12:at.l3 + 20]
-    else:
-        addresses = packet[at.l3 + 8:at.l3 + 40]
-    return fold(ones_sum(addresses) + at.proto + length)
+    outer: Layers | None
+    at: Layers
+    ids: tuple[int, int]
+    steps: tuple[int, int]
+    seq: int
+    flags: int
+    keep_cwr: bool
+    check: bool
+    outer_check: bool
 
 
 def segment(packet: bytes | memoryview, gso_size: int, gso_type: int,
-            zero_check: bool = False) -> Iterator[bytes]:
+            csum_start: int = 0, zero_check: bool = False) -> Iterator[bytes]:
     """Cuts a GSO packet.
 
     :param packet: from its Ethernet header on
     :param gso_size: payload bytes of each segment but the last
     :param gso_type: SKB_GSO_*
+    :param csum_start: offset of the transport header; in a tunnel it is found
+        by this alone
     :param zero_check: a UDP checksum of zero means that there is none;
         otherwise it is one that is still to be computed
-    :raises RequestError: EOPNOTSUPP for types other than TCP and UDP_L4,
-        tunnels among them; EINVAL when the packet is not of its type
+    :raises RequestError: EOPNOTSUPP for other GSO types; EINVAL when the
+        packet is not of its type
     """
+    plan = _plan(packet, gso_size, gso_type, csum_start, zero_check)
+    header = bytearray(packet[:plan.at.payload])
+    starts = (range(plan.at.payload, len(packet), gso_size)
+              or (plan.at.payload,))
+    for number, start in enumerate(starts):
+        data = packet[start:start + gso_size]
+        if plan.at.proto == IPPROTO_TCP:
+            flags = plan.flags
+            if start + gso_size < len(packet):
+                flags &= ~_TCP_FIN_PSH
+            if number and not plan.keep_cwr:
+                flags &= ~_TCP_CWR
+            header[plan.at.l4 + 13] = flags
+            _U32.pack_into(header, plan.at.l4 + 4, plan.seq
+                           + number * gso_size & 0xFFFFFFFF)
+        _finish(header, plan.at, data, plan.ids[1] + number * plan.steps[1],
+                plan.check)
+        if plan.outer is not None:
+            _finish_tunnel(header, plan.outer, data, plan.ids[0]
+                           + number * plan.steps[0], plan.outer_check)
+        yield bytes(header) + bytes(data)
+
+
+def _plan(packet: bytes | memoryview, gso_size: int, gso_type: int,
+          csum_start: int, zero_check: bool) -> _Plan:
     if gso_type & ~_KNOWN:
         raise RequestError(errno.EOPNOTSUPP,
                            f"GSO type {gso_type:#x} cannot be cut")
-    at = find_layers(packet)
+    outer = None
+    at = find_ip(packet)
+    if gso_type & _TUNNEL:
+        outer = at
+        if not gso_type & _TUNNEL_TYPES.get(at.proto, 0):
+            raise bad(f"type {gso_type:#x}, but protocol {at.proto}")
+        at = find_inner(packet, at.l4, csum_start)
+    at = with_payload(packet, at)
     wanted = (SKB_GSO_UDP_L4 if at.proto == IPPROTO_UDP else
               SKB_GSO_TCPV4 if at.version == 4 else SKB_GSO_TCPV6)
     if not gso_size or not gso_type & wanted:
         raise bad(f"of type {gso_type:#x}, size {gso_size}, has protocol"
                   f" {at.proto} in IPv{at.version}")
-    header = bytearray(packet[:at.payload])
-    unchecked = (zero_check and at.proto == IPPROTO_UDP
-                 and not any(header[at.check:at.check + 2]))
-    first = seq = 0
-    if at.proto == IPPROTO_TCP:
-        seq = _U32.unpack_from(header, at.l4 + 4)[0]
-    if at.version == 4:
-        first = _U16.unpack_from(header, at.l3 + 4)[0]
-    fixed_id = gso_type & SKB_GSO_TCP_FIXEDID
-    flags = header[at.l4 + 13] if at.proto == IPPROTO_TCP else 0
-    starts = range(at.payload, len(packet), gso_size) or (at.payload,)
-    for number, start in enumerate(starts):
-        data = packet[start:start + gso_size]
-        if at.version == 4:
-            _ipv4(header, at, len(data),
-                  first if fixed_id else first + number)
-        else:
-            _U16.pack_into(header, at.l3 + 4,
-                           len(header) - at.l3 - 40 + len(data))
-        if at.proto == IPPROTO_UDP:
-            _U16.pack_into(header, at.l4 + 4, 8 + len(data))
-        else:
-            now = flags
-            if start + gso_size < len(packet):
-                now &= ~_TCP_FIN_PSH
-            if number and not gso_type & SKB_GSO_TCP_ACCECN:
-                now &= ~_TCP_CWR
-            header[at.l4 + 13] = now
-            _U32.pack_into(header, at.l4 + 4,
-                           seq + number * gso_size & 0xFFFFFFFF)
-        if not unchecked:
-            _transport(header, at, data)
-        yield bytes(header) + bytes(data)
+    inner_fixed = SKB_GSO_TCP_FIXEDID | (
+        SKB_GSO_TCP_FIXEDID_INNER if outer else SKB_GSO_TCP_FIXEDID_OUTER)
+    tcp = at.proto == IPPROTO_TCP
+    no_check = not tcp and zero_check and not any(
+        packet[at.check:at.check + 2])
+    return _Plan(
+        outer, at,
+        (_ip_id(packet, outer) if outer else 0, _ip_id(packet, at)),
+        (0 if gso_type & SKB_GSO_TCP_FIXEDID_OUTER else 1,
+         0 if gso_type & inner_fixed else 1),
+        _U32.unpack_from(packet, at.l4 + 4)[0] if tcp else 0,
+        packet[at.l4 + 13] if tcp else 0,
+        bool(gso_type & SKB_GSO_TCP_ACCECN), not no_check,
+        bool(gso_type & SKB_GSO_UDP_TUNNEL_CSUM))
 
 
-def _ipv4(header: bytearray, at: Layers, size: int, number: int) -> None:
-    _U16.pack_into(header, at.l3 + 2, at.payload - at.l3 + size)
+def _ip_id(packet: bytes | memoryview, at: Layers) -> int:
+    number: int = _U16.unpack_from(packet, at.l3 + 4)[0]
+    return number
+
+
+def _finish_ip(header: bytearray, at: Layers, size: int,
+               number: int) -> None:
+    """Length, identification and checksum of an IP header.
+
+    :param size: bytes after `header`
+    """
+    if at.version == 6:
+        _U16.pack_into(header, at.l3 + 4, len(header) - at.l3 - 40 + size)
+        return
+    _U16.pack_into(header, at.l3 + 2, len(header) - at.l3 + size)
     _U16.pack_into(header, at.l3 + 4, number & 0xFFFF)
     _U16.pack_into(header, at.l3 + 10, 0)
     _U16.pack_into(header, at.l3 + 10, checksum(header[at.l3:at.l4]))
 
 
-def _transport(header: bytearray, at: Layers,
-               data: bytes | memoryview) -> None:
-    """The checksum of one segment; both headers have even lengths."""
-    _U16.pack_into(header, at.check, 0)
-    start = pseudo_sum(header, at, len(header) - at.l4 + len(data))
-    check = checksum(data, start + ones_sum(header[at.l4:]))
+def _finish(header: bytearray, at: Layers, data: bytes | memoryview,
+            number: int, check: bool) -> None:
+    """Lengths and checksums of TCP or UDP and of IP below it."""
+    _finish_ip(header, at, len(data), number)
+    length = len(header) - at.l4 + len(data)
     if at.proto == IPPROTO_UDP:
-        check = mangle(check)
-    _U16.pack_into(header, at.check, check)
+        _U16.pack_into(header, at.l4 + 4, length)
+    if not check:
+        return
+    # The headers from L4 on have an even length, so the sums add up.
+    _U16.pack_into(header, at.check, 0)
+    value = checksum(data, pseudo_sum(header, at, length)
+                     + ones_sum(header[at.l4:]))
+    _U16.pack_into(header, at.check, mangle(value)
+                   if at.proto == IPPROTO_UDP else value)
+
+
+def _finish_tunnel(header: bytearray, outer: Layers,
+                   data: bytes | memoryview, number: int,
+                   check: bool) -> None:
+    """Lengths and checksums of what is around a finished segment."""
+    if outer.proto == IPPROTO_UDP:
+        _finish(header, outer, data, number, check)
+        return
+    _finish_ip(header, outer, len(data), number)
+    if outer.proto == IPPROTO_GRE and header[outer.l4] & _GRE_CSUM:
+        _U16.pack_into(header, outer.l4 + 4, 0)
+        _U16.pack_into(header, outer.l4 + 4, checksum(
+            data, ones_sum(header[outer.l4:])))

@@ -13,12 +13,8 @@ from struct import Struct
 from dpif_bpf.abi import OVS_CSUM_PARTIAL
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.checksum import finish_partial
-from dpif_bpf.wire.gso import (
-    IPPROTO_TCP,
-    find_layers,
-    pseudo_sum,
-    segment,
-)
+from dpif_bpf.wire.gso import segment
+from dpif_bpf.wire.layers import IPPROTO_TCP, find_layers, pseudo_sum
 
 VIRTIO_NET_HDR = Struct("=BBHHHH")
 """flags, gso_type, hdr_len, gso_size, csum_start, csum_offset:
@@ -62,7 +58,7 @@ def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
         raise RequestError(errno.EINVAL, f"a packet of {len(data)} bytes")
     partial = ip_summed == OVS_CSUM_PARTIAL
     if gso_size:
-        packets = list(segment(data, gso_size, gso_type,
+        packets = list(segment(data, gso_size, gso_type, csum_start,
                                zero_check=not partial))
     elif partial:
         whole = bytearray(data)

@@ -22,8 +22,10 @@ from dpif_bpf.wire.gso import (
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
     SKB_GSO_UDP_L4,
-    find_layers,
+    SKB_GSO_UDP_TUNNEL,
+    SKB_GSO_UDP_TUNNEL_CSUM,
 )
+from dpif_bpf.wire.layers import find_layers
 from dpif_bpf.wire.packet import VIRTIO_NET_HDR, as_gso, upcall_packets
 
 SOL_PACKET = 263
@@ -31,6 +33,7 @@ PACKET_VNET_HDR = 15
 PACKET_AUXDATA = 8
 ETH_P_ALL = 3
 E = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
+OURS = bytes(E)[6:12]
 
 
 @dataclass
@@ -43,16 +46,15 @@ class Wire:
     def send(self, header: bytes, packet: bytes) -> None:
         self.near.sendmsg((header, packet))
 
-    def receive(self, count: int) -> list[bytes]:
-        """The next `count` packets, their tags in place."""
+    def receive(self, count: int, src: bytes = OURS) -> list[bytes]:
+        """The next `count` packets from `src`, their tags in place."""
         found: list[bytes] = []
         deadline = time.monotonic() + 2
         while len(found) < count and time.monotonic() < deadline:
             if not select.select((self.far,), (), (), 0.1)[0]:
                 continue
             data, control, _, sender = self.far.recvmsg(70000, 100)
-            if sender[2] == socket.PACKET_OUTGOING or data[6:12] != bytes(E)[
-                    6:12]:
+            if sender[2] == socket.PACKET_OUTGOING or data[6:12] != src:
                 continue
             for level, kind, aux in control:
                 if (level, kind) == (SOL_PACKET, PACKET_AUXDATA):
@@ -124,6 +126,42 @@ def test_segments(wire: Wire, case: str) -> None:
     assert len(ours) > 1
     wire.send(header, data)
     assert wire.receive(len(ours)) == ours
+
+
+@pytest.mark.parametrize(("checksums", "tunnel_type"), [
+    ("noudpcsum", SKB_GSO_UDP_TUNNEL), ("udpcsum", SKB_GSO_UDP_TUNNEL_CSUM)])
+@pytest.mark.parametrize("case", CASES)
+def test_tunnel(wire: Wire, namespace: Namespace, case: str, checksums: str,
+                tunnel_type: int) -> None:
+    """What a VXLAN device sends; its outer header is taken from there."""
+    for name in ("ga", "gb"):
+        namespace.ip(f"link set {name} mtu 2000")
+    namespace.ip("addr add 10.9.0.1/24 dev ga")
+    namespace.ip("neigh add 10.9.0.2 lladdr 02:00:00:00:00:09 dev ga")
+    said = namespace.run(
+        *f"ip link add vx type vxlan id 3 remote 10.9.0.2 dev ga dstport"
+        f" 4789 {checksums}".split(), check=False)
+    if "Unknown device type" in said:
+        pytest.skip("the kernel has no VXLAN")
+    namespace.ip("link set vx up")
+    device = namespace.ip("-br link show ga").split()[2]
+    packet, kind = CASES[case]
+    whole = bytes(packet)
+    header, data = as_gso(whole, 1400)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as near:
+        near.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        near.bind(("vx", 0))
+        near.sendmsg((header, data))
+    at = find_layers(whole)
+    count = -(-(len(whole) - at.payload) // 1400)
+    theirs = wire.receive(count, bytes.fromhex(device.replace(":", "")))
+    assert len(theirs) == count > 1
+    outer = 14 + 20 + 8 + 8
+    ours = upcall_packets(
+        memoryview(theirs[0][:outer] + whole), OVS_CSUM_PARTIAL,
+        outer + at.l4, at.check - at.l4, 1400,
+        kind | tunnel_type | SKB_GSO_TCP_ECN, b"\0\0", b"\0\0")
+    assert theirs == ours
 
 
 @pytest.mark.parametrize("packet", [

@@ -18,8 +18,9 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
 )
-from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.layers.l2 import ARP, GRE, Dot1AD, Dot1Q, Ether
 from scapy.layers.sctp import SCTP, SCTPChunkInit
+from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from dpif_bpf.abi import (
@@ -32,15 +33,22 @@ from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.checksum import checksum, crc32c, finish_partial, ones_sum
 from dpif_bpf.wire.gso import (
     SKB_GSO_DODGY,
+    SKB_GSO_GRE,
+    SKB_GSO_GRE_CSUM,
+    SKB_GSO_IPXIP4,
     SKB_GSO_TCP_ACCECN,
     SKB_GSO_TCP_ECN,
     SKB_GSO_TCP_FIXEDID,
+    SKB_GSO_TCP_FIXEDID_INNER,
+    SKB_GSO_TCP_FIXEDID_OUTER,
     SKB_GSO_TCPV4,
     SKB_GSO_TCPV6,
     SKB_GSO_UDP_L4,
-    find_layers,
+    SKB_GSO_UDP_TUNNEL,
+    SKB_GSO_UDP_TUNNEL_CSUM,
     segment,
 )
+from dpif_bpf.wire.layers import find_layers
 from dpif_bpf.wire.packet import (
     VIRTIO_NET_HDR,
     VNET_HDR_NONE,
@@ -51,7 +59,7 @@ from dpif_bpf.wire.packet import (
 
 E = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
 UFO = 1 << 16
-UDP_TUNNEL = 1 << 10
+ESP = 1 << 15
 NO_TAG = (b"\0\0", b"\0\0")
 
 
@@ -260,8 +268,16 @@ def test_udp_checksum_of_zero_is_mangled() -> None:
 
 BAD = {
     "UFO": (E / IP() / UDP(), UFO, errno.EOPNOTSUPP),
-    "tunnel": (E / IP() / UDP() / b"vxlan", SKB_GSO_TCPV4 | UDP_TUNNEL,
-               errno.EOPNOTSUPP),
+    "ESP": (E / IP() / TCP(), SKB_GSO_TCPV4 | ESP, errno.EOPNOTSUPP),
+    "no tunnel": (E / IP() / TCP(), SKB_GSO_TCPV4 | SKB_GSO_UDP_TUNNEL,
+                  errno.EINVAL),
+    "other tunnel": (E / IP() / GRE() / IP() / TCP(),
+                     SKB_GSO_TCPV4 | SKB_GSO_UDP_TUNNEL, errno.EINVAL),
+    "nothing in the tunnel": (E / IP() / UDP() / bytes(80),
+                              SKB_GSO_TCPV4 | SKB_GSO_UDP_TUNNEL,
+                              errno.EINVAL),
+    "short tunnel": (E / IP() / UDP() / b"x",
+                     SKB_GSO_TCPV4 | SKB_GSO_UDP_TUNNEL, errno.EINVAL),
     "no type": (E / IP() / TCP(), 0, errno.EINVAL),
     "UDP as TCP": (E / IP() / UDP(), SKB_GSO_TCPV4, errno.EINVAL),
     "TCP as UDP": (E / IP() / TCP(), SKB_GSO_UDP_L4, errno.EINVAL),
@@ -286,7 +302,7 @@ BAD = {
 def test_not_gso(case: str) -> None:
     packet, gso_type, code = BAD[case]
     with pytest.raises(RequestError) as error:
-        upcall(bytes(packet), OVS_CSUM_PARTIAL, 34, 16, 1000, gso_type)
+        upcall(bytes(packet), OVS_CSUM_PARTIAL, 84, 16, 1000, gso_type)
     assert error.value.errno == code
 
 
@@ -315,6 +331,74 @@ def test_junk(data: bytes, eth_type: int, gso_type: int) -> None:
         upcall(data, OVS_CSUM_PARTIAL, 20, 4, 7, gso_type)
     except RequestError as error:
         assert error.errno in {errno.EINVAL, errno.EOPNOTSUPP}
+
+
+INNER = [
+    (IP(id=0xffff) / TCP(flags="PAC"), SKB_GSO_TCPV4),
+    (IPv6() / IPv6ExtHdrHopByHop() / TCP(flags="PA"), SKB_GSO_TCPV6),
+    (IP(options=[b"\x94\x04\0\0"]) / UDP(), SKB_GSO_UDP_L4),
+    (IPv6() / UDP(), SKB_GSO_UDP_L4),
+]
+TUNNELS = {
+    "vxlan": (E / IP(id=7) / UDP(chksum=0) / VXLAN(vni=5) / E,
+              SKB_GSO_UDP_TUNNEL),
+    "vxlan6": (E / Dot1Q() / IPv6() / UDP() / VXLAN(vni=5) / E / Dot1Q(),
+               SKB_GSO_UDP_TUNNEL_CSUM),
+    "gre": (E / IP(id=7) / GRE(), SKB_GSO_GRE),
+    "gretap": (E / IP(id=7) / GRE(key_present=1, key=8, chksum_present=1)
+               / E, SKB_GSO_GRE_CSUM),
+    "ip": (E / IP(id=7), SKB_GSO_IPXIP4),
+}
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS)
+@pytest.mark.parametrize("number", range(len(INNER)))
+def test_tunnel(tunnel: str, number: int) -> None:
+    outer, tunnel_type = TUNNELS[tunnel]
+    inner, inner_type = INNER[number]
+    data = bytes(n % 249 for n in range(2501))
+    whole = bytes(outer / inner / data)
+    payload = len(whole) - len(data)
+    l4 = payload - (8 if UDP in inner else 20)
+    found = upcall(whole, OVS_CSUM_PARTIAL, l4, 16, 1000,
+                   tunnel_type | inner_type)
+    for index, one in enumerate(found):
+        part = data[1000 * index:1000 * index + 1000]
+        want = (outer / inner / part).copy()
+        for depth in (1, 2):
+            layer = want.getlayer(IP, depth)
+            if layer is not None:
+                layer.id = (layer.id + index) % 0x10000
+        tcp = want.getlayer(TCP)
+        if tcp is not None:
+            tcp.seq += 1000 * index
+            if index < 2:
+                tcp.flags &= ~0x08
+            if index:
+                tcp.flags &= ~0x80
+        assert one == bytes(want)
+    assert len(found) == 3
+
+
+def test_fixed_ids_in_tunnels() -> None:
+    """One bit for the inner header at first, two bits since Linux 6.18."""
+    whole = bytes(E / IP(id=7) / UDP(chksum=0) / VXLAN() / E / IP(id=9)
+                  / TCP() / bytes(1500))
+    tunnel = SKB_GSO_UDP_TUNNEL | SKB_GSO_TCPV4
+
+    def ids(packet: bytes, gso_type: int) -> list[list[int]]:
+        return [[layer.id for layer in (Ether(p)[IP], Ether(p).getlayer(IP, 2))
+                 if layer is not None]
+                for p in segment(packet, 1000, gso_type, 84)]
+    assert ids(whole, tunnel) == [[7, 9], [8, 10]]
+    assert ids(whole, tunnel | SKB_GSO_TCP_FIXEDID) == [[7, 9], [8, 9]]
+    assert ids(whole, tunnel | SKB_GSO_TCP_FIXEDID_INNER) == [[7, 9], [8, 9]]
+    assert ids(whole, tunnel | SKB_GSO_TCP_FIXEDID_OUTER) == [[7, 9],
+                                                              [7, 10]]
+    plain = bytes(E / IP(id=7) / TCP() / bytes(1500))
+    for bit, want in ((SKB_GSO_TCP_FIXEDID_OUTER, [[7], [7]]),
+                      (SKB_GSO_TCP_FIXEDID_INNER, [[7], [8]])):
+        assert ids(plain, SKB_GSO_TCPV4 | bit) == want
 
 
 def test_as_gso() -> None:
