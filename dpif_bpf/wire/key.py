@@ -47,6 +47,7 @@ LENGTHS = 256
 FACTS = 4096
 
 _IMAGE_SIZE = 8 * abi.OVS_KEY_BASE
+_USED_SIZE = 8 * abi.OVS_KEY_USED
 _IN_PORT = bits("in_port")
 _ETH_TYPE = bits("eth_type")
 _IP_PROTO = bits("ip_proto")
@@ -77,7 +78,8 @@ class Match:
 class Metadata:
     """What an execute says of its packet beside the packet itself.
 
-    :param image: key image of OVS_KEY_BASE words, only metadata set
+    :param image: key image of OVS_KEY_BASE words, or of OVS_KEY_USED where
+        there are tunnel options; only metadata are set
     :param in_port: port number; DP_MAX_PORTS when none is given
     """
 
@@ -91,27 +93,33 @@ class _Plan:
     :ivar same: which bits of the netlink attributes the plan depends on
     :ivar value: what they have to be
     :ivar nonzero: of each of these, some bit has to be set
+    :ivar not_ones: of these, some bit must not be set
     :ivar places: for each CHUNK bytes of the attributes their offset and,
         for each byte of the image, its place in the chunk
     :ivar const: bits to be set beside
-    :ivar reusable: whether `same` and `nonzero` are all that it depends on
+    :ivar reusable: whether these are all that it depends on
     """
 
-    __slots__ = ("const", "nonzero", "places", "reusable", "same", "value")
+    __slots__ = ("const", "nonzero", "not_ones", "places", "reusable",
+                 "same", "value")
 
     def __init__(self, layout: Layout) -> None:
         buf = layout.buf
         self.same = int.from_bytes(layout.fixed, "little")
         self.value = int.from_bytes(buf, "little") & self.same
         self.nonzero = tuple(_span(*where) for where in layout.nonzero)
+        # A bit beyond the attributes is never set.
+        self.not_ones = _span(*(layout.not_ones or (len(buf), len(buf) + 1)))
         self.places = _places(len(buf), layout.moves)
         self.const = layout.const
         self.reusable = layout.reusable
 
     def holds(self, number: int) -> bool:
         """Whether this is the plan for these attributes."""
-        return number & self.same == self.value and (
-            not self.nonzero or all(number & part for part in self.nonzero))
+        return (number & self.same == self.value
+                and number & self.not_ones != self.not_ones
+                and (not self.nonzero
+                     or all(number & part for part in self.nonzero)))
 
     def image(self, buf: bytes) -> int:
         """The image of attributes for which the plan holds."""
@@ -220,7 +228,8 @@ def decode_metadata(key: bytes, key_pos: int = 0) -> Metadata:
         plan = _Plan(metadata_layout(key, key_pos))
         _keep(_metadata, len(key), plan)
     image = plan.image(key)
-    return Metadata(image.to_bytes(_IMAGE_SIZE, "little"), image & _IN_PORT)
+    size = _IMAGE_SIZE if image >> 8 * _IMAGE_SIZE == 0 else _USED_SIZE
+    return Metadata(image.to_bytes(size, "little"), image & _IN_PORT)
 
 
 def _key_plan(key: bytes, base: int) -> _KeyPlan:
@@ -301,10 +310,11 @@ def _places(length: int, moves: list[tuple[int, int, int]]
 def _exact(shape: KeyShape) -> int | None:
     """The mask that has all bits of a key's attributes.
 
-    None when the key has an attribute that a mask must not have.
+    None when the kernel refuses such a mask: where the key has an attribute
+    that it says nothing about, and where OVS_KEY_ATTR_ENCAP is empty.
     """
     layout = shape.layout
-    if not layout.found.keys() <= shape.gates.keys():
+    if shape.bare or not layout.found.keys() <= shape.gates.keys():
         return None
     exact = 0
     for _, n, dst in layout.moves:
@@ -326,6 +336,8 @@ def _exact(shape: KeyShape) -> int | None:
 
 def _exact_error(shape: KeyShape) -> RequestError:
     layout = shape.layout
+    if shape.bare:
+        return invalid("OVS_KEY_ATTR_ENCAP is empty and there is no mask")
     type_ = min(layout.found.keys() - shape.gates.keys())
     return layout.error(f"{name(type_)} is not expected",
                         layout.found[type_][0] - NLA_HDRLEN)

@@ -85,14 +85,14 @@ class KeyShape:
     :param gates: attribute -> on what its mask depends: "", "eth", "proto"
         or "nd"; an attribute that is not here must have a mask of zero
     :param tags: number of VLAN tags
-    :param truncated: whether the Ethernet type is that of a tag that the
-        frame has no room for
+    :param bare: whether OVS_KEY_ATTR_ENCAP is empty: a mask of its kind
+        does not count as one
     """
 
     layout: Layout
     gates: dict[int, str]
     tags: int
-    truncated: bool
+    bare: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def key_shape(key: bytes, base: int) -> KeyShape:
     """
     layout = Layout(key, base)
     layout.walk(0, len(key))
-    tags, truncated = _key_vlans(layout)
+    tags, truncated, bare = _key_vlans(layout)
     _metadata(layout)
     found = layout.found
     ethernet = uapi.OVS_KEY_ATTR_ETHERNET in found
@@ -143,7 +143,7 @@ def key_shape(key: bytes, base: int) -> KeyShape:
     gates = _gates(layout, eth_type, proto, frag)
     if truncated:
         gates[uapi.OVS_KEY_ATTR_VLAN] = ""
-    return KeyShape(layout, gates, tags, truncated)
+    return KeyShape(layout, gates, tags, bare)
 
 
 def metadata_layout(key: bytes, base: int) -> Layout:
@@ -161,21 +161,23 @@ def metadata_layout(key: bytes, base: int) -> Layout:
     return layout
 
 
-def _key_vlans(layout: Layout) -> tuple[int, bool]:
+def _key_vlans(layout: Layout) -> tuple[int, bool, bool]:
     """Take the VLAN tags and go on inside OVS_KEY_ATTR_ENCAP.
 
     A frame that ends where the tag should be has a TCI of zero and an empty
     OVS_KEY_ATTR_ENCAP.  The image of its key has no tag, and the type of the
     tag as its Ethernet type.
 
-    :returns: number of tags, and whether there is a truncated one
+    :returns: number of tags, whether there is a truncated one, and whether
+        the last OVS_KEY_ATTR_ENCAP is empty
     """
     found = layout.found
+    bare = False
     for level in range(MAX_VLANS):
         where = found.get(uapi.OVS_KEY_ATTR_ETHERTYPE)
         if (uapi.OVS_KEY_ATTR_ETHERNET not in found or where is None
                 or layout.be16(where[0]) not in VLAN_TYPES):
-            return level, False
+            return level, False, bare
         tag = found.get(uapi.OVS_KEY_ATTR_VLAN)
         encap = found.get(uapi.OVS_KEY_ATTR_ENCAP)
         if tag is None or encap is None:
@@ -195,10 +197,11 @@ def _key_vlans(layout: Layout) -> tuple[int, bool]:
             layout.fix(tag[0], 2)
             del found[uapi.OVS_KEY_ATTR_VLAN]
             del found[uapi.OVS_KEY_ATTR_ENCAP]
-            return level, True
+            return level, True, True
         _take_tag(layout, level)
+        bare = encap[0] == encap[1]
         layout.walk(*encap)
-    return MAX_VLANS, False
+    return MAX_VLANS, False, bare
 
 
 def _take_tag(layout: Layout, level: int) -> None:
@@ -227,8 +230,8 @@ def _metadata(layout: Layout) -> None:
             raise layout.error(
                 f"OVS_KEY_ATTR_IN_PORT {port} is not below"
                 f" {uapi.DP_MAX_PORTS}", where[0] - NLA_HDRLEN)
-        # 65535 is looked at when the layout is used again.
         layout.fix(where[0] + 2, 2)
+        layout.not_ones = (where[0], where[0] + 2)
     where = found.get(uapi.OVS_KEY_ATTR_CT_STATE)
     if where is not None:
         if layout.u32(where[0]) > 0xff:

@@ -72,7 +72,8 @@ class Layout:
     :param fixed: for each byte of `buf`, which bits `moves`, `const` and the
         checks depend on
     :param nonzero: payloads that had to have some bit set
-    :param reusable: whether `fixed` and `nonzero` say it all
+    :param not_ones: bytes that must not be 0xff, all of them
+    :param reusable: whether these three say it all
     :param tun_opts_len: bytes of tunnel options
     """
 
@@ -84,6 +85,7 @@ class Layout:
     const: int = 0
     fixed: bytearray = field(init=False)
     nonzero: list[tuple[int, int]] = field(default_factory=list)
+    not_ones: tuple[int, int] | None = None
     reusable: bool = True
     tun_opts_len: int = 0
 

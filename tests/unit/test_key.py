@@ -1,0 +1,606 @@
+# SPDX-License-Identifier: Apache-2.0
+"""wire.key: what of a key and a mask goes where, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+
+import keys as k
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from dpif_bpf import abi
+from dpif_bpf.errors import RequestError
+from dpif_bpf.wire import key, uapi
+from dpif_bpf.wire.facts import KeyFacts
+from dpif_bpf.wire.netlink import nla, nla_flag, nla_u8, nla_u32
+
+
+def fields(image: int) -> dict[str, str]:
+    """The members of a key image that are not zero, in hexadecimal."""
+    raw = image.to_bytes(abi.KEY.size, "little")
+    found = {}
+    for name, place in abi.KEY.fields.items():
+        value = raw[place.slice]
+        if any(value):
+            found[name] = value.hex()
+    return found
+
+
+FRAME = {"in_port": "01000000", "eth_src": "505400000001",
+         "eth_dst": "505400000002"}
+IP4 = FRAME | {"eth_type": "0800", "ip_ttl": "40",
+               "ipv6_src": "0a0000010a000002" + "00" * 8}
+IP6 = FRAME | {"eth_type": "86dd", "ip_ttl": "40",
+               "ipv6_src": "fd" + "00" * 14 + "01",
+               "ipv6_dst": "fd" + "00" * 14 + "02"}
+PORTS = {"tp_src": "03e8", "tp_dst": "0035"}
+WEB = {"tp_src": "03e8", "tp_dst": "0050", "tcp_flags": "0012"}
+ARP = FRAME | {"ipv6_src": "0a0000010a000002" + "00" * 8,
+               "nd_sll": "505400000001"}
+
+IMAGES = {
+    "802.2": FRAME | {"eth_type": "0004"},
+    "other type": FRAME | {"eth_type": "88cc"},
+    "no port": FRAME | {"eth_type": "88cc", "in_port": "ffff0000"},
+    "metadata": {
+        "skb_priority": "05000000", "skb_mark": "06000000",
+        "dp_hash": "07000000", "recirc_id": "08000000",
+        "in_port": "feff0000", "eth_src": "505400000001",
+        "eth_dst": "505400000002", "eth_type": "0004"},
+    "arp": ARP | {"eth_type": "0806", "ip_proto": "01"},
+    "rarp": ARP | {"eth_type": "8035", "ip_proto": "03"},
+    "tcp": IP4 | WEB | {"ip_proto": "06"},
+    "udp": IP4 | PORTS | {"ip_proto": "11"},
+    "sctp": IP4 | PORTS | {"ip_proto": "84"},
+    "icmp": IP4 | {"ip_proto": "01", "tp_src": "0008"},
+    "igmp": IP4 | {"ip_proto": "02"},
+    "first fragment": IP4 | PORTS | {"ip_proto": "11", "ip_frag": "01"},
+    "later fragment": IP4 | {"ip_proto": "06", "ip_frag": "02"},
+    "tcp6": IP6 | WEB | {"ip_proto": "06", "ipv6_label": "000fffff"},
+    "udp6": IP6 | PORTS | {"ip_proto": "11"},
+    "sctp6": IP6 | PORTS | {"ip_proto": "84"},
+    "icmpv6": IP6 | {"ip_proto": "3a", "tp_src": "0080"},
+    "nd": IP6 | {"ip_proto": "3a", "tp_src": "0087",
+                 "nd_target": "fd" + "00" * 14 + "02",
+                 "nd_sll": "505400000001"},
+    "later fragment 6": IP6 | {"ip_proto": "2c", "ip_frag": "02"},
+    "vlan": IP4 | PORTS | {"ip_proto": "11", "vlan_tci": "100a",
+                           "vlan_tpid": "8100"},
+    "vlan 802.1ad": ARP | {"eth_type": "0806", "ip_proto": "01",
+                           "vlan_tci": "ffff", "vlan_tpid": "88a8"},
+    "vlan 802.2": FRAME | {"eth_type": "0004", "vlan_tci": "100a",
+                           "vlan_tpid": "8100"},
+    "vlan truncated": FRAME | {"eth_type": "8100"},
+    "layer 3": {"in_port": "01000000", "eth_type": "0800", "mac_proto": "01",
+                "ip_proto": "01", "ip_ttl": "40", "tp_src": "0008",
+                "ipv6_src": "0a0000010a000002" + "00" * 8},
+}
+
+
+@pytest.mark.parametrize("kind", k.KEYS)
+def test_key_image(kind: str) -> None:
+    assert fields(key.decode_key(k.KEYS[kind])) == IMAGES[kind]
+
+
+@pytest.mark.parametrize("kind", k.KEYS)
+def test_encode_is_the_inverse(kind: str) -> None:
+    image = key.decode_key(k.KEYS[kind])
+    attrs = key.encode_key(image.to_bytes(8 * abi.OVS_KEY_BASE, "little"))
+    assert key.decode_key(attrs) == image
+
+
+def test_encode_order() -> None:
+    """As __ovs_nla_put_key() of the kernel."""
+    image = key.decode_key(k.KEYS["vlan"])
+    assert key.encode_key(image.to_bytes(280, "little")) == k.join(
+        k.recirc_id(), nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 0),
+        nla_u32(uapi.OVS_KEY_ATTR_PRIORITY, 0), k.in_port(),
+        nla_u32(uapi.OVS_KEY_ATTR_SKB_MARK, 0), k.eth(), k.eth_type(0x8100),
+        k.vlan(), k.encap(k.eth_type(), k.ipv4(), k.udp()))
+
+
+def test_encode_without_port() -> None:
+    image = key.decode_key(k.KEYS["no port"])
+    attrs = key.encode_key(image.to_bytes(280, "little"))
+    assert k.in_port(65535) not in attrs
+    assert key.decode_key(attrs) & 0xffffffff == 65535
+
+
+def test_encode_of_neighbour_discovery() -> None:
+    """Types 135 and 136 have OVS_KEY_ATTR_ND, others do not."""
+    image = bytearray(key.decode_key(k.KEYS["nd"]).to_bytes(280, "little"))
+    for type_ in (135, 134, 136, 137):
+        image[abi.KEY["tp_src"].offset + 1] = type_
+        attrs = key.encode_key(bytes(image))
+        assert (k.nd() in attrs) is (type_ in {135, 136})
+
+
+def test_encode_of_two_tags() -> None:
+    """They are told as they are, though no flow can match them yet."""
+    image = bytearray(key.decode_key(k.KEYS["vlan"]).to_bytes(280, "little"))
+    image[abi.KEY["cvlan_tci"].slice] = b"\x10\x14"
+    image[abi.KEY["cvlan_tpid"].slice] = b"\x81\x00"
+    attrs = key.encode_key(bytes(image))
+    assert attrs.endswith(k.encap(
+        k.eth_type(0x8100), k.vlan(0x1014),
+        k.encap(k.eth_type(), k.ipv4(), k.udp())))
+    with pytest.raises(RequestError, match="more than 1 VLAN"):
+        key.decode_key(attrs)
+
+
+EXACT4 = {"mac_proto": "ff", "vlan_tci": "ffff", "eth_type": "ffff",
+          "in_port": "ffffffff", "recirc_id": "ffffffff",
+          "eth_src": "ff" * 6, "eth_dst": "ff" * 6}
+EXACT_IP4 = EXACT4 | {"ip_proto": "ff", "ip_tos": "ff", "ip_ttl": "ff",
+                      "ip_frag": "ff", "ipv6_src": "ff" * 8 + "00" * 8}
+
+
+@pytest.mark.parametrize(("kind", "mask"), [
+    ("tcp", EXACT_IP4 | {"tp_src": "ffff", "tp_dst": "ffff",
+                         "tcp_flags": "ffff"}),
+    ("icmp", EXACT_IP4 | {"tp_src": "00ff", "tp_dst": "00ff"}),
+    ("later fragment", EXACT_IP4),
+    ("arp", EXACT4 | {"ip_proto": "ff", "ipv6_src": "ff" * 8 + "00" * 8,
+                      "nd_sll": "ff" * 6, "nd_tll": "ff" * 6}),
+    ("vlan", EXACT_IP4 | {"vlan_tpid": "ffff", "cvlan_tci": "ffff",
+                          "tp_src": "ffff", "tp_dst": "ffff"}),
+    # Without OVS_KEY_ATTR_ETHERTYPE nothing says that the type is matched.
+    ("802.2", {name: value for name, value in EXACT4.items()
+               if name != "eth_type"}),
+    ("layer 3", {name: value for name, value in EXACT_IP4.items()
+                 if not name.startswith("eth_s") and name != "eth_dst"}
+     | {"tp_src": "00ff", "tp_dst": "00ff"}),
+])
+def test_flow_without_mask(kind: str, mask: dict[str, str]) -> None:
+    match = key.decode_match(k.KEYS[kind], None)
+    assert fields(match.mask) == mask
+    assert match.key == match.full_key & match.mask
+    assert match.full_key == key.decode_key(k.KEYS[kind])
+
+
+BARE = {"vlan 802.2", "vlan truncated"}
+
+
+@pytest.mark.parametrize("kind", sorted(k.KEYS.keys() - BARE))
+def test_a_mask_of_ones_is_as_no_mask(kind: str) -> None:
+    attrs = k.KEYS[kind]
+    assert key.decode_match(attrs, k.ones(attrs)) == \
+        key.decode_match(attrs, None)
+
+
+@pytest.mark.parametrize("kind", sorted(BARE))
+def test_empty_encap_needs_a_mask(kind: str) -> None:
+    """Its mask would be empty, too, and not be taken for one."""
+    with pytest.raises(RequestError, match="ENCAP is empty"):
+        key.decode_match(k.KEYS[kind], None)
+
+
+ALWAYS = {"mac_proto": "ff", "vlan_tci": "ffff"}
+
+
+@pytest.mark.parametrize("kind", k.KEYS)
+def test_an_empty_mask_matches_almost_everything(kind: str) -> None:
+    match = key.decode_match(k.KEYS[kind], b"")
+    assert fields(match.mask) == ALWAYS | (
+        {"cvlan_tci": "ffff"} if match.full_key >> 128 + 48 & 0x10 else {})
+
+
+PORT4 = k.join(FRAME_MASK := k.join(
+    k.recirc_id(0xffffffff), k.in_port(0xffffffff)), k.eth_type(0xffff))
+
+
+@pytest.mark.parametrize(("kind", "mask", "expected"), [
+    # Any bit of a port or of an Ethernet type stands for all of them.
+    ("udp", k.in_port(1), {"in_port": "ffffffff"}),
+    ("udp", k.in_port(0), {}),
+    ("udp", k.eth_type(0x0001), {"eth_type": "ffff"}),
+    ("udp", k.eth_type(0), {}),
+    # A key without Ethernet type: 802.2.
+    ("802.2", k.eth_type(0xffff), {"eth_type": "ffff"}),
+    ("802.2", k.eth_type(0), {}),
+    # Fields whose attribute comes later need the earlier one exact.
+    ("udp", k.join(k.eth_type(0xffff), k.ipv4(0, 0, 0, 0, b"\xff\0\0\0",
+                                              bytes(4))),
+     {"eth_type": "ffff", "ipv6_src": "ff" + "00" * 15}),
+    ("udp", k.join(k.eth_type(0xffff), k.ipv4(0xff, 0, 0, 0xff, bytes(4),
+                                              bytes(4)), k.udp(0, 0xff00)),
+     {"eth_type": "ffff", "ip_proto": "ff", "ip_frag": "ff",
+      "tp_dst": "ff00"}),
+    ("udp", k.join(k.ipv4(0, 0, 0, 0, bytes(4), bytes(4)), k.udp(0, 0)), {}),
+    # Zero attributes say nothing, whatever they are and however often.
+    ("udp", k.join(k.udp(0, 0), k.udp(0, 0), k.tcp(0, 0), k.tcp_flags(0)),
+     {}),
+    ("udp", k.join(k.in_port(0), k.in_port(1)), {"in_port": "ffffffff"}),
+    ("udp", nla(uapi.OVS_KEY_ATTR_CT_LABELS, bytes(16)), {}),
+    ("udp", nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 0), {}),
+    # No packet has a tunnel key: what is asked of it holds.
+    ("udp", k.tunnel(nla_u8(uapi.OVS_TUNNEL_KEY_ATTR_TTL, 0)), {}),
+    ("udp", k.tunnel(nla(uapi.OVS_TUNNEL_KEY_ATTR_ID, b"\xff" * 8),
+                     nla_flag(uapi.OVS_TUNNEL_KEY_ATTR_CSUM)), {}),
+    # ICMP: one byte in the key's 16 bits.
+    ("icmp", k.join(PORT4, k.ipv4(0xff, 0, 0, 0, bytes(4), bytes(4)),
+                    k.icmp(0xff, 0)),
+     {"in_port": "ffffffff", "recirc_id": "ffffffff", "eth_type": "ffff",
+      "ip_proto": "ff", "tp_src": "00ff"}),
+    # ARP: the low byte of the opcode.
+    ("arp", k.join(k.eth_type(0xffff), k.arp(0xffff, bytes(4), bytes(4),
+                                             bytes(6), bytes(6))),
+     {"eth_type": "ffff", "ip_proto": "ff"}),
+    ("nd", k.join(k.eth_type(0xffff), k.ipv6(0xff, 0, 0, 0, 0, bytes(16),
+                                             bytes(16)),
+                  k.icmpv6(0xff, 0xff), k.nd(b"\xff" * 16, bytes(6),
+                                             bytes(6))),
+     {"eth_type": "ffff", "ip_proto": "ff", "tp_src": "00ff",
+      "tp_dst": "00ff", "nd_target": "ff" * 16}),
+    # A label's mask may be of any bits.
+    ("udp6", k.join(k.eth_type(0xffff), k.ipv6(0, 0, 0, 0, 0xffffffff,
+                                               bytes(16), bytes(16))),
+     {"eth_type": "ffff", "ipv6_label": "ffffffff"}),
+])
+def test_mask_image(kind: str, mask: bytes,
+                    expected: dict[str, str]) -> None:
+    match = key.decode_match(k.KEYS[kind], mask)
+    assert fields(match.mask) == ALWAYS | expected
+    assert match.key == match.full_key & match.mask
+
+
+@pytest.mark.parametrize(("mask", "expected"), [
+    (k.join(k.eth(b"\0" * 6, b"\0" * 6), k.eth_type(0xffff), k.vlan(0x1fff),
+            k.encap(k.eth_type(0xffff))),
+     {"vlan_tpid": "ffff", "vlan_tci": "1fff", "eth_type": "ffff"}),
+    # An empty OVS_KEY_ATTR_ENCAP is none: the type is the inner one.
+    (k.join(k.eth_type(0xffff), k.encap()),
+     {"vlan_tci": "ffff", "eth_type": "ffff"}),
+    # Metadata may be inside.
+    (k.join(k.eth_type(0xffff), k.vlan(0x1000), k.encap(k.in_port(1))),
+     {"vlan_tpid": "ffff", "vlan_tci": "1000", "in_port": "ffffffff"}),
+])
+def test_mask_of_a_tag(mask: bytes, expected: dict[str, str]) -> None:
+    match = key.decode_match(k.KEYS["vlan"], mask)
+    assert fields(match.mask) == {"mac_proto": "ff",
+                                  "cvlan_tci": "ffff"} | expected
+
+
+def test_mask_of_a_truncated_tag() -> None:
+    match = key.decode_match(k.KEYS["vlan truncated"], k.join(
+        k.eth_type(0xffff), k.vlan(0xffff), k.encap()))
+    assert fields(match.mask) == ALWAYS | {"eth_type": "ffff"}
+    assert fields(match.key) == {"eth_type": "8100"}
+
+
+@pytest.mark.parametrize(("kind", "mask", "facts"), [
+    ("udp", None, KeyFacts(0x0800, 17)),
+    ("udp", b"", KeyFacts()),
+    ("udp", k.eth_type(1), KeyFacts(0x0800)),
+    ("arp", None, KeyFacts(0x0806, 1)),
+    ("vlan", None, KeyFacts(0x0800, 17, 0x100a)),
+    ("vlan", b"", KeyFacts(vlan_tci=0x100a)),
+    ("802.2", k.eth_type(0xffff), KeyFacts(4)),
+    ("layer 3", None, KeyFacts(0x0800, 1, mac_proto=0)),
+    ("later fragment", None, KeyFacts(0x0800, 6, ip_frag=2)),
+])
+def test_facts(kind: str, mask: bytes | None, facts: KeyFacts) -> None:
+    assert key.decode_match(k.KEYS[kind], mask).facts == facts
+
+
+UDP4 = k.KEYS["udp"]
+VLAN = k.KEYS["vlan"]
+SUFFIX = k.join(k.eth_type(), k.ipv4(), k.udp())
+
+# key, text, offset
+BAD_KEYS: dict[str, tuple[bytes, str, int | None]] = {
+    "empty": (b"", "neither OVS_KEY_ATTR_ETHERNET nor", None),
+    "no Ethernet": (k.META, "neither OVS_KEY_ATTR_ETHERNET nor", None),
+    "stray bytes": (UDP4 + b"\0\0", "stray or missing", len(UDP4)),
+    "no padding": ((k.FRAME + k.eth_type())[:-2], "stray or missing", 38),
+    "nla_len 3": (FRAME_MASK + b"\x03\0\x06\0", "nla_len 3", 16),
+    "nla_len too long": (k.META + b"\x09\0\x06\0abcd", "nla_len 9", 16),
+    "type 0": (k.META + nla(0, b""), "OVS_KEY_ATTR 0 is not", 16),
+    "type 33": (k.META + nla_u32(33, 0), "OVS_KEY_ATTR 33 is not", 16),
+    "packet type": (k.META + nla_u32(29, 0),
+                    "OVS_KEY_ATTR_PACKET_TYPE is not supported", 16),
+    "nd extensions": (k.META + nla(30, bytes(8)),
+                      "OVS_KEY_ATTR_ND_EXTENSIONS is not supported", 16),
+    "tunnel info": (k.META + nla(31, b""),
+                    "OVS_KEY_ATTR_TUNNEL_INFO is not supported", 16),
+    "twice": (k.join(k.in_port(), UDP4), "OVS_KEY_ATTR_IN_PORT is given",
+              16),
+    "twice, one in ENCAP": (
+        k.join(k.in_port(), k.eth(), k.eth_type(0x8100), k.vlan(),
+               k.encap(k.in_port(), SUFFIX)),
+        "OVS_KEY_ATTR_IN_PORT is given", 44),
+    "port out of range": (k.join(k.in_port(65535), k.eth()),
+                          "OVS_KEY_ATTR_IN_PORT 65535", 0),
+    "port far out of range": (k.join(k.in_port(1 << 16), k.eth()),
+                              "OVS_KEY_ATTR_IN_PORT 65536", 0),
+    "type below 0x600": (k.FRAME + k.eth_type(0x05ff),
+                         "OVS_KEY_ATTR_ETHERTYPE 0x05ff is less", 32),
+    "layer 3 type below 0x600": (
+        k.META + k.eth_type(4), "OVS_KEY_ATTR_ETHERTYPE 0x0004 is less", 16),
+    "layer 3 with tag": (
+        k.join(k.META, k.eth_type(0x8100), k.vlan(), k.encap(SUFFIX)),
+        "OVS_KEY_ATTR_VLAN where none", 24),
+    "tag without type": (k.join(k.FRAME, k.vlan(), k.encap(SUFFIX)),
+                         "OVS_KEY_ATTR_VLAN where none", 32),
+    "tag of another type": (
+        k.join(k.FRAME, k.eth_type(0x9100), k.vlan(), k.encap(SUFFIX)),
+        "OVS_KEY_ATTR_VLAN where none", 40),
+    "ENCAP alone": (k.join(k.FRAME, k.encap(SUFFIX)),
+                    "OVS_KEY_ATTR_ENCAP where none", 32),
+    "type of a tag alone": (k.FRAME + k.eth_type(0x8100),
+                            "a VLAN frame without", 32),
+    "tag without ENCAP": (k.join(k.FRAME, k.eth_type(0x8100), k.vlan()),
+                          "a VLAN frame without", 32),
+    "ENCAP without tag": (
+        k.join(k.FRAME, k.eth_type(0x8100), k.encap(SUFFIX)),
+        "a VLAN frame without", 32),
+    "no CFI": (
+        k.join(k.FRAME, k.eth_type(0x8100), k.vlan(10), k.encap(SUFFIX)),
+        "OVS_KEY_ATTR_VLAN without the CFI bit", 40),
+    "truncated tag, then more": (
+        k.join(k.FRAME, k.eth_type(0x8100), k.vlan(0), k.encap(SUFFIX)),
+        "OVS_KEY_ATTR_ENCAP of a truncated tag", 48),
+    "Ethernet in ENCAP": (
+        k.join(k.FRAME, k.eth_type(0x8100), k.vlan(),
+               k.encap(k.eth(), SUFFIX)),
+        "OVS_KEY_ATTR_ETHERNET is given twice", 52),
+    "second tag": (
+        k.join(k.FRAME, k.eth_type(0x88a8), k.vlan(), k.encap(
+            k.eth_type(0x8100), k.vlan(), k.encap(SUFFIX))),
+        "OVS_KEY_ATTR_VLAN where none is expected: no more than 1", 60),
+    "no IPv4": (k.FRAME + k.eth_type(), "OVS_KEY_ATTR_IPV4 is missing",
+                None),
+    "no IPv6": (k.FRAME + k.eth_type(0x86dd),
+                "OVS_KEY_ATTR_IPV6 is missing", None),
+    "no ARP": (k.FRAME + k.eth_type(0x0806), "OVS_KEY_ATTR_ARP is missing",
+               None),
+    "no RARP": (k.FRAME + k.eth_type(0x8035), "OVS_KEY_ATTR_ARP is missing",
+                None),
+    "no TCP": (k.join(k.FRAME, k.eth_type(), k.ipv4(6), k.tcp_flags()),
+               "OVS_KEY_ATTR_TCP is missing", None),
+    "no TCP flags": (k.join(k.FRAME, k.eth_type(), k.ipv4(6), k.tcp()),
+                     "OVS_KEY_ATTR_TCP_FLAGS is missing", None),
+    "no UDP": (k.join(k.FRAME, k.eth_type(), k.ipv4(17)),
+               "OVS_KEY_ATTR_UDP is missing", None),
+    "no UDP in a first fragment": (
+        k.join(k.FRAME, k.eth_type(), k.ipv4(17, frag=1)),
+        "OVS_KEY_ATTR_UDP is missing", None),
+    "no SCTP": (k.join(k.FRAME, k.eth_type(0x86dd), k.ipv6(132)),
+                "OVS_KEY_ATTR_SCTP is missing", None),
+    "no ICMP": (k.join(k.FRAME, k.eth_type(), k.ipv4(1)),
+                "OVS_KEY_ATTR_ICMP is missing", None),
+    "no ICMPv6": (k.join(k.FRAME, k.eth_type(0x86dd), k.ipv6(58)),
+                  "OVS_KEY_ATTR_ICMPV6 is missing", None),
+    "no ND": (k.join(k.FRAME, k.eth_type(0x86dd), k.ipv6(58),
+                     k.icmpv6(136)), "OVS_KEY_ATTR_ND is missing", None),
+    "IPv4 fragment type": (
+        k.join(k.FRAME, k.eth_type(), k.ipv4(17, frag=3), k.udp()),
+        "OVS_KEY_ATTR_IPV4 has fragment type 3", 40),
+    "IPv6 fragment type": (
+        k.join(k.FRAME, k.eth_type(0x86dd), k.ipv6(17, frag=3), k.udp()),
+        "OVS_KEY_ATTR_IPV6 has fragment type 3", 40),
+    "flow label": (
+        k.join(k.FRAME, k.eth_type(0x86dd), k.ipv6(label=1 << 20), k.udp()),
+        "flow label 0x100000", 40),
+    "ARP opcode": (k.join(k.FRAME, k.eth_type(0x0806), k.arp(0x0101)),
+                   "opcode of OVS_KEY_ATTR_ARP", 40),
+}
+for _name, _type, _size in [
+        ("PRIORITY", 2, 4), ("IN_PORT", 3, 4), ("ETHERNET", 4, 12),
+        ("VLAN", 5, 2), ("ETHERTYPE", 6, 2), ("IPV4", 7, 12),
+        ("IPV6", 8, 40), ("TCP", 9, 4), ("UDP", 10, 4), ("ICMP", 11, 2),
+        ("ICMPV6", 12, 2), ("ARP", 13, 24), ("ND", 14, 28),
+        ("SKB_MARK", 15, 4), ("SCTP", 17, 4), ("TCP_FLAGS", 18, 2),
+        ("DP_HASH", 19, 4), ("RECIRC_ID", 20, 4)]:
+    for _n in (_size - 1, _size + 1):
+        BAD_KEYS[f"{_name} of {_n} bytes"] = (
+            nla(_type, bytes(_n)) + UDP4,
+            f"OVS_KEY_ATTR_{_name} has {_n} bytes instead of {_size}", 0)
+for _name, _type, _size in [
+        ("TUNNEL", 16, 8), ("MPLS", 21, 4), ("CT_STATE", 22, 4),
+        ("CT_ZONE", 23, 2), ("CT_MARK", 24, 4), ("CT_LABELS", 25, 16),
+        ("CT_ORIG_TUPLE_IPV4", 26, 16), ("CT_ORIG_TUPLE_IPV6", 27, 40),
+        ("NSH", 28, 0), ("IPV6_EXTHDRS", 32, 2)]:
+    BAD_KEYS[f"{_name} is not supported"] = (
+        UDP4 + nla(_type, bytes(_size)),
+        f"OVS_KEY_ATTR_{_name} is not supported", len(UDP4))
+
+
+@pytest.mark.parametrize("kind", BAD_KEYS)
+def test_bad_key(kind: str) -> None:
+    attrs, text, offset = BAD_KEYS[kind]
+    for _ in range(2):
+        with pytest.raises(RequestError) as info:
+            key.decode_match(attrs, None, 100)
+        assert info.value.errno == errno.EINVAL
+        assert text in info.value.text
+        assert info.value.offset == (
+            None if offset is None else 100 + offset)
+    with pytest.raises(RequestError):
+        key.decode_key(attrs)
+
+
+# kind of key, mask, text, offset
+BAD_MASKS: list[tuple[str, bytes, str, int | None]] = [
+    ("udp", k.tcp(), "OVS_KEY_ATTR_TCP is not expected", 0),
+    ("udp", k.tcp_flags(), "OVS_KEY_ATTR_TCP_FLAGS is not expected", 0),
+    ("udp", k.vlan(), "OVS_KEY_ATTR_VLAN is not expected", 0),
+    ("udp", nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 1),
+     "OVS_KEY_ATTR_DP_HASH is not expected", 0),
+    ("udp", nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 1),
+     "OVS_KEY_ATTR_CT_STATE is not expected", 0),
+    ("udp", k.nd(), "OVS_KEY_ATTR_ND is not expected", 0),
+    ("udp", k.ipv6(), "OVS_KEY_ATTR_IPV6 is not expected", 0),
+    ("udp", k.arp(), "OVS_KEY_ATTR_ARP is not expected", 0),
+    ("later fragment", k.join(PORT4, k.tcp()),
+     "OVS_KEY_ATTR_TCP is not expected", 24),
+    ("udp", k.ipv4(),
+     "OVS_KEY_ATTR_IPV4 without an exact match on OVS_KEY_ATTR_ETHERTYPE",
+     0),
+    ("udp", k.join(k.eth_type(0), k.ipv4()),
+     "OVS_KEY_ATTR_IPV4 without an exact match", 8),
+    ("arp", k.arp(), "OVS_KEY_ATTR_ARP without an exact match", 0),
+    ("tcp6", k.ipv6(), "OVS_KEY_ATTR_IPV6 without an exact match", 0),
+    ("udp", k.udp(), "OVS_KEY_ATTR_UDP without an exact match on the IP", 0),
+    ("udp", k.join(PORT4, k.ipv4(0xfe), k.udp()),
+     "OVS_KEY_ATTR_UDP without an exact match on the IP protocol", 40),
+    ("tcp", k.tcp_flags(1), "OVS_KEY_ATTR_TCP_FLAGS without an exact", 0),
+    ("sctp", k.sctp(), "OVS_KEY_ATTR_SCTP without an exact match", 0),
+    ("icmp", k.icmp(), "OVS_KEY_ATTR_ICMP without an exact match", 0),
+    ("icmpv6", k.icmpv6(), "OVS_KEY_ATTR_ICMPV6 without an exact match", 0),
+    ("nd", k.join(PORT4, k.ipv6(0xff), k.nd()),
+     "OVS_KEY_ATTR_ND without an exact match on the ICMPv6 type", 68),
+    ("nd", k.join(PORT4, k.ipv6(0xff), k.icmpv6(0x7f), k.nd()),
+     "OVS_KEY_ATTR_ND without an exact match on the ICMPv6 type", 76),
+    ("udp", k.join(k.in_port(1), k.in_port(2)),
+     "OVS_KEY_ATTR_IN_PORT is given twice", 8),
+    ("udp", nla_u32(29, 0), "OVS_KEY_ATTR_PACKET_TYPE is not supported", 0),
+    ("udp", nla_u32(33, 0), "OVS_KEY_ATTR 33 is not supported", 0),
+    ("udp", nla(3, b"\0\0"), "OVS_KEY_ATTR_IN_PORT has 2 bytes", 0),
+    ("udp", k.in_port() + b"\0", "stray or missing", 8),
+    ("udp", k.encap(k.eth_type(0xffff)),
+     "OVS_KEY_ATTR_ENCAP, but the key has no such tag", 0),
+    ("vlan truncated", k.join(k.eth_type(0xffff), k.vlan(0xffff),
+                              k.encap(k.eth_type(0xffff))),
+     "OVS_KEY_ATTR_ENCAP, but the key has no such tag", 16),
+    ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff)),
+     "OVS_KEY_ATTR_VLAN is not expected", 8),
+    ("vlan", k.join(k.vlan(0xffff), k.encap(k.eth_type(0xffff))),
+     "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_VLAN and", 8),
+    ("vlan", k.join(k.eth_type(0xffff), k.encap(k.eth_type(0xffff))),
+     "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_VLAN and", 8),
+    ("vlan", k.join(k.eth_type(0xfffe), k.vlan(0xffff),
+                    k.encap(k.eth_type(0xffff))), "a VLAN tag must", None),
+    ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xefff),
+                    k.encap(k.eth_type(0xffff))), "a VLAN tag must", None),
+    ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff), k.encap(
+        k.eth_type(0xffff), k.vlan(0xffff), k.encap(k.eth_type(0xffff)))),
+     "OVS_KEY_ATTR_ENCAP where none is expected", 36),
+    ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff),
+                    k.encap(k.tcp())), "OVS_KEY_ATTR_TCP is not", 20),
+    ("udp", k.tunnel(nla_u8(16, 0)), "OVS_TUNNEL_KEY_ATTR_IPV4_INFO", 4),
+    ("udp", k.tunnel(nla_u32(uapi.OVS_TUNNEL_KEY_ATTR_TTL, 0)),
+     "OVS_TUNNEL_KEY_ATTR_TTL has 4 bytes instead of 1", 4),
+]
+
+
+@pytest.mark.parametrize(("kind", "mask", "text", "offset"), BAD_MASKS)
+def test_bad_mask(kind: str, mask: bytes, text: str,
+                  offset: int | None) -> None:
+    for _ in range(2):
+        with pytest.raises(RequestError) as info:
+            key.decode_match(k.KEYS[kind], mask, 0, 500)
+        assert info.value.errno == errno.EINVAL
+        assert text in info.value.text
+        assert info.value.offset == (
+            None if offset is None else 500 + offset)
+
+
+def test_strange_key_may_not_go_without_mask() -> None:
+    """Its mask of ones would match a field that it says nothing about."""
+    attrs = k.KEYS["udp"] + k.tcp()
+    assert key.decode_match(attrs, b"").key == 0
+    with pytest.raises(RequestError, match="OVS_KEY_ATTR_TCP is not exp"):
+        key.decode_match(attrs, None)
+
+
+METADATA = k.join(
+    nla_u32(uapi.OVS_KEY_ATTR_PRIORITY, 5),
+    nla_u32(uapi.OVS_KEY_ATTR_SKB_MARK, 6),
+    nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 7), k.recirc_id(8), k.in_port(9))
+META = {"skb_priority": "05000000", "skb_mark": "06000000",
+        "dp_hash": "07000000", "recirc_id": "08000000",
+        "in_port": "09000000"}
+
+
+@pytest.mark.parametrize(("attrs", "port", "expected"), [
+    (METADATA, 9, META),
+    (b"", 65535, {"in_port": "ffff0000"}),
+    # What the packet says itself is left out, right or wrong.
+    (k.join(METADATA, k.eth(), k.eth_type(1), k.ipv4(6, frag=7)), 9, META),
+    (k.join(METADATA, k.eth(), k.eth_type(0x8100), k.vlan(1)), 9, META),
+    (k.join(METADATA, k.udp(), k.tcp()), 9, META),
+    # A layer-3 packet: its type, but no Ethernet header.
+    (METADATA + k.eth_type(), 9,
+     META | {"eth_type": "0800", "mac_proto": "01"}),
+])
+def test_metadata(attrs: bytes, port: int, expected: dict[str, str]) -> None:
+    for _ in range(2):
+        got = key.decode_metadata(attrs)
+        assert len(got.image) == 8 * abi.OVS_KEY_BASE
+        assert fields(int.from_bytes(got.image, "little")) == expected
+        assert got.in_port == port
+
+
+@pytest.mark.parametrize(("attrs", "text", "offset"), [
+    (k.in_port(65535), "OVS_KEY_ATTR_IN_PORT 65535 is not below", 0),
+    (k.join(METADATA, k.recirc_id()), "OVS_KEY_ATTR_RECIRC_ID is given", 40),
+    (METADATA + nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 1),
+     "OVS_KEY_ATTR_CT_STATE is not supported", 40),
+    (METADATA + k.tunnel(nla_u32(2, 1), nla_u8(4, 1)),
+     "OVS_KEY_ATTR_TUNNEL is not supported", 40),
+    (METADATA + nla_u32(29, 0), "OVS_KEY_ATTR_PACKET_TYPE is not", 40),
+    (METADATA + nla(7, bytes(8)), "OVS_KEY_ATTR_IPV4 has 8 bytes", 40),
+    (METADATA + k.eth_type(5), "OVS_KEY_ATTR_ETHERTYPE 0x0005 is less", 40),
+    (METADATA + b"\0", "stray or missing", 40),
+])
+def test_bad_metadata(attrs: bytes, text: str, offset: int) -> None:
+    for _ in range(2):
+        with pytest.raises(RequestError) as info:
+            key.decode_metadata(attrs, 60)
+        assert info.value.errno == errno.EINVAL
+        assert text in info.value.text
+        assert info.value.offset == 60 + offset
+
+
+def test_plans_are_not_confused() -> None:
+    """Keys of the same layout whose values ask for other checks."""
+    good = k.KEYS["udp"]
+    key.decode_match(good, None)
+    for bad in (k.join(k.FRAME, k.eth_type(), k.ipv4(6), k.udp()),
+                k.join(k.FRAME, k.eth_type(0x0806), k.ipv4(17), k.udp()),
+                k.join(k.recirc_id(), k.in_port(65535), k.eth(),
+                       k.eth_type(), k.ipv4(17), k.udp()),
+                k.join(k.FRAME, k.eth_type(), k.ipv4(17, frag=4), k.udp())):
+        assert len(bad) == len(good)
+        with pytest.raises(RequestError):
+            key.decode_match(bad, None)
+
+
+@given(st.lists(st.integers(0, 255), min_size=200, max_size=200))
+def test_number_of_plans_is_bounded(protos: list[int]) -> None:
+    for proto in protos:
+        if proto not in {1, 6, 17, 58, 132}:
+            key.decode_match(k.join(k.FRAME, k.eth_type(), k.ipv4(proto)),
+                             None)
+    assert all(len(plans) <= key.PLANS_PER_LENGTH
+               for plans in key._keys.values())
+
+
+KINDS = sorted(k.KEYS)
+
+
+@given(st.sampled_from(KINDS), st.data())
+@example("udp", None)
+def test_mutilated_keys(kind: str, data: st.DataObject | None) -> None:
+    """Any bytes give an image or EINVAL, the first time and again."""
+    attrs = bytearray(k.KEYS[kind])
+    mask = bytearray(k.ones(k.KEYS[kind]))
+    if data is not None:
+        for buf in (attrs, mask):
+            for _ in range(data.draw(st.integers(0, 3))):
+                buf[data.draw(st.integers(0, len(buf) - 1))] = data.draw(
+                    st.integers(0, 255))
+            del buf[data.draw(st.integers(len(buf) - 4, len(buf))):]
+    results: list[object] = []
+    for _ in range(2):
+        try:
+            match = key.decode_match(bytes(attrs), bytes(mask))
+            assert match.key & ~match.mask == 0
+            results.append(match)
+        except RequestError as error:
+            assert error.errno == errno.EINVAL
+            results.append(error.text)
+    assert results[0] == results[1]
