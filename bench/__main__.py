@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""./run bench [NAME…] [--json]: measurements, as ratios within one run.
+
+Each module of NAMES has ``measure() -> list[Row]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from dataclasses import asdict
+
+from bench.rows import Row, table
+
+NAMES = {
+    "forward": "a packet from port to port, beside a bare tc redirect",
+    "actions": "each action, over a plain output",
+    "setup": "flow set-ups a second through ovs-vswitchd",
+    "classifier": "the forest beside other ways to find a megaflow",
+}
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="./run bench", description="Measurements.", epilog="\n".join(
+            f"{name}: {text}" for name, text in NAMES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME",
+                        choices=[*NAMES, []],
+                        help=f"one of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--json", action="store_true",
+                        help="figures for a program")
+    args = parser.parse_args(argv)
+    results: dict[str, list[Row]] = {}
+    for name in args.names or NAMES:
+        module = importlib.import_module(f"bench.{name}")
+        if not args.json:
+            print(f"{name}: {NAMES[name]}", flush=True)
+        results[name] = module.measure()
+        if not args.json:
+            print(table(results[name]), flush=True)
+    if args.json:
+        json.dump({name: [asdict(row) for row in rows]
+                   for name, rows in results.items()}, sys.stdout, indent=1)
+        print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
