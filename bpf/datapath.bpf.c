@@ -26,6 +26,7 @@
 })
 #define OVS_MAP_CPU	ovs_cpu
 #define OVS_MAP_DEVS	ovs_devs
+#define OVS_MAP_PORTS	ovs_ports
 #define OVS_MAP_DROPS	ovs_drops
 #include "lib/entry.h"
 
@@ -63,7 +64,7 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 	}
 	if (stats)
 		stats->hit++;
-	ovs_count_flow(skb, pkt);
+	ovs_count_flow(skb, cpu, pkt);
 	pkt->pc = flow->acts;
 	pkt->sent = 0;
 	return ovs_act(skb, cpu, pkt);

@@ -19,6 +19,7 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 
 #define OVS_MAP_CPU	OVS_MAP(OVS_HOLE_CPU)
 #define OVS_MAP_DEVS	OVS_MAP(OVS_HOLE_DEVS)
+#define OVS_MAP_PORTS	OVS_MAP(OVS_HOLE_PORTS)
 #define OVS_MAP_DROPS	OVS_MAP(OVS_HOLE_DROPS)
 
 #define OVS_LOOKUP(map, key)	ovs_lookup(map, key)

@@ -24,6 +24,7 @@ OVS_KEY_WORDS: Final = 128
 OVS_KEY_USED: Final = 67
 OVS_KEY_BASE: Final = 35
 OVS_LEVELS: Final = 8
+OVS_DEV_CACHE: Final = 256
 OVS_MAX_NESTING: Final = 5
 OVS_MAX_RECIRC: Final = 16
 OVS_EXEC_SLOTS: Final = 1024
@@ -301,9 +302,17 @@ PKT: Final = _record("ovs_pkt", f"""
     pad 3s
     """)
 
+DEV: Final = _record("ovs_dev", """
+    ifindex I
+    port_no I
+    """)
+
 CPU: Final = _record("ovs_cpu", f"""
     level I
     defer_next I
+    tick Q
+    now Q
+    dev {DEV.size * OVS_DEV_CACHE}s
     pkt {PKT.size * OVS_LEVELS}s
     """)
 
@@ -447,6 +456,6 @@ ROOT: Final = _record("ovs_root", f"""
     tree {OVS_CLS_TREES * 8}s
     """)
 
-RECORDS: Final = (KEY, PKT, CPU, PORT, FLOW_STATS, DP_STATS, INSN, SET_ETH,
+RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, INSN, SET_ETH,
                   SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
                   BUCKET, DESC_WORD, DESC, FLOW, ROOT)

@@ -20,6 +20,7 @@
 #define OVS_KEY_USED		67	/* words that struct ovs_key names */
 #define OVS_KEY_BASE		35	/* words before the tunnel options */
 #define OVS_LEVELS		8	/* per-CPU packet states, power of two */
+#define OVS_DEV_CACHE		256	/* devices in ovs_cpu, power of two */
 #define OVS_MAX_NESTING		5	/* as the kernel datapath */
 #define OVS_MAX_RECIRC		16	/* recirculations of one packet */
 #define OVS_EXEC_SLOTS		1024	/* owned by the provider */
@@ -180,9 +181,18 @@ struct ovs_pkt {
 	__u8 pad[3];
 };
 
+/* A device's port, as the entry last found it: true while ovs_ports says so. */
+struct ovs_dev {
+	__u32 ifindex;
+	__u32 port_no;
+};
+
 struct ovs_cpu {
-	__u32 level;
+	__u32 level;		/* packets in flight: entries of pkt in use */
 	__u32 defer_next;	/* where to look for a free deferral slot */
+	__u64 tick;		/* jiffies at which `now` was read */
+	__u64 now;		/* ns, CLOCK_MONOTONIC_COARSE */
+	struct ovs_dev dev[OVS_DEV_CACHE];	/* by low bits of ifindex */
 	struct ovs_pkt pkt[OVS_LEVELS];
 };
 

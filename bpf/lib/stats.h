@@ -8,11 +8,27 @@
 #include "maps.h"
 
 /*
+ * The coarse clock changes with the tick, and a look at jiffies is one load
+ * where the clock is a call.
+ */
+static __always_inline __u64 ovs_now(struct ovs_cpu *cpu)
+{
+	__u64 tick = bpf_jiffies64();
+
+	if (unlikely(cpu->tick != tick)) {
+		cpu->tick = tick;
+		cpu->now = bpf_ktime_get_coarse_ns();
+	}
+	return cpu->now;
+}
+
+/*
  * Count the packet for a flow.  Where each CPU has a stripe of its own, plain
  * adds serve: nothing else on the CPU counts between a load and its store,
  * because hooks run with softirqs off.
  */
 static __always_inline void ovs_count_flow(struct __sk_buff *skb,
+					   struct ovs_cpu *cpu,
 					   const struct ovs_pkt *pkt)
 {
 	__u32 i = bpf_get_smp_processor_id();
@@ -36,7 +52,7 @@ static __always_inline void ovs_count_flow(struct __sk_buff *skb,
 		stats->bytes += bytes;
 		stats->tcp_flags |= flags;
 	}
-	stats->used = bpf_ktime_get_coarse_ns();
+	stats->used = ovs_now(cpu);
 }
 
 #endif /* OVS_STATS_H */

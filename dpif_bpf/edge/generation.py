@@ -25,7 +25,7 @@ ENTRY = "ovs_entry"
 HOLE_BRIDGE = CONST_HOLE
 HOLE_PROGS = MAP_HOLE
 MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
-             "ovs_drops": MAP_HOLE + 3}
+             "ovs_drops": MAP_HOLE + 3, "ovs_ports": MAP_HOLE + 4}
 """What bpf/entry.bcc.c leaves open: the bridge's number, its program array,
 maps of the generation."""
 

@@ -260,7 +260,11 @@ def test_state_that_the_entry_makes(generation: Generation) -> None:
     changed = [value for value in values if value[at:] != dirty[at:]]
     assert len(changed) == 1
     value = changed[0]
-    assert value[:at] == dirty[:at]
+    states, cache = abi.CPU["pkt"].offset, abi.CPU["dev"].offset
+    assert value[:cache] == dirty[:cache]
+    assert value[states:at] == dirty[states:at]
+    assert abi.DEV.struct.unpack_from(
+        value, cache + LO % abi.OVS_DEV_CACHE * abi.DEV.size) == (LO, PORT)
 
     def read(name: str) -> int:
         place = abi.PKT[name]
