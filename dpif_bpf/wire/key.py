@@ -150,18 +150,20 @@ class _MaskPlan(_Plan):
     """A mask's plan.
 
     :ivar exact: bits of the image that must be set
+    :ivar tags: all bits and the CFI bit of the TCI of matched VLAN tags
     :ivar never: bits of the netlink attributes that must not be set
     :ivar eth: bits that need an exact Ethernet type
     :ivar proto: bits that need an exact IP protocol
     :ivar nd: bits that need an exact ICMPv6 type
     """
 
-    __slots__ = ("eth", "exact", "nd", "never", "proto")
+    __slots__ = ("eth", "exact", "nd", "never", "proto", "tags")
 
     def __init__(self, shape: KeyShape, mask: bytes, base: int) -> None:
         result = mask_shape(shape, mask, base)
         super().__init__(result.layout)
         self.exact = result.exact
+        self.tags = result.tags
         gated = {gate: sum(_span(*where) for where in places)
                  for gate, places in result.gated.items()}
         self.eth = gated["eth"]
@@ -272,8 +274,12 @@ def _mask(key: _KeyPlan, mask: bytes, base: int) -> int:
     if number & plan.never:
         raise _gate_error(mask, base, number & plan.never, "")
     if image & plan.exact != plan.exact:
-        raise invalid("in the mask: the type and the CFI bit of a VLAN tag"
-                      " must be exact")
+        raise invalid("in the mask: the type of a VLAN tag must be exact")
+    for tci, cfi in plan.tags:
+        if image & tci and not image & cfi:
+            raise invalid("in the mask: OVS_KEY_ATTR_VLAN without the CFI"
+                          " bit")
+        image |= cfi
     return image
 
 

@@ -100,12 +100,14 @@ class MaskShape:
     """A valid mask of a KeyShape, but for what its bits say.
 
     :param layout: where its bytes go
-    :param exact: bits of the image that have to be set: of VLAN tags
+    :param exact: bits of the image that have to be set: types of tags
+    :param tags: all bits and the CFI bit of each matched tag's TCI
     :param gated: condition -> payloads that may be nonzero under it
     """
 
     layout: Layout
     exact: int
+    tags: tuple[tuple[int, int], ...]
     gated: dict[str, list[tuple[int, int]]]
 
 
@@ -157,7 +159,10 @@ def metadata_layout(key: bytes, base: int) -> Layout:
     if (uapi.OVS_KEY_ATTR_ETHERNET not in layout.found
             and uapi.OVS_KEY_ATTR_ETHERTYPE in layout.found):
         layout.const |= 1 << 8 * offset("mac_proto")
-        _eth_type(layout)
+        if _eth_type(layout) in VLAN_TYPES:
+            raise layout.error(
+                "a VLAN tag without OVS_KEY_ATTR_ETHERNET",
+                layout.found[uapi.OVS_KEY_ATTR_ETHERTYPE][0] - NLA_HDRLEN)
     return layout
 
 
@@ -211,8 +216,9 @@ def _take_tag(layout: Layout, level: int) -> None:
     del found[uapi.OVS_KEY_ATTR_ENCAP]
     layout.moves.append((found.pop(uapi.OVS_KEY_ATTR_ETHERTYPE)[0], 2,
                          offset(tpid)))
-    layout.moves.append((found.pop(uapi.OVS_KEY_ATTR_VLAN)[0], 2,
-                         offset(tci)))
+    if uapi.OVS_KEY_ATTR_VLAN in found:
+        layout.moves.append((found.pop(uapi.OVS_KEY_ATTR_VLAN)[0], 2,
+                             offset(tci)))
 
 
 def _metadata(layout: Layout) -> None:
@@ -338,7 +344,7 @@ def mask_shape(key: KeyShape, mask: bytes, base: int) -> MaskShape:
     """
     layout = Layout(mask, base, mask=True)
     layout.walk(0, len(mask))
-    exact = _mask_vlans(layout, key)
+    exact, tags = _mask_vlans(layout, key)
     found = layout.found
     gated: dict[str, list[tuple[int, int]]] = {
         _ETH: [], _PROTO: [], _ND: [], _NEVER: []}
@@ -356,21 +362,26 @@ def mask_shape(key: KeyShape, mask: bytes, base: int) -> MaskShape:
     if where is not None:
         gated[_NEVER].append((where[0] + 1, where[1]))
     _drop_tunnel(layout)
-    if layout.tun_opts_len and layout.tun_opts_len != \
-            key.layout.tun_opts_len:
+    if layout.geneve_len and layout.geneve_len != key.layout.geneve_len:
         raise layout.error(
-            f"{layout.tun_opts_len} bytes of tunnel options, the key has"
-            f" {key.layout.tun_opts_len}",
+            f"{layout.geneve_len} bytes of Geneve options, the key has"
+            f" {key.layout.geneve_len}",
             found[uapi.OVS_KEY_ATTR_TUNNEL][0] - NLA_HDRLEN)
     layout.const |= bits("mac_proto")
-    return MaskShape(layout, exact, gated)
+    return MaskShape(layout, exact, tags, gated)
 
 
-def _mask_vlans(layout: Layout, key: KeyShape) -> int:
-    """Take the masks of VLAN tags; bits of the image that must be set."""
+def _mask_vlans(layout: Layout, key: KeyShape
+                ) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Take the masks of VLAN tags; MaskShape.exact and MaskShape.tags.
+
+    OVS sends a TCI mask of zero where it does not look at the tag, which the
+    kernel takes in spite of its rule that the CFI bit is exact: so it is to
+    match any tag.
+    """
     exact = 0
     found = layout.found
-    matched = 0
+    tags: list[tuple[int, int]] = []
     for level in range(MAX_VLANS):
         start, end = found.get(uapi.OVS_KEY_ATTR_ENCAP, (0, 0))
         if start == end:
@@ -379,25 +390,24 @@ def _mask_vlans(layout: Layout, key: KeyShape) -> int:
         if level >= key.tags:
             raise layout.error("OVS_KEY_ATTR_ENCAP, but the key has no such"
                                " tag", start - NLA_HDRLEN)
-        if not {uapi.OVS_KEY_ATTR_VLAN,
-                uapi.OVS_KEY_ATTR_ETHERTYPE} <= found.keys():
+        if uapi.OVS_KEY_ATTR_ETHERTYPE not in found:
             raise layout.error(
-                "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_VLAN and"
-                " OVS_KEY_ATTR_ETHERTYPE", start - NLA_HDRLEN)
+                "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_ETHERTYPE",
+                start - NLA_HDRLEN)
         _take_tag(layout, level)
         tpid, tci = _VLAN_FIELDS[level]
-        exact |= bits(tpid) | be16_bits(tci, VLAN_CFI_MASK)
+        exact |= bits(tpid)
+        tags.append((bits(tci), be16_bits(tci, VLAN_CFI_MASK)))
         layout.walk(start, end)
-        matched += 1
     start, end = found.pop(uapi.OVS_KEY_ATTR_ENCAP, (0, 0))
     if start != end:
         raise layout.error("OVS_KEY_ATTR_ENCAP where none is expected",
                            start - NLA_HDRLEN)
-    if not matched:
+    if not tags:
         layout.const |= bits("vlan_tci")
-    if key.tags and matched < 2:
+    if key.tags and len(tags) < 2:
         layout.const |= bits("cvlan_tci")
-    return exact
+    return exact, tuple(tags)
 
 
 def _drop_tunnel(layout: Layout) -> None:

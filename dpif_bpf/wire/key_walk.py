@@ -75,6 +75,7 @@ class Layout:
     :param not_ones: bytes that must not be 0xff, all of them
     :param reusable: whether these three say it all
     :param tun_opts_len: bytes of tunnel options
+    :param geneve_len: likewise, of Geneve, whose masks must be as long
     """
 
     buf: bytes
@@ -88,6 +89,7 @@ class Layout:
     not_ones: tuple[int, int] | None = None
     reusable: bool = True
     tun_opts_len: int = 0
+    geneve_len: int = 0
 
     def __post_init__(self) -> None:
         self.fixed = bytearray(len(self.buf))
@@ -272,6 +274,8 @@ class Layout:
         else:
             self.moves.append((start, size, offset("tun_opts")))
         self.tun_opts_len = size
+        if type_ == uapi.OVS_TUNNEL_KEY_ATTR_GENEVE_OPTS:
+            self.geneve_len = size
         self.const |= (0xff if self.mask else size) \
             << 8 * offset("tun_opts_len")
 

@@ -250,6 +250,11 @@ def test_mask_image(kind: str, mask: bytes,
     (k.join(k.eth(b"\0" * 6, b"\0" * 6), k.eth_type(0xffff), k.vlan(0x1fff),
             k.encap(k.eth_type(0xffff))),
      {"vlan_tpid": "ffff", "vlan_tci": "1fff", "eth_type": "ffff"}),
+    # OVS does not look at the tag: any will do.
+    (k.join(k.eth_type(0xffff), k.vlan(0), k.encap(k.eth_type(0xffff))),
+     {"vlan_tpid": "ffff", "vlan_tci": "1000", "eth_type": "ffff"}),
+    (k.join(k.eth_type(0xffff), k.encap(k.eth_type(0xffff))),
+     {"vlan_tpid": "ffff", "vlan_tci": "1000", "eth_type": "ffff"}),
     # An empty OVS_KEY_ATTR_ENCAP is none: the type is the inner one.
     (k.join(k.eth_type(0xffff), k.encap()),
      {"vlan_tci": "ffff", "eth_type": "ffff"}),
@@ -468,13 +473,13 @@ BAD_MASKS: list[tuple[str, bytes, str, int | None]] = [
     ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff)),
      "OVS_KEY_ATTR_VLAN is not expected", 8),
     ("vlan", k.join(k.vlan(0xffff), k.encap(k.eth_type(0xffff))),
-     "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_VLAN and", 8),
-    ("vlan", k.join(k.eth_type(0xffff), k.encap(k.eth_type(0xffff))),
-     "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_VLAN and", 8),
+     "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_ETHERTYPE", 8),
     ("vlan", k.join(k.eth_type(0xfffe), k.vlan(0xffff),
                     k.encap(k.eth_type(0xffff))), "a VLAN tag must", None),
-    ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xefff),
+    ("vlan", k.join(k.eth_type(0), k.vlan(0xffff),
                     k.encap(k.eth_type(0xffff))), "a VLAN tag must", None),
+    ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xefff),
+                    k.encap(k.eth_type(0xffff))), "without the CFI", None),
     ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff), k.encap(
         k.eth_type(0xffff), k.vlan(0xffff), k.encap(k.eth_type(0xffff)))),
      "OVS_KEY_ATTR_ENCAP where none is expected", 36),
@@ -544,6 +549,7 @@ def test_metadata(attrs: bytes, port: int, expected: dict[str, str]) -> None:
     (METADATA + nla_u32(29, 0), "OVS_KEY_ATTR_PACKET_TYPE is not", 40),
     (METADATA + nla(7, bytes(8)), "OVS_KEY_ATTR_IPV4 has 8 bytes", 40),
     (METADATA + k.eth_type(5), "OVS_KEY_ATTR_ETHERTYPE 0x0005 is less", 40),
+    (METADATA + k.eth_type(0x8100), "a VLAN tag without", 40),
     (METADATA + b"\0", "stray or missing", 40),
 ])
 def test_bad_metadata(attrs: bytes, text: str, offset: int) -> None:

@@ -181,6 +181,13 @@ def test_tunnel_options() -> None:
     assert field(image, "tun_opts")[:504] == bytes(range(252)).hex()
 
 
+def test_mask_of_options_that_the_key_lacks() -> None:
+    """OVS asks for a group policy of zero where a packet has none."""
+    match = key.decode_match(KEYS["tunnel"], k.tunnel(VXLAN))
+    assert fields(match.mask, "tun_opts_len", "tun_flags") == ["ff", "1000"]
+    assert fields(match.key, "tun_opts_len", "tun_flags") == ["00", "0000"]
+
+
 def test_mask_of_no_tunnel() -> None:
     """As OVS sends it with every flow: packets without a tunnel key."""
     match = key.decode_match(k.KEYS["udp"], k.tunnel(
@@ -293,8 +300,10 @@ BAD_MASKS = [
     ("udp6", nla_u16(uapi.OVS_KEY_ATTR_IPV6_EXTHDRS, 1),
      "OVS_KEY_ATTR_IPV6_EXTHDRS is not expected"),
     ("tunnel, all", k.tunnel(nla(8, bytes(8))),
-     "8 bytes of tunnel options, the key has 12"),
-    ("tunnel", k.tunnel(GENEVE), "12 bytes of tunnel options, the key has 0"),
+     "8 bytes of Geneve options, the key has 12"),
+    ("tunnel", k.tunnel(GENEVE), "12 bytes of Geneve options, the key has 0"),
+    ("vxlan gbp", k.tunnel(nla(8, bytes(4))),
+     "4 bytes of Geneve options, the key has 0"),
     ("two tags", k.join(k.eth_type(0xffff), k.vlan(0xffff), k.encap(
         k.eth_type(0xfff0), k.vlan(0xffff), k.encap(k.eth_type(0xffff)))),
      "a VLAN tag must be exact"),
