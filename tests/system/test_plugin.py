@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plugin in a real ovs-vswitchd."""
+
+from __future__ import annotations
+
+import ast
+import time
+
+from lab import SWITCH, Lab
+
+AWAY = r"ovs-bpf|b0|Connection refused"
+"""What is said of bridges that wait for the provider."""
+
+
+def statistics(lab: Lab, interface: str) -> dict[str, int]:
+    """Of the database, after the next round of updates (5 s)."""
+    time.sleep(6)
+    text = lab.vsctl("get", "interface", interface, "statistics")
+    pairs = (pair.split("=") for pair in text.strip("{}").split(", "))
+    return {name: int(value) for name, value in pairs}
+
+
+def test_without_a_provider(stopped_lab: Lab) -> None:
+    """The type is known, and everything else works."""
+    lab = stopped_lab
+    lab.start_server()
+    start = time.monotonic()
+    lab.start_switch()
+    assert time.monotonic() - start < 5
+    types = lab.vsctl("get", "Open_vSwitch", ".", "datapath_types")
+    assert set(types.strip("[]").split(", ")) == {"bpf", "netdev", "system"}
+    assert not lab.complaints()
+    assert len(lab.text(f"{SWITCH}.out").splitlines()) == 1, "log file's"
+
+    lab.add_bridge("n0", "netdev")
+    one = lab.add_host("q1", "n0", "10.2.0.1/24")
+    two = lab.add_host("q2", "n0", "10.2.0.2/24")
+    one.ping(two.ip)
+
+    lab.allowed.append(AWAY)
+    start = time.monotonic()
+    lab.tool("ovs-vsctl", "--timeout=5", "add-br", "b0", "--", "set",
+             "bridge", "b0", "datapath_type=bpf", check=False)
+    assert "failed to create bridge b0" in lab.text(f"{SWITCH}.log")
+    # Nobody waits for the provider now.
+    start = time.monotonic()
+    lab.vsctl("set", "bridge", "n0", "external_ids:a=b")
+    assert time.monotonic() - start < 3
+    one.ping(two.ip)
+    pid = lab.processes[SWITCH].pid
+    before = cpu(pid)
+    time.sleep(2)
+    assert cpu(pid) - before < 100, "ticks of 10 ms: it does not spin"
+
+
+def cpu(pid: int) -> int:
+    """Ticks of processor time that a process has used."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_bridge_waits_for_the_provider(stopped_lab: Lab) -> None:
+    """Without a change of the database, it is made when one comes."""
+    lab = stopped_lab
+    lab.allowed.append(AWAY)
+    lab.start_server()
+    lab.start_switch()
+    lab.tool("ovs-vsctl", "--no-wait", "add-br", "b0", "--", "set", "bridge",
+             "b0", "datapath_type=bpf")
+    lab.until(lambda: "failed to create bridge b0"
+              in lab.text(f"{SWITCH}.log"))
+    lab.start_provider()
+    lab.until(lambda: "b0" in lab.appctl("dpif/show"), 60)
+    assert "bpf@ovs-bpf" in lab.appctl("dpif/show")
+
+
+def test_types_side_by_side(lab: Lab) -> None:
+    lab.add_bridge("b0")
+    lab.add_bridge("n0", "netdev")
+    hosts = [lab.add_host(port, bridge, ip) for port, bridge, ip in (
+        ("p1", "b0", "10.1.0.1/24"), ("p2", "b0", "10.1.0.2/24"),
+        ("q1", "n0", "10.2.0.1/24"), ("q2", "n0", "10.2.0.2/24"))]
+    hosts[0].ping(hosts[1].ip)
+    hosts[2].ping(hosts[3].ip)
+    shown = lab.appctl("dpif/show")
+    assert "bpf@ovs-bpf" in shown and "netdev@ovs-netdev" in shown
+    names = lab.dpctl("dump-dps").split()
+    assert "bpf@ovs-bpf" in names
+
+
+def test_statistics_of_interfaces(lab: Lab) -> None:
+    """As the kernel datapath counts: what the device received and sent,
+    also that of an internal port."""
+    lab.add_bridge("b0")
+    one = lab.add_host("p1", "b0", "10.1.0.1/24")
+    local = lab.address("b0", "10.1.0.254/24")
+    one.ping(local.ip)
+    before = {name: statistics(lab, name) for name in ("b0", "p1")}
+    sink = lab.spawn(one, "udp-count", one.ip, "5003")
+    source = lab.spawn(local, "udp-send", one.ip, "5003", "200", "1")
+    sent = int(source.communicate(timeout=30)[0])
+    sink.terminate()
+    sink.communicate(timeout=10)
+    after = {name: statistics(lab, name) for name in ("b0", "p1")}
+    grown = {name: {field: after[name][field] - before[name][field]
+                    for field in ("rx_packets", "tx_packets")}
+             for name in after}
+    for name in ("b0", "p1"):
+        assert (grown[name]["tx_packets"] >= sent
+                > grown[name]["rx_packets"])
+
+
+def test_conntrack_goes_to_the_provider(lab: Lab) -> None:
+    """Not to the kernel's: the provider refuses, for lack of a tracker."""
+    lab.add_bridge("b0")
+    lab.tool("ovs-appctl", "-t", SWITCH, "dpctl/dump-conntrack",
+             "bpf@ovs-bpf", check=False)
+    assert ("netlink dump request error (Operation not supported)"
+            in lab.text(f"{SWITCH}.log"))
+
+
+def test_version_and_dispatch(lab: Lab) -> None:
+    lab.add_bridge("b0")
+    assert "ovs-bpf: per-cpu dispatch mode" in lab.appctl(
+        "dpif-bpf/dispatch-mode")
+    version = lab.vsctl("get", "bridge", "b0", "datapath_version")
+    assert ast.literal_eval(version).startswith("dpif-bpf ")
