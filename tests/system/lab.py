@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,16 @@ PROVIDER = "ovs-bpfd"
 SWITCH = "ovs-vswitchd"
 SERVER = "ovsdb-server"
 
+KEPT_BRIDGE = "kept"
+"""Exists as long as a lab that tests share, and the datapath with it."""
+
 _TROUBLE = re.compile(r"\|\s*(WARN|ERR|EMER)\s*\|")
 _NO_TROUBLE = re.compile(
     # A machine that is busy with other things.
     r"timeval.*(Unreasonably long|faults:|disk:|context switches:)"
     r"|ovs_rcu.*waiting for .* to quiesce"
+    # ovs-appctl and others that end without reading their last reply.
+    r"|ovsdb-server.*reset by peer"
     # No kernel module here: type "system" is not what is tested.
     r"|Generic Netlink family 'ovs_\w+' does not exist"
     r"|Dropped \d+ log messages"
@@ -82,6 +88,7 @@ class Lab:
         self.allowed: list[str] = []
         """Regular expressions of warnings that a test provokes."""
         self._hosts: list[Namespace] = []
+        self._reported: set[str] = set()
         self._env = {
             **os.environ, "OVS_RUNDIR": str(rundir),
             "OVS_LOGDIR": str(rundir), "OVS_DBDIR": str(rundir),
@@ -173,13 +180,49 @@ class Lab:
             ns.close()
         assert not trouble, "\n".join(trouble)
 
+    def clean(self) -> None:
+        """Takes away what a test made, for the next one.
+
+        :raises AssertionError: as stop()
+        """
+        for bridge in self.vsctl("list-br").split():
+            if bridge != KEPT_BRIDGE:
+                self.vsctl("del-br", bridge)
+        for ns in self._hosts:
+            ns.close()
+        self._hosts.clear()
+        for name in self._strangers():
+            # It may have gone with its peer, or a host's namespace.
+            self.ns.run("ip", "link", "del", name, check=False)
+        assert not self._strangers()
+        trouble = self.complaints()
+        self.allowed.clear()
+        assert not trouble, "\n".join(trouble)
+
+    def _strangers(self) -> list[str]:
+        """Devices that are not the datapath's own."""
+        ours = ("lo", "ovs-", "ovsh0p", "ovsx", KEPT_BRIDGE)
+        names = [line.split()[1].split("@")[0].rstrip(":")
+                 for line in self.ns.ip("-o link show").splitlines()]
+        return [name for name in names if not name.startswith(ours)]
+
+    @property
+    def alive(self) -> bool:
+        """Whether all daemons run."""
+        return len(self.processes) == 3 and all(
+            process.poll() is None for process in self.processes.values())
+
     def complaints(self) -> list[str]:
-        """Lines of logs that say that something is wrong."""
+        """New lines of logs that say that something is wrong."""
         allowed = [re.compile(pattern) for pattern in self.allowed]
-        return [f"{name}: {line}" for name in (SERVER, PROVIDER, SWITCH)
-                for line in self.text(f"{name}.log").splitlines()
-                if _TROUBLE.search(line) and not _NO_TROUBLE.search(line)
-                and not any(one.search(line) for one in allowed)]
+        lines = [f"{name}: {line}" for name in (SERVER, PROVIDER, SWITCH)
+                 for line in self.text(f"{name}.log").splitlines()
+                 if _TROUBLE.search(line)]
+        found = [line for line in lines if line not in self._reported
+                 and not _NO_TROUBLE.search(line)
+                 and not any(one.search(line) for one in allowed)]
+        self._reported.update(lines)
+        return found
 
     def text(self, name: str) -> str:
         path = self.rundir / name
@@ -196,10 +239,10 @@ class Lab:
         done = subprocess.run(
             self.ns.command(argv), check=False, timeout=60,
             env={**self._env, **self.build.environment},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            capture_output=True, text=True)
         assert not check or not done.returncode, (
             f"{program} {' '.join(args)}: exit {done.returncode}\n"
-            f"{done.stdout}")
+            f"{done.stdout}{done.stderr}")
         return done.stdout
 
     def vsctl(self, *args: str) -> str:
@@ -210,6 +253,14 @@ class Lab:
 
     def appctl(self, *args: str, target: str = SWITCH) -> str:
         return self.tool("ovs-appctl", "-t", target, *args)
+
+    def flush(self) -> None:
+        """Deletes the datapath's flows.
+
+        OVS 3.1's revalidator/purge does that too, but races with its
+        revalidators and aborts when flows are added at the same time.
+        """
+        self.appctl("upcall/enable-megaflows")
 
     def dpctl(self, *args: str) -> str:
         return self.tool("ovs-dpctl", *args, plugin=True)
@@ -240,14 +291,24 @@ class Lab:
         :param settings: more of the port's row: "tag=7"
         """
         ns = self.add_namespace()
-        self.ns.ip(f"link add {port} type veth"
-                   f" peer name eth0 netns {ns.pid}")
-        self.ns.ip(f"link set {port} up")
-        ns.ip("link set eth0 up")
-        ns.ip(f"addr add {ip} dev eth0" + (" nodad" if ":" in ip else ""))
+        self.plug(port, ns, ip)
         more = ["--", "set", "port", port, *settings] if settings else []
         self.vsctl("add-port", bridge, port, *more)
         return Host(ns, port, ip.split("/")[0])
+
+    def plug(self, port: str, ns: Namespace, ip: str) -> None:
+        """Puts a veth pair between a port and eth0 of a host.  The address
+        of eth0 goes with `ip`, so that neighbours need not forget it."""
+        number = zlib.crc32(ip.encode())
+        self.ns.ip(
+            f"link add {port} type veth peer name eth0"
+            f" address 02:00:{number.to_bytes(4, 'big').hex(':')}"
+            f" netns {ns.pid}")
+        self.ns.ip(f"link set {port} up")
+        if ":" not in ip:
+            ns.no_ipv6("eth0")
+        ns.ip("link set eth0 up")
+        ns.ip(f"addr add {ip} dev eth0" + (" nodad" if ":" in ip else ""))
 
     def add_namespace(self) -> Namespace:
         ns = Namespace()
@@ -256,6 +317,8 @@ class Lab:
 
     def address(self, device: str, ip: str) -> Host:
         """The switch itself as a host, on an internal port."""
+        if ":" not in ip:
+            self.ns.no_ipv6(device)
         self.ns.ip(f"link set {device} up")
         self.ns.ip(f"addr add {ip} dev {device}"
                    + (" nodad" if ":" in ip else ""))
@@ -310,5 +373,6 @@ class Lab:
                     f"{name} ended with {process.returncode}: "
                     + self.text(f"{name}.out")[-3000:])
             assert time.monotonic() < end, (
-                "waited for long: " + " ".join(self.complaints()))
+                "waited for long\n" + self.text(f"{PROVIDER}.log")[-2000:]
+                + self.text(f"{SWITCH}.log")[-2000:])
             time.sleep(0.05)

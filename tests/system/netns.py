@@ -63,6 +63,11 @@ class Namespace:
         """``ip`` with arguments as one would type them."""
         return self.run("ip", *args.split())
 
+    def no_ipv6(self, device: str) -> None:
+        """Keeps a device from talking by itself."""
+        self.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/"
+                 f"{device}/disable_ipv6")
+
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """The calling thread is inside."""

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import BinaryIO
 
 import pytest
@@ -418,14 +419,28 @@ def test_internal_ends_with_its_namespace(ports: Ports,
 
 # Statistics.
 
+def ip(args: str) -> str:
+    """ip in the namespace of the test."""
+    return subprocess.run(["ip", *args.split()], check=True, text=True,
+                          stdout=subprocess.PIPE).stdout
+
+
 def sent_and_received(link: Link, ports: Ports,
-                      namespace: Namespace) -> tuple[VportStats, VportStats]:
-    """What 3 frames of 100 bytes out of and 5 into the device change."""
-    out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+                      where: Namespace) -> tuple[VportStats, VportStats]:
+    """What 3 frames of 100 bytes out of and 5 into the device change.
+
+    :param where: the namespace of the device; its peer is in the test's
+    """
     into = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    peer = HIDDEN if link.internal else "v1"
-    out.bind((link.name, 0))
-    into.bind((peer, 0))
+    into.bind((HIDDEN if link.internal else "v1", 0))
+    with where.entered():
+        out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        out.bind((link.name, 0))
+    for one, ns in ((link.name, where.ip), (into.getsockname()[0], ip)):
+        # Carrier is acted upon a little later.
+        end = time.monotonic() + 5
+        while "state UP" not in ns(f"link show dev {one}"):
+            assert time.monotonic() < end
     before = ports.stats(link)
     frame = b"\xff" * 12 + b"\x08\x06" + bytes(86)
     for _ in range(3):
@@ -465,6 +480,25 @@ def test_stats(namespace: Namespace, ports: Ports, internal: bool) -> None:
             into.send(b"\xff" * 12 + b"\x08\x06" + bytes(86))
             raise OSError
     assert ports.stats(link).rx_packets == after.rx_packets
+
+
+def test_stats_of_lost_namespace(namespace: Namespace,
+                                 ports: Ports) -> None:
+    there = Namespace()
+    link = ports.create_internal("int0", HIDDEN)
+    ports.start(link)
+    namespace.ip(f"link set int0 netns {there.pid}")
+    away = collect(ports, has(LinkChange.NETNS))[-1].link
+    there.no_ipv6("int0")
+    there.ip("link set int0 up")
+    before, after = sent_and_received(away, ports, there)
+    assert after.rx_packets - before.rx_packets == 5
+    assert after.tx_packets - before.tx_packets == 3
+    # Where it cannot be read, the hidden end tells.
+    assert ports.stats(replace(away, netnsid=12345)) == after
+    there.close()
+    collect(ports, has(LinkChange.GONE))
+    assert ports.stats(away) == VportStats()
 
 
 def test_stats_of_gone_device(namespace: Namespace, ports: Ports) -> None:

@@ -54,7 +54,8 @@ def settled(lab: Lab, source: Host, sink: Host) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_no_packet_is_lost_while_the_provider_restarts(
-        lab: Lab, how: signal.Signals) -> None:
+        own_lab: Lab, how: signal.Signals) -> None:
+    lab = own_lab
     lab.allowed.append(GONE)
     one, two = two_hosts(lab)
     settled(lab, one, two)
@@ -72,7 +73,8 @@ def test_no_packet_is_lost_while_the_provider_restarts(
     lab.tcp(two, three)
 
 
-def test_provider_restarts_twice(lab: Lab) -> None:
+def test_provider_restarts_twice(own_lab: Lab) -> None:
+    lab = own_lab
     lab.allowed.append(GONE)
     one, two = two_hosts(lab)
     switch = lab.address("br0", "10.1.1.9/24")
@@ -91,8 +93,9 @@ def pinned(lab: Lab) -> list[str]:
     return lab.ns.run("find", "/sys/fs/bpf", "-mindepth", "2").split()
 
 
-def test_changes_while_the_provider_is_away(lab: Lab) -> None:
+def test_changes_while_the_provider_is_away(own_lab: Lab) -> None:
     """Devices that vanished or were renamed meanwhile do not hinder it."""
+    lab = own_lab
     lab.allowed += [GONE, "p2", "p3"]
     one, _two = two_hosts(lab)
     three = lab.add_host("p3", "br0", "10.1.1.3/24")
@@ -125,7 +128,8 @@ def test_switch_waits_for_the_provider(stopped_lab: Lab) -> None:
     one.ping(two.ip)
 
 
-def test_switch_restarts(lab: Lab) -> None:
+def test_switch_restarts(own_lab: Lab) -> None:
+    lab = own_lab
     lab.allowed.append(GONE)
     one, two = two_hosts(lab)
     lab.kill(SWITCH)
@@ -137,7 +141,8 @@ def test_switch_restarts(lab: Lab) -> None:
     one.ping(two.ip)
 
 
-def test_database_restarts(lab: Lab) -> None:
+def test_database_restarts(own_lab: Lab) -> None:
+    lab = own_lab
     lab.allowed.append("db.sock|reconnect|database|unix:")
     one, two = two_hosts(lab)
     lab.kill(SERVER)
@@ -148,8 +153,9 @@ def test_database_restarts(lab: Lab) -> None:
     one.ping(three.ip)
 
 
-def test_exit_leaves_the_network(lab: Lab) -> None:
+def test_exit_leaves_the_network(own_lab: Lab) -> None:
     """ovs-appctl exit ends the provider; what is installed goes on."""
+    lab = own_lab
     lab.allowed.append(GONE)
     one, two = two_hosts(lab)
     lab.appctl("exit", target=PROVIDER)

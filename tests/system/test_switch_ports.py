@@ -29,12 +29,12 @@ def test_add_and_delete(lab: Lab) -> None:
         one.ping(two.ip)
         lab.vsctl("del-port", "p2")
         one.no_ping(two.ip)
-        assert ports(lab) == {"ovs-bpf", "br0", "p1"}
+        assert ports(lab) == {"ovs-bpf", "kept", "br0", "p1"}
         assert "PROMISC" not in lab.ns.ip("link show dev p2")
         lab.ns.ip("link del p2")
     lab.vsctl("del-br", "br0")
-    lab.until(lambda: "ovsh" not in lab.ns.ip("link show"))
-    assert "br0" not in lab.ns.ip("link show")
+    lab.until(lambda: "br0" not in lab.ns.ip("link show"))
+    assert ports(lab) == {"ovs-bpf", "kept"}
 
 
 def test_many_ports(lab: Lab) -> None:
@@ -42,7 +42,7 @@ def test_many_ports(lab: Lab) -> None:
     lab.vsctl(*(word for i in range(50) for word in (
         "--", "add-port", "br0", f"i{i}", "--", "set", "interface", f"i{i}",
         "type=internal")))
-    assert len(ports(lab)) == 52
+    assert {f"i{i}" for i in range(50)} <= ports(lab)
     first = lab.add_host("p1", "br0", "10.1.1.1/24")
     first.ping(lab.address("i49", "10.1.1.49/24").ip)
     lab.vsctl("del-br", "br0")
@@ -60,7 +60,8 @@ def test_rename(lab: Lab) -> None:
     lab.ns.ip("link set p2 name p2new")
     lab.vsctl("del-port", "p2", "--", "add-port", "br0", "p2new")
     one.ping(two.ip)
-    assert ports(lab) == {"ovs-bpf", "br0", "p1", "p2new"}
+    assert ports(lab) == {
+        "ovs-bpf", "kept", "br0", "p1", "p2new"}
 
 
 def test_vanish_and_return(lab: Lab) -> None:
@@ -72,10 +73,7 @@ def test_vanish_and_return(lab: Lab) -> None:
     lab.ns.ip("link del p2")
     lab.until(lambda: "p2" not in ports(lab))
     lab.until(lambda: interface(lab, "p2", "ofport") in ("-1", "[]"))
-    lab.ns.ip(f"link add p2 type veth peer name eth0 netns {two.ns.pid}")
-    lab.ns.ip("link set p2 up")
-    two.ns.ip("link set eth0 up")
-    two.ns.ip("addr add 10.1.1.2/24 dev eth0")
+    lab.plug("p2", two.ns, "10.1.1.2/24")
     lab.until(lambda: "p2" in ports(lab))
     one.ping(two.ip)
 

@@ -211,11 +211,15 @@ class Ports:
         A veth counts the Ethernet header of what it receives, the kernel's
         internal device does not.
         """
-        (rx_packets, tx_packets, rx_bytes, tx_bytes, rx_errors, tx_errors,
-         rx_dropped, tx_dropped) = self._rtnl.stats(link.ifindex,
-                                                    link.netnsid)
-        return VportStats(rx_packets, tx_packets, rx_bytes, tx_bytes,
-                          rx_errors, tx_errors, rx_dropped, tx_dropped)
+        counters = self._rtnl.stats(link.ifindex, link.netnsid)
+        if counters is not None:
+            rx, tx = counters[::2], counters[1::2]
+        else:
+            # The other end has seen the same packets from the other side.
+            counters = self._rtnl.stats(link.hook_ifindex) or (0,) * 8
+            rx, tx = counters[1::2], counters[::2]
+        return VportStats(rx[0], tx[0], rx[1], tx[1], rx[2], tx[2], rx[3],
+                          tx[3])
 
     def run(self) -> list[LinkEvent]:
         changed, left, lost = self._monitor.run()

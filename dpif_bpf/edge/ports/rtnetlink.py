@@ -76,15 +76,20 @@ class Rtnl:
                                        "devices could not be listed")
                 links.append(rtnl.parse_link(message))
 
-    def stats(self, index: int, nsid: int | None) -> tuple[int, ...]:
-        """See rtnl.parse_stats(); zeros when the device has gone."""
+    def stats(self, index: int,
+              nsid: int | None = None) -> tuple[int, ...] | None:
+        """See rtnl.parse_stats(); None when the device has gone, or its
+        namespace, or may not be looked into."""
         self._seq += 1
         if nsid is None:
             request = rtnl.get_stats(self._seq, index)
         else:
             request = rtnl.get_link(self._seq, index, nsid=nsid, stats=True)
-        reply = self._ask(request)
-        return (0,) * 8 if reply is None else rtnl.parse_stats(reply)
+        try:
+            reply = self._ask(request)
+        except BackendError:
+            return None
+        return None if reply is None else rtnl.parse_stats(reply)
 
     def own_nsid(self) -> int:
         """The id that our own namespace has in itself, or NSID_NONE."""
