@@ -22,20 +22,20 @@ start_ovsdb()
             "$top"/build/ovs-3.1.*/src/vswitchd/vswitch.ovsschema
     fi
     ovsdb-server "$OVS_DBDIR/conf.db" --detach --no-chdir --pidfile \
-        --log-file -vconsole:off --remote=punix:"$OVS_RUNDIR/db.sock"
+        -vconsole:off --log-file --remote=punix:"$OVS_RUNDIR/db.sock"
     ovs-vsctl --no-wait init
 }
 
 # start_bpfd: returns when it serves.
 start_bpfd()
 {
-    ovs-bpfd --detach --no-chdir --pidfile --log-file -vconsole:off
+    ovs-bpfd --detach --no-chdir --pidfile -vconsole:off --log-file
 }
 
 start_vswitchd()
 {
     ovs-vswitchd "unix:$OVS_RUNDIR/db.sock" --detach --no-chdir --pidfile \
-        --log-file -vconsole:off
+        -vconsole:off --log-file
 }
 
 # stop DAEMON COMMAND…: by unixctl, and waits until it is gone.

@@ -19,6 +19,14 @@ say()
     printf '\n=== %s\n' "$*"
 }
 
+# ovs-dpctl looks for datapaths of all types, and says each time that the
+# kernel module, of type "system", is not there.
+ovs-dpctl()
+{
+    command ovs-dpctl "$@" 2> >(
+        grep -vE 'kernel module|enumerate system datapaths' >&2)
+}
+
 # shown COMMAND…: runs a command as a user would, on view.
 shown()
 {
@@ -92,6 +100,18 @@ lookups()
     ovs-dpctl show | sed -n "s/.*lookups:.* $1:\([0-9]*\).*/\1/p" | head -n 1
 }
 
+# counted PORT: packets that the installed IPv4 flows from a port counted.
+counted()
+{
+    ovs-dpctl -m dump-flows |
+        awk -v port="in_port($1)" '
+            index($0, port) && /eth_type\(0x0800\)/ {
+                match($0, /packets:[0-9]+/)
+                sum += substr($0, RSTART + 8, RLENGTH - 8)
+            }
+            END { print sum + 0 }'
+}
+
 say "Starting ovsdb-server, ovs-bpfd and ovs-vswitchd in namespaces of their own"
 start_ovsdb
 start_bpfd
@@ -142,21 +162,18 @@ shown ovs-appctl dpctl/dump-flows
 
 say "Who forwarded?  200 more pings, by the counters of the flows themselves"
 before_hit=$(lookups hit) before_missed=$(lookups missed)
+before=$(counted p1) before_back=$(counted p2)
 check "200 pings h1 -> h2" ping_from 200 h1 10.0.0.2
 hit=$(($(lookups hit) - before_hit))
 missed=$(($(lookups missed) - before_missed))
-ovs-dpctl dump-flows -m > "$work/flows"
-grep 'src=10.0.0.1,dst=10.0.0.2,proto=1' "$work/flows" > "$work/icmp" ||
-    grep 'eth_type(0x0800)' "$work/flows" > "$work/icmp"
-sed 's/^/    /' "$work/icmp"
-counted=$(sed -n 's/.* packets:\([0-9]*\),.*/\1/p' "$work/icmp" |
-          sort -n | tail -n 1)
+there=$(($(counted p1) - before)) back=$(($(counted p2) - before_back))
 echo
+echo "  counted by IPv4 flows from p1: $there, from p2: $back"
 echo "  look-ups in BPF that found a flow: $hit; misses that went up: $missed"
-echo "  packets that the busiest of these flows counted: $counted"
-check "400 packets and 390 hits at least, 10 misses at most" \
-    test "$hit" -ge 390 -a "$missed" -le 10
-check "a flow counted 190 packets at least" test "$counted" -ge 190
+check "each flow counted 200 packets, but for a first one that went up" \
+    test "$there" -ge 199 -a "$back" -ge 199
+check "400 packets met a flow in BPF, but for a few first ones" \
+    test "$hit" -ge 396 -a "$missed" -le 10
 
 say "The provider is killed, and comes back"
 kill -9 "$(running ovs-bpfd)"
@@ -175,7 +192,10 @@ for daemon in ovs-vswitchd ovs-bpfd ovsdb-server; do
 done
 check "nothing is pinned" sh -c \
     '! find /sys/fs/bpf/ovs -type f 2> /dev/null | grep .'
+# Two things that ovs-vswitchd warns of are none of ours: that the machine is
+# slow, and that the kernel module, of type "system", is not there.
 check "no warnings in the logs" sh -c \
-    "! grep -E '\\|(WARN|ERR|EMER)\\|' $OVS_LOGDIR/*.log"
+    "! grep -hE '\\| ?(WARN|ERR|EMER) ?\\|' $OVS_LOGDIR/*.log |
+     grep -vE '\|timeval|enumerate system datapaths: No such file'"
 
 printf '\nDone: %d checks, all good.\n' "$checks"
