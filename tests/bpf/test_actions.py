@@ -4,69 +4,31 @@
 from __future__ import annotations
 
 import random
-import struct
 from dataclasses import dataclass
 
 import oracle
 import packets
 import pytest
 from harness import Datapath, key_words
-from oracle_key import Extract, Meta, be16, extract
+from lists import (
+    POP_VLAN,
+    compiled,
+    drop,
+    output,
+    push_vlan,
+    recirc,
+    set_masked,
+    userspace,
+)
+from oracle_key import Extract, Meta, extract
 from packets import difference
 
 from dpif_bpf import abi
 from dpif_bpf.abi import DropReason
-from dpif_bpf.core.compiler import compile_actions
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.facts import KeyFacts
 
 PER_SEED = 400
 IN_PORT = 1
-
-
-def nla(kind: int, payload: bytes = b"") -> bytes:
-    """A netlink attribute."""
-    length = 4 + len(payload)
-    return (struct.pack("=HH", length, kind) + payload
-            + bytes(-length % 4))
-
-
-def u32(kind: int, value: int) -> bytes:
-    return nla(kind, struct.pack("=I", value))
-
-
-def output(port: int) -> bytes:
-    return u32(uapi.OVS_ACTION_ATTR_OUTPUT, port)
-
-
-def recirc(recirc_id: int) -> bytes:
-    return u32(uapi.OVS_ACTION_ATTR_RECIRC, recirc_id)
-
-
-def userspace(pid: int) -> bytes:
-    return nla(uapi.OVS_ACTION_ATTR_USERSPACE,
-               u32(uapi.OVS_USERSPACE_ATTR_PID, pid))
-
-
-def push_vlan(tpid: int, tci: int) -> bytes:
-    return nla(uapi.OVS_ACTION_ATTR_PUSH_VLAN,
-               struct.pack("!HH", tpid, tci | 0x1000))
-
-
-def set_masked(kind: int, value: bytes, mask: bytes) -> bytes:
-    masked = bytes(v & m for v, m in zip(value, mask, strict=True))
-    return nla(uapi.OVS_ACTION_ATTR_SET_MASKED, nla(kind, masked + mask))
-
-
-POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
-
-
-def facts_of(frame: bytes, parsed: Extract) -> KeyFacts:
-    tagged = frame[12:14] in {b"\x81\0", b"\x88\xa8"}
-    return KeyFacts(
-        eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
-        ip_frag=parsed.byte("ip_frag"),
-        vlan_tci=be16(frame, 14) | 0x1000 if tagged else 0)
 
 
 class Lists:
@@ -160,8 +122,7 @@ class Lists:
         elif draw < .6:
             seen = actions + recirc(90)
         elif draw < .65:
-            seen = actions + u32(uapi.OVS_ACTION_ATTR_DROP,
-                                 rng.choice((0, 5)))
+            seen = actions + drop(rng.choice((0, 5)))
         return seen
 
     def _depth(self) -> int:
@@ -223,8 +184,7 @@ def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
             expected = oracle.execute(frame, actions, meta)
         except oracle.Undefined:
             continue
-        compiled = compile_actions(actions, facts_of(frame, parsed))
-        code = compiled.link(tuple(d.pid for d in compiled.uspace))
+        code = compiled(actions, frame, parsed)
         done += 1
         before = dp.drops()
         where = f"seed {seed}, packet {frame.hex()}, {actions.hex()}: "

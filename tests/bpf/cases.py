@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cases of packets and actions, worked out with scapy.
+
+scapy computes every checksum of what is expected anew, so that an update
+that only agrees with itself is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+
+from lists import (
+    POP_VLAN,
+    drop,
+    output,
+    push_vlan,
+    recirc,
+    set_masked,
+    set_whole,
+    userspace,
+)
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import (
+    ICMPv6EchoRequest,
+    ICMPv6ND_NS,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.layers.sctp import SCTP
+from scapy.packet import Packet, Raw
+
+from dpif_bpf.abi import DropReason
+from dpif_bpf.wire import uapi
+
+A, B, C = ("02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c")
+DATA = Raw(bytes(range(40)))
+
+ETHERNET, IPV4 = uapi.OVS_KEY_ATTR_ETHERNET, uapi.OVS_KEY_ATTR_IPV4
+IPV6, KEY_TCP = uapi.OVS_KEY_ATTR_IPV6, uapi.OVS_KEY_ATTR_TCP
+KEY_UDP = uapi.OVS_KEY_ATTR_UDP
+ONES4, ONES16 = b"\xff" * 4, b"\xff" * 16
+
+
+def ether(**fields: Any) -> Packet:
+    return Ether(**{"dst": B, "src": A, **fields})
+
+
+def ipv4_value(src: str = "0.0.0.0", dst: str = "0.0.0.0", tos: int = 0,
+               ttl: int = 0) -> bytes:
+    """struct ovs_key_ipv4."""
+    return (ip_address(src).packed + ip_address(dst).packed
+            + bytes((0, tos, ttl, 0)))
+
+
+def ipv6_value(src: bytes = bytes(16), dst: bytes = bytes(16),
+               label: int = 0, tclass: int = 0, hlimit: int = 0) -> bytes:
+    """struct ovs_key_ipv6."""
+    return (src + dst + label.to_bytes(4, "big")
+            + bytes((0, tclass, hlimit, 0)))
+
+
+SET_SRC4 = set_masked(IPV4, ipv4_value(src="10.9.8.7"), ONES4 + bytes(8))
+SET_DST4 = set_masked(IPV4, ipv4_value(dst="10.9.8.7"),
+                      bytes(4) + ONES4 + bytes(4))
+V6 = ip_address("2001:db8::99").packed
+SET_DST6 = set_masked(IPV6, ipv6_value(dst=V6), bytes(16) + ONES16
+                      + bytes(8))
+SET_SRC6 = set_masked(IPV6, ipv6_value(src=V6), ONES16 + bytes(24))
+
+
+def ports(src: int, dst: int) -> bytes:
+    return src.to_bytes(2, "big") + dst.to_bytes(2, "big")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case.
+
+    :param outputs: what is expected to go out, (port, packet)
+    :param upcalls: how many upcalls of userspace actions are expected
+    """
+
+    name: str
+    packet: Packet
+    actions: bytes
+    outputs: tuple[tuple[int, Packet], ...] = ()
+    drop: DropReason = DropReason.NONE
+    upcalls: int = 0
+
+
+def _same(name: str, make: Callable[..., Packet], actions: bytes,
+          before: dict[str, Any], after: dict[str, Any]) -> Case:
+    return Case(name, make(**before), actions + output(2),
+                ((2, make(**after)),))
+
+
+def tcp4(**fields: Any) -> Packet:
+    return (ether() / IP(**{"src": "192.0.2.1", "dst": "192.0.2.2",
+                            **fields})
+            / TCP(sport=1000, dport=2000, flags="S") / DATA)
+
+
+def udp4(**fields: Any) -> Packet:
+    return (ether() / IP(**{"src": "192.0.2.1", "dst": "192.0.2.2",
+                            **fields}) / UDP(sport=1000, dport=2000) / DATA)
+
+
+def udp4_zero(**fields: Any) -> Packet:
+    packet = udp4(**fields)
+    packet[UDP].chksum = 0
+    return packet
+
+
+def options4(**fields: Any) -> Packet:
+    packet = tcp4(**fields)
+    packet[IP].options = b"\x01" * 8
+    return packet
+
+
+def tcp6(**fields: Any) -> Packet:
+    return (ether() / IPv6(**{"src": "2001:db8::1", "dst": "2001:db8::2",
+                              **fields})
+            / TCP(sport=1000, dport=2000) / DATA)
+
+
+def udp6(**fields: Any) -> Packet:
+    return (ether() / IPv6(**{"src": "2001:db8::1", "dst": "2001:db8::2",
+                              **fields})
+            / IPv6ExtHdrHopByHop() / UDP(sport=1000, dport=2000) / DATA)
+
+
+def ping6(**fields: Any) -> Packet:
+    return (ether() / IPv6(**{"src": "2001:db8::1", "dst": "2001:db8::2",
+                              **fields}) / ICMPv6EchoRequest(data=b"hello"))
+
+
+def fixed(packet: Packet) -> Packet:
+    """The packet with its checksums as numbers, not to be computed again."""
+    return Ether(bytes(packet))
+
+
+def _later4() -> Case:
+    packet = (ether() / IP(src="192.0.2.1", dst="192.0.2.2", frag=100,
+                           proto=6) / DATA)
+    after = packet.copy()
+    after[IP].src = "10.9.8.7"
+    return Case("a later fragment's payload is left alone", packet,
+                SET_SRC4 + output(2), ((2, after),))
+
+
+def _first4() -> Case:
+    whole = fixed(tcp4())
+    packet = whole.copy()
+    packet[IP].flags = "MF"
+    del packet[IP].chksum
+    after = packet.copy()
+    after[IP].src = "10.9.8.7"
+    after[TCP].chksum = fixed(tcp4(src="10.9.8.7"))[TCP].chksum
+    return Case("a first fragment's checksum follows", packet,
+                SET_SRC4 + output(2), ((2, after),))
+
+
+def _routing(left: int) -> Case:
+    packet = fixed(ether() / IPv6(src="2001:db8::1", dst="2001:db8::2")
+                   / IPv6ExtHdrRouting(addresses=["2001:db8::7"],
+                                       segleft=left)
+                   / TCP(sport=1, dport=2) / DATA)
+    after = packet.copy()
+    after[IPv6].dst = "2001:db8::99"
+    name = "with segments left the destination is in no checksum"
+    if not left:
+        name = "a routing header that is done does not matter"
+        after = (ether() / IPv6(src="2001:db8::1", dst="2001:db8::99")
+                 / IPv6ExtHdrRouting(addresses=["2001:db8::7"], segleft=0)
+                 / TCP(sport=1, dport=2) / DATA)
+        packet = (ether() / IPv6(src="2001:db8::1", dst="2001:db8::2")
+                  / IPv6ExtHdrRouting(addresses=["2001:db8::7"], segleft=0)
+                  / TCP(sport=1, dport=2) / DATA)
+    return Case(name, packet, SET_DST6 + output(2), ((2, after),))
+
+
+def _computed_zero() -> Case:
+    """What is missing to a sum of 0xffff is added to the source port."""
+    def packet(src: str, sport: int) -> Packet:
+        return fixed(ether() / IP(src=src, dst="192.0.2.2")
+                     / UDP(sport=sport, dport=2000) / b"ab")
+
+    sport = 1 + packet("10.9.8.7", 1)[UDP].chksum
+    after = packet("10.9.8.7", sport)
+    assert after[UDP].chksum == 0xffff
+    return Case("a UDP checksum that comes out as zero is 0xffff",
+                packet("192.0.2.1", sport), SET_SRC4 + output(2),
+                ((2, after),))
+
+
+def tagged(*tags: Packet) -> Packet:
+    packet = ether()
+    for tag in tags:
+        packet = packet / tag
+    return packet / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / DATA
+
+
+def _masked_mac() -> Case:
+    value = bytes.fromhex("02aaaaaaaaaa020000000000")
+    mask = bytes.fromhex("00ffff000000ff0000000000")
+    return Case("bits outside of the mask stay",
+                ether() / IP() / UDP() / DATA,
+                set_masked(ETHERNET, value, mask) + output(2),
+                ((2, ether(src="02:aa:aa:00:00:0a") / IP() / UDP() / DATA),))
+
+
+CASES = (
+    Case("output to one port", tcp4(), output(2), ((2, tcp4()),)),
+    Case("output to three ports and back", tcp4(),
+         output(2) + output(3) + output(1),
+         ((1, tcp4()), (2, tcp4()), (3, tcp4()))),
+    Case("no actions", tcp4(), b"", drop=DropReason.EXPLICIT),
+    Case("a drop action", tcp4(), drop(0), drop=DropReason.ACTION),
+    Case("a drop action with an error", tcp4(), drop(22),
+         drop=DropReason.ACTION_ERROR),
+    Case("output, then drop", tcp4(), output(2) + drop(0), ((2, tcp4()),),
+         DropReason.ACTION),
+    Case("a port that is none", tcp4(), output(77),
+         drop=DropReason.NO_PORT),
+    Case("a copy to a port that is none", tcp4(), output(77) + output(2),
+         ((2, tcp4()),), DropReason.NO_PORT),
+    Case("user space alone is no drop", tcp4(), userspace(7), upcalls=1),
+    Case("each copy is as its actions left it", tcp4(),
+         output(2) + SET_SRC4 + output(3) + push_vlan(0x8100, 5) + output(4),
+         ((2, tcp4()), (3, tcp4(src="10.9.8.7")),
+          (4, ether() / Dot1Q(vlan=5) / tcp4(src="10.9.8.7")[IP]))),
+    _same("TCP over IPv4, source", tcp4, SET_SRC4, {}, {"src": "10.9.8.7"}),
+    _same("TCP over IPv4, destination", tcp4, SET_DST4, {},
+          {"dst": "10.9.8.7"}),
+    _same("IPv4 with options", options4, SET_DST4, {}, {"dst": "10.9.8.7"}),
+    _same("UDP over IPv4", udp4, SET_SRC4, {}, {"src": "10.9.8.7"}),
+    _same("a UDP checksum of zero stays zero", udp4_zero, SET_SRC4, {},
+          {"src": "10.9.8.7"}),
+    _same("TOS and TTL", udp4, set_masked(
+        IPV4, ipv4_value(tos=0xb8, ttl=9), bytes(9) + b"\xfc\xff\0"),
+        {"tos": 3, "ttl": 64}, {"tos": 0xbb, "ttl": 9}),
+    _same("TCP over IPv6, destination", tcp6, SET_DST6, {},
+          {"dst": "2001:db8::99"}),
+    _same("UDP over IPv6 with an extension header", udp6, SET_SRC6, {},
+          {"src": "2001:db8::99"}),
+    _same("ICMPv6", ping6, SET_SRC6 + SET_DST6, {},
+          {"src": "2001:db8::99", "dst": "2001:db8::99"}),
+    _same("traffic class, label and hop limit", tcp6, set_masked(
+        IPV6, ipv6_value(label=0x54321, tclass=0xa0, hlimit=3),
+        bytes(32) + b"\0\x0f\xff\xff\0\xf0\xff\0"),
+        {"tc": 5, "fl": 0xabcde, "hlim": 60},
+        {"tc": 0xa5, "fl": 0x54321, "hlim": 3}),
+    Case("TCP ports", tcp4(),
+         set_whole(KEY_TCP, ports(5, 6)) + output(2),
+         ((2, ether() / IP(src="192.0.2.1", dst="192.0.2.2")
+           / TCP(sport=5, dport=6, flags="S") / DATA),)),
+    Case("one UDP port", udp4(),
+         set_masked(KEY_UDP, ports(0, 53), bytes(2) + b"\xff\xff")
+         + output(2),
+         ((2, ether() / IP(src="192.0.2.1", dst="192.0.2.2")
+           / UDP(sport=1000, dport=53) / DATA),)),
+    Case("SCTP and ARP pass", ether() / IP() / SCTP(sport=1, dport=2),
+         output(2), ((2, ether() / IP() / SCTP(sport=1, dport=2)),)),
+    Case("ARP, new addresses", ether(dst="ff:ff:ff:ff:ff:ff") / ARP(),
+         set_masked(ETHERNET, bytes.fromhex("02000000000c") + bytes(6),
+                    b"\xff" * 6 + bytes(6)) + output(3),
+         ((3, ether(dst="ff:ff:ff:ff:ff:ff", src=C) / ARP()),)),
+    Case("neighbour solicitation passes",
+         ether() / IPv6() / ICMPv6ND_NS() / ICMPv6NDOptSrcLLAddr(lladdr=A),
+         output(2), ((2, ether() / IPv6() / ICMPv6ND_NS()
+                      / ICMPv6NDOptSrcLLAddr(lladdr=A)),)),
+    Case("ping", ether() / IP() / ICMP(), output(4),
+         ((4, ether() / IP() / ICMP()),)),
+    _masked_mac(),
+    _later4(),
+    _first4(),
+    _routing(1),
+    _routing(0),
+    _computed_zero(),
+    Case("a later IPv6 fragment",
+         ether() / IPv6(src="2001:db8::1", dst="2001:db8::2")
+         / IPv6ExtHdrFragment(offset=10, nh=6) / DATA, SET_SRC6 + output(2),
+         ((2, ether() / IPv6(src="2001:db8::99", dst="2001:db8::2")
+           / IPv6ExtHdrFragment(offset=10, nh=6) / DATA),)),
+    Case("push a tag", tagged(), push_vlan(0x8100, 0x6064) + output(2),
+         ((2, tagged(Dot1Q(vlan=0x64, prio=3, type=0x800))),)),
+    Case("push a second tag, 802.1ad", tagged(Dot1Q(vlan=7)),
+         push_vlan(0x88a8, 0x64) + output(2),
+         ((2, tagged(Dot1AD(vlan=0x64), Dot1Q(vlan=7))),)),
+    Case("pop the only tag", tagged(Dot1Q(vlan=7, prio=5)),
+         POP_VLAN + output(2), ((2, tagged()),)),
+    Case("pop the outer tag", tagged(Dot1AD(vlan=9), Dot1Q(vlan=7, prio=5)),
+         POP_VLAN + output(2), ((2, tagged(Dot1Q(vlan=7, prio=5))),)),
+    Case("pop both, then set",
+         ether() / Dot1AD(vlan=9) / Dot1Q(vlan=7) / tcp4()[IP],
+         POP_VLAN + POP_VLAN + SET_SRC4 + output(2),
+         ((2, tcp4(src="10.9.8.7")),)),
+    Case("set behind two tags",
+         ether() / Dot1AD(vlan=9) / Dot1Q(vlan=7) / tcp4()[IP],
+         SET_SRC4 + output(2),
+         ((2, ether() / Dot1AD(vlan=9) / Dot1Q(vlan=7)
+           / tcp4(src="10.9.8.7")[IP]),)),
+    Case("a priority tag and the DEI bit pass",
+         tagged(Dot1Q(vlan=0, prio=7, dei=1)), output(2),
+         ((2, tagged(Dot1Q(vlan=0, prio=7, dei=1))),)),
+    Case("change the VLAN", tagged(Dot1Q(vlan=7, prio=5)),
+         POP_VLAN + push_vlan(0x8100, 8) + output(2),
+         ((2, tagged(Dot1Q(vlan=8))),)),
+    Case("recirculation that no flow takes is an upcall of a miss", tcp4(),
+         output(2) + recirc(5), ((2, tcp4()),)),
+)

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Netlink attributes of lists of actions, and what is known of a packet."""
+
+from __future__ import annotations
+
+import struct
+
+from oracle_key import Extract, be16
+
+from dpif_bpf.core.compiler import compile_actions
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.facts import KeyFacts
+
+
+def nla(kind: int, payload: bytes = b"") -> bytes:
+    """A netlink attribute."""
+    length = 4 + len(payload)
+    return (struct.pack("=HH", length, kind) + payload
+            + bytes(-length % 4))
+
+
+def u32(kind: int, value: int) -> bytes:
+    return nla(kind, struct.pack("=I", value))
+
+
+def output(port: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_OUTPUT, port)
+
+
+def recirc(recirc_id: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_RECIRC, recirc_id)
+
+
+def drop(code: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_DROP, code)
+
+
+def userspace(pid: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_USERSPACE,
+               u32(uapi.OVS_USERSPACE_ATTR_PID, pid))
+
+
+def push_vlan(tpid: int, tci: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_PUSH_VLAN,
+               struct.pack("!HH", tpid, tci | 0x1000))
+
+
+def set_whole(kind: int, value: bytes) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_SET, nla(kind, value))
+
+
+def set_masked(kind: int, value: bytes, mask: bytes) -> bytes:
+    masked = bytes(v & m for v, m in zip(value, mask, strict=True))
+    return nla(uapi.OVS_ACTION_ATTR_SET_MASKED, nla(kind, masked + mask))
+
+
+POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
+
+
+def facts_of(frame: bytes, parsed: Extract) -> KeyFacts:
+    """What a flow that matches a packet exactly says."""
+    tagged = frame[12:14] in {b"\x81\0", b"\x88\xa8"}
+    return KeyFacts(
+        eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
+        ip_frag=parsed.byte("ip_frag"),
+        vlan_tci=be16(frame, 14) | 0x1000 if tagged else 0)
+
+
+def compiled(actions: bytes, frame: bytes, parsed: Extract) -> bytes:
+    """Instructions; a userspace action's descriptor is its port id."""
+    program = compile_actions(actions, facts_of(frame, parsed))
+    return program.link(tuple(desc.pid for desc in program.uspace))
