@@ -17,15 +17,24 @@ _ALL = b"\xff"
 OUTPUT = nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2)
 ETH = _MAC_B + _MAC_A
 
-IPV4_UDP = (ETH + b"\x08\0" + bytes.fromhex("4500002e00004000401100000a0000010a000002")
-            + struct.pack("!HHHH", 1000, 2000, 26, 0) + bytes(18))
-IPV4_TCP = (ETH + b"\x08\0" + bytes.fromhex("4500002e00004000400600000a0000010a000002")
-            + struct.pack("!HHIIBBHHH", 1000, 2000, 0, 0, 0x50, 0x10, 0, 0, 0)
-            + bytes(6))
-IPV6_TCP = (ETH + b"\x86\xdd" + bytes.fromhex("60000000001a0640")
-            + bytes(15) + b"\1" + bytes(15) + b"\2"
-            + struct.pack("!HHIIBBHHH", 1000, 2000, 0, 0, 0x50, 0x10, 0, 0, 0)
-            + bytes(6))
+ADDRESSES4 = bytes((10, 0, 0, 1, 10, 0, 0, 2))
+ADDRESSES6 = bytes(15) + b"\1" + bytes(15) + b"\2"
+UDP = struct.pack("!HHHH", 1000, 2000, 26, 0) + bytes(18)
+TCP = struct.pack("!HHIIBBHHH", 1000, 2000, 0, 0, 0x50, 0x10, 0, 0,
+                  0) + bytes(6)
+
+
+def _ipv4(proto: int, payload: bytes) -> bytes:
+    """A frame of 60 bytes; the checksums play no part."""
+    return (ETH + b"\x08\0" + struct.pack(
+        "!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, proto, 0)
+        + ADDRESSES4 + payload)
+
+
+IPV4_UDP = _ipv4(IPPROTO_UDP, UDP)
+IPV4_TCP = _ipv4(IPPROTO_TCP, TCP)
+IPV6_TCP = (ETH + b"\x86\xdd" + struct.pack(
+    "!IHBB", 6 << 28, len(TCP), IPPROTO_TCP, 64) + ADDRESSES6 + TCP)
 
 
 def match(eth_type: bytes, more: bytes = b"",

@@ -27,12 +27,13 @@ ETH_P_802_2 = 0x0004
 FRAG_NONE, FRAG_FIRST, FRAG_LATER = 0, 1, 2
 _VLAN_CFI = 0x1000
 _U16 = Struct("!H").unpack_from
-_U32 = Struct("!I").unpack_from
 
-_IPV6_OPTIONS = {0, 43, 60}
-"""Hop-by-hop, routing and destination options: 8-byte units follow."""
-_IPV6_AUTH = 51
-_IPV6_FRAGMENT = 44
+_HOPOPTS, _ROUTING, _FRAGMENT, _AUTH, _NONE, _DSTOPTS = 0, 43, 44, 51, 59, 60
+_EXTENSIONS = {_HOPOPTS, _ROUTING, _FRAGMENT, _AUTH, _DSTOPTS}
+_NEEDED = {_ROUTING: 4, _FRAGMENT: 4}
+"""Bytes of an extension header without which it is not looked at; else 2."""
+_ARP = bytes((0, 1, 8, 0, 6, 4))
+"""An ARP header's start: Ethernet and IPv4, with their lengths."""
 
 
 def packet_facts(packet: bytes) -> KeyFacts:
@@ -40,33 +41,27 @@ def packet_facts(packet: bytes) -> KeyFacts:
 
     Headers that are cut off or malformed leave their fields at 0.
     """
-    at = 12
-    tci = 0
-    end = len(packet)
-    (eth_type,) = _U16(packet, at)
+    at, end, tci = 12, len(packet), 0
+    eth_type: int = _U16(packet, at)[0]
     for outer in (True, False):
         if eth_type not in (ETH_P_8021Q, ETH_P_8021AD) or at + 6 > end:
             break
         if outer:
             tci = _U16(packet, at + 2)[0] | _VLAN_CFI
         at += 4
-        (eth_type,) = _U16(packet, at)
+        eth_type = _U16(packet, at)[0]
     at += 2
     if eth_type < ETH_P_802_3_MIN:
-        eth_type = ETH_P_802_2
-        if packet[at:at + 6] == b"\xaa\xaa\x03\0\0\0" and at + 8 <= end:
-            snap = _U16(packet, at + 6)[0]
-            if snap >= ETH_P_802_3_MIN:
-                eth_type = snap
-                at += 8
+        eth_type, at = _llc(packet, at)
     proto, frag, labels = 0, FRAG_NONE, 0
     if eth_type == ETH_P_IP:
         proto, frag = _ipv4(packet, at)
     elif eth_type == ETH_P_IPV6:
         proto, frag = _ipv6(packet, at)
-    elif eth_type in (ETH_P_ARP, ETH_P_RARP) and at + 28 <= end:
-        op = _U16(packet, at + 6)[0]
-        proto = op if op <= 0xff else 0
+    elif eth_type in (ETH_P_ARP, ETH_P_RARP):
+        if at + 28 <= end and packet[at:at + 6] == _ARP:
+            op = _U16(packet, at + 6)[0]
+            proto = op if op <= 0xff else 0
     elif eth_type in (ETH_P_MPLS_UC, ETH_P_MPLS_MC):
         labels = _mpls(packet, at)
     return KeyFacts(eth_type=eth_type, ip_proto=proto, vlan_tci=tci,
@@ -74,9 +69,21 @@ def packet_facts(packet: bytes) -> KeyFacts:
                     mpls_num_lse=labels)
 
 
+def _llc(packet: bytes, at: int) -> tuple[int, int]:
+    """Ethernet type of an IEEE 802.3 frame, and where its payload is."""
+    if (at + 8 > len(packet) or packet[at:at + 2] != b"\xaa\xaa"
+            or packet[at + 3:at + 6] != bytes(3)):
+        return ETH_P_802_2, at
+    eth_type: int = _U16(packet, at + 6)[0]
+    return (eth_type if eth_type >= ETH_P_802_3_MIN else ETH_P_802_2,
+            at + 8)
+
+
 def _ipv4(packet: bytes, at: int) -> tuple[int, int]:
-    if at + 20 > len(packet) or packet[at] >> 4 != 4 \
-            or packet[at] & 15 < 5 or at + packet[at] % 16 * 4 > len(packet):
+    if at + 20 > len(packet):
+        return 0, FRAG_NONE
+    size = (packet[at] & 15) * 4
+    if size < 20 or at + size > len(packet):
         return 0, FRAG_NONE
     (offset,) = _U16(packet, at + 6)
     frag = (FRAG_LATER if offset & 0x1fff
@@ -86,34 +93,36 @@ def _ipv4(packet: bytes, at: int) -> tuple[int, int]:
 
 def _ipv6(packet: bytes, at: int) -> tuple[int, int]:
     end = len(packet)
-    if at + 40 > end or packet[at] >> 4 != 6:
+    if at + 40 > end:
         return 0, FRAG_NONE
-    proto = packet[at + 6]
-    frag = FRAG_NONE
+    proto, frag = packet[at + 6], FRAG_NONE
     at += 40
-    while at + 8 <= end:
-        if proto in _IPV6_OPTIONS:
-            size = (packet[at + 1] + 1) * 8
-        elif proto == _IPV6_AUTH:
-            size = (packet[at + 1] + 2) * 4
-        elif proto == _IPV6_FRAGMENT:
-            size = 8
-            (offset,) = _U16(packet, at + 2)
-            frag = FRAG_LATER if offset & 0xfff8 else FRAG_FIRST
-            if frag == FRAG_LATER:
-                return proto, frag
+    while proto in _EXTENSIONS:
+        if proto == _FRAGMENT and at + 2 <= end:
+            frag = FRAG_FIRST
+        if at + _NEEDED.get(proto, 2) > end:
+            return _NONE, frag
+        after = packet[at]
+        if proto == _FRAGMENT:
+            if _U16(packet, at + 2)[0] & 0xfff8:
+                if after in _EXTENSIONS:
+                    return _NONE, frag
+                return _FRAGMENT, FRAG_LATER
+            at += 8
+        elif proto == _AUTH:
+            at += (packet[at + 1] + 2) * 4
         else:
-            break
-        proto = packet[at]
-        at += size
+            at += (packet[at + 1] + 1) * 8
+        proto = after
     return proto, frag
 
 
 def _mpls(packet: bytes, at: int) -> int:
+    """Labels up to the bottom of the stack, at most three."""
     labels = 0
     while at + 4 <= len(packet):
         labels += 1
-        if _U32(packet, at)[0] & 0x100:
-            break
+        if packet[at + 2] & 1:
+            return min(labels, 3)
         at += 4
-    return labels
+    return 0
