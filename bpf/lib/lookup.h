@@ -63,25 +63,31 @@ __noinline __u64 ovs_cls_hash_more(struct ovs_pkt *pkt, __u32 next)
 	return h;
 }
 
+/*
+ * Terms a to b of a descriptor.  Straight code: loops whose length depends on
+ * the descriptor cost a wrong branch each, and the verifier follows them all.
+ */
+#define OVS_CLS_TERMS(pkt, d, h, a, b) do {		\
+	__u32 j_;					\
+	_Pragma("unroll")				\
+	for (j_ = (a); j_ <= (b); j_++)			\
+		(h) += ovs_cls_term(pkt, d, j_);	\
+} while (0)
+
 static __always_inline __u64 ovs_cls_hash(struct ovs_pkt *pkt,
 					  const struct ovs_desc *d, __u64 edge)
 {
 	/* Tag and leaf bit go: node and descriptor seed the hash. */
 	__u64 h = edge << (63 - OVS_EDGE_LEAF_SHIFT);
-	__u32 n = d->n, j;
 
-	h += ovs_cls_term(pkt, d, 0);
-	h += ovs_cls_term(pkt, d, 1);
-	h += ovs_cls_term(pkt, d, 2);
-	if (n > 3) {
-#pragma clang loop unroll(disable)
-		for (j = 3; j < OVS_CLS_WORDS; j++) {
-			if (j >= n)
-				break;
-			h += ovs_cls_term(pkt, d, j);
+	OVS_CLS_TERMS(pkt, d, h, 0, 2);
+	if (d->n > 3) {
+		OVS_CLS_TERMS(pkt, d, h, 3, 5);
+		if (d->n > 6) {
+			OVS_CLS_TERMS(pkt, d, h, 6, OVS_CLS_WORDS - 1);
+			if (d->next)
+				h += ovs_cls_hash_more(pkt, d->next);
 		}
-		if (d->next)
-			h += ovs_cls_hash_more(pkt, d->next);
 	}
 	h ^= h >> 32;
 	h *= OVS_HASH_MULT;
@@ -89,47 +95,71 @@ static __always_inline __u64 ovs_cls_hash(struct ovs_pkt *pkt,
 }
 
 /*
- * Find the edge with the tag of `h`; 0 when there is none.  The tag is unique
- * in its chain of buckets, and never zero.
+ * The edge of a bucket that has the tag of `h`, or 0.  A tag is unique in its
+ * chain of buckets, and never zero.
  */
-static __always_inline __u64 ovs_cls_probe(__u64 h)
+static __always_inline __u64 ovs_cls_scan(const struct ovs_bucket *bucket,
+					  __u64 h)
 {
-	__u32 b = h & cfg_bucket_mask, c, i;
-	__u32 first = h >> (OVS_EDGE_TAG_SHIFT - 3) & 7;
+	__u64 found = 0;
+	__u32 i;
+
+#pragma unroll
+	for (i = 0; i < OVS_BUCKET_EDGES; i++) {
+		__u64 edge = OVS_READ_ONCE(bucket->edge[i]), differs;
+
+		differs = ((edge ^ h) >> OVS_EDGE_TAG_SHIFT) - 1;
+		/*
+		 * clang 14 would make branches of this, whose 2^7 paths are
+		 * more than the verifiers of 6.1 and 6.18 follow.
+		 */
+		asm volatile("" : "+r"(differs));
+		found ^= (found ^ edge) & ((__s64)differs >> 63);
+	}
+	return found;
+}
+
+/* Find an edge in overflow buckets, from `next` on. */
+__noinline __u64 ovs_cls_overflow(__u64 h, __u32 next)
+{
+	__u32 i;
 
 #pragma clang loop unroll(disable)
-	for (c = 0; c < OVS_BUCKET_CHAIN; c++) {
+	for (i = 1; i < OVS_BUCKET_CHAIN && next; i++) {
 		struct ovs_bucket *bucket;
-		__u64 edge, found = 0;
+		__u64 edge;
 
-		bucket = bpf_map_lookup_elem(&ovs_buckets, &b);
+		bucket = bpf_map_lookup_elem(&ovs_buckets, &next);
 		if (!bucket)
 			return 0;
-		if (first == OVS_BUCKET_EDGES)
-			first = 0;
-		edge = OVS_READ_ONCE(bucket->edge[first]);
-		if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT == 0)
+		edge = ovs_cls_scan(bucket, h);
+		if (edge)
 			return edge;
-#pragma unroll
-		for (i = 0; i < OVS_BUCKET_EDGES; i++) {
-			__u64 differs;
-
-			edge = OVS_READ_ONCE(bucket->edge[i]);
-			differs = ((edge ^ h) >> OVS_EDGE_TAG_SHIFT) - 1;
-			/*
-			 * clang 14 would make branches of this, and 6.1 and
-			 * 6.18 refuse their 2^7 paths ("too many insns").
-			 */
-			asm volatile("" : "+r"(differs));
-			found ^= (found ^ edge) & ((__s64)differs >> 63);
-		}
-		if (found)
-			return found;
-		b = OVS_READ_ONCE(bucket->next);
-		if (!b)
-			return 0;
+		next = OVS_READ_ONCE(bucket->next);
 	}
 	return 0;
+}
+
+/* Find the edge that the hash `h` leads to; 0 when there is none. */
+static __always_inline __u64 ovs_cls_probe(__u64 h)
+{
+	__u32 b = h & cfg_bucket_mask;
+	/* Where an edge is unless another one was there before. */
+	__u32 first = (h >> 20 & 0xffff) * OVS_BUCKET_EDGES >> 16;
+	struct ovs_bucket *bucket;
+	__u64 edge;
+
+	bucket = bpf_map_lookup_elem(&ovs_buckets, &b);
+	if (!bucket)
+		return 0;
+	edge = OVS_READ_ONCE(bucket->edge[first]);
+	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT == 0)
+		return edge;
+	edge = ovs_cls_scan(bucket, h);
+	if (edge)
+		return edge;
+	b = OVS_READ_ONCE(bucket->next);
+	return b ? ovs_cls_overflow(h, b) : 0;
 }
 
 /* Whether the further records of a flow match. */
@@ -155,38 +185,41 @@ __noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
 	return !diff;
 }
 
+/* As OVS_CLS_TERMS: what differs from the flow's values. */
+#define OVS_CLS_DIFF(pkt, d, f, diff, a, b) do {			\
+	__u32 j_;							\
+	_Pragma("unroll")						\
+	for (j_ = (a); j_ <= (b); j_++)					\
+		(diff) |= ovs_cls_word(pkt, d, j_) ^ (f)->value[j_];	\
+} while (0)
+
 /* Whether the flow that `edge` names matches in all bits of its mask. */
 static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge)
 {
 	__u32 id = edge & ((1 << OVS_EDGE_ID_BITS) - 1);
-	__u32 desc = ovs_edge_desc(edge), n, j;
+	__u32 desc = ovs_edge_desc(edge);
 	struct ovs_flow *f = bpf_map_lookup_elem(&ovs_flows, &id);
 	struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &desc);
 	__u64 diff;
 
 	if (!f || !d)
 		return 0;
-	n = d->n;
 	diff = OVS_READ_ONCE(f->desc) ^ desc;
-#pragma clang loop unroll(disable)
-	for (j = 0; j < OVS_CLS_WORDS; j++) {
-		if (j >= n)
-			break;
-		diff |= ovs_cls_word(pkt, d, j) ^ f->value[j];
-	}
+	OVS_CLS_DIFF(pkt, d, f, diff, 0, 5);
+	if (d->n > 6)
+		OVS_CLS_DIFF(pkt, d, f, diff, 6, OVS_CLS_WORDS - 1);
 	if (diff)
 		return 0;
 	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
 }
 
 /* Walk one tree: flow id plus 1, or 0. */
-__noinline __u32 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
+static __always_inline __u32 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
 {
 	__u32 probes, zero = 0;
 	__u64 *bound;
 
-	if (!pkt)
-		return 0;
+#pragma clang loop unroll(disable)
 	for (probes = 0; probes < OVS_CLS_DEPTH; probes++) {
 		__u32 desc = ovs_edge_desc(edge);
 		struct ovs_desc *d;
@@ -202,17 +235,52 @@ __noinline __u32 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
 			return 0;
 		}
 	}
-	if (edge & OVS_EDGE_LEAF)
-		goto leaf;
-	bound = bpf_map_lookup_elem(&ovs_cls_bound, &zero);
-	if (bound)
-		(*bound)++;
-	return 0;
+	if (!(edge & OVS_EDGE_LEAF)) {
+		bound = bpf_map_lookup_elem(&ovs_cls_bound, &zero);
+		if (bound)
+			(*bound)++;
+		return 0;
+	}
 leaf:
 	pkt->probes += probes;
 	if (!ovs_cls_same(pkt, edge))
 		return 0;
 	return (edge & ((1 << OVS_EDGE_ID_BITS) - 1)) + 1;
+}
+
+/* The same, for the trees after the first one: apart for the verifier. */
+__noinline __u32 ovs_cls_walk_one(struct ovs_pkt *pkt, __u64 edge)
+{
+	return pkt ? ovs_cls_walk(pkt, edge) : 0;
+}
+
+/* Walk the trees of a bridge from the second one on. */
+__noinline __u32 ovs_cls_walk_more(struct ovs_pkt *pkt)
+{
+	struct ovs_root *root;
+	__u32 bridge, t, n, found;
+
+	if (!pkt)
+		return 0;
+	bridge = pkt->bridge;
+	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
+	if (!root)
+		return 0;
+	n = OVS_READ_ONCE(root->ntrees);
+#pragma clang loop unroll(disable)
+	for (t = 1; t < OVS_CLS_TREES; t++) {
+		__u64 edge;
+
+		if (t >= n)
+			break;
+		edge = OVS_READ_ONCE(root->tree[t]);
+		if (!edge)
+			continue;
+		found = ovs_cls_walk_one(pkt, edge);
+		if (found)
+			return found;
+	}
+	return 0;
 }
 
 /*
@@ -224,7 +292,8 @@ leaf:
 __noinline __u32 ovs_classify(struct ovs_pkt *pkt)
 {
 	struct ovs_root *root;
-	__u32 bridge, t, n, found;
+	__u32 bridge, found;
+	__u64 edge;
 
 	if (!pkt)
 		return 0;
@@ -233,21 +302,13 @@ __noinline __u32 ovs_classify(struct ovs_pkt *pkt)
 	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
 	if (!root)
 		return 0;
-	n = OVS_READ_ONCE(root->ntrees);
-#pragma clang loop unroll(disable)
-	for (t = 0; t < OVS_CLS_TREES; t++) {
-		__u64 edge;
-
-		if (t >= n)
-			break;
-		edge = OVS_READ_ONCE(root->tree[t]);
-		if (!edge)
-			continue;
+	edge = OVS_READ_ONCE(root->tree[0]);
+	if (edge) {
 		found = ovs_cls_walk(pkt, edge);
 		if (found)
 			return found;
 	}
-	return 0;
+	return root->ntrees > 1 ? ovs_cls_walk_more(pkt) : 0;
 }
 
 #endif /* OVS_LOOKUP_H */

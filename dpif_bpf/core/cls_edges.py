@@ -84,7 +84,7 @@ class EdgeTable:
             self.collisions += 1
             return NO_PLACE
         base = (h & self._mask) << 3
-        first = base + (h >> (_TAG_SHIFT - 3) & 7) % 7
+        first = base + ((h >> 20 & 0xffff) * 7 >> 16)
         place = -1
         raw = self._raw
         for _ in range(abi.OVS_BUCKET_CHAIN):

@@ -11,8 +11,13 @@ from dpif_bpf.core.cls_masks import WORDS, Mask
 _SIZE = abi.FLOW.size
 _VALUES = abi.FLOW["value"].offset
 _HEAD_WORDS = _SIZE // 8
-_PACK = tuple(struct.Struct(f"II{n}Q") for n in range(WORDS + 1))
-"""From `next` on: next, pad, values."""
+_COMPARED = 6
+_PACK = tuple(
+    struct.Struct(f"II{n}Q{(_COMPARED - n) * 8}x"
+                  if n <= _COMPARED else f"II{n}Q{(WORDS - n) * 8}x")
+    for n in range(WORDS + 1))
+"""From `next` on: next, pad, values, and zeros where the reader compares
+in vain (OVS_CLS_DIFF of bpf/lib/lookup.h)."""
 
 
 class NoRecord(Exception):
