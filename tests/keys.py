@@ -13,6 +13,7 @@ from dpif_bpf.wire import (
     key_attrs,
     key_encode,
     key_match,
+    key_vlan,
     key_walk,
     uapi,
 )
@@ -174,7 +175,7 @@ def ones(attrs: bytes) -> bytes:
 
 
 def _reload() -> None:
-    for module in (key_walk, key_match, key_encode, key):
+    for module in (key_walk, key_vlan, key_match, key_encode, key):
         importlib.reload(module)
 
 

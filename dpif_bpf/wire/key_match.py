@@ -3,8 +3,15 @@
 
 The rules are those of Linux net/openvswitch/flow_netlink.c:
 ``ovs_nla_get_match``, ``parse_vlan_from_nlattrs``, ``ovs_key_from_nlattrs``
-and ``match_validate``.  Differences, none of which a peer can see as long as
-the attributes in question are not in SUPPORTED_KEYS:
+and ``match_validate``.  Differences that a peer can see:
+
+- a frame that ends where a VLAN tag should be: see ``wire.key_vlan``;
+- a TCI mask of zero matches any tag (the kernel takes the key's TCI for it);
+- of ERSPAN options, sizes other than struct erspan_metadata's are refused;
+- keys with attributes of several protocols at once, which no packet has, may
+  be refused by one and not by the other.
+
+And as long as the attributes are not in SUPPORTED_KEYS:
 
 - a mask on OVS_KEY_ATTR_TUNNEL is checked and then left out, because no
   packet has a tunnel key;
@@ -36,20 +43,19 @@ from dpif_bpf.wire.key_attrs import (
     MPLS_TYPES,
     ND_TYPES,
     SUPPORTED_KEYS,
-    VLAN_CFI_MASK,
     VLAN_TYPES,
     be16_bits,
     bits,
     metadata_attrs,
     offset,
 )
+from dpif_bpf.wire.key_vlan import key_vlans, mask_vlans
 from dpif_bpf.wire.key_walk import Layout, invalid, name
 from dpif_bpf.wire.netlink import NLA_HDRLEN
 
 NO_PORT = uapi.DP_MAX_PORTS
 """in_port of a key that names no port."""
 
-_VLAN_FIELDS = (("vlan_tpid", "vlan_tci"), ("cvlan_tpid", "cvlan_tci"))
 _L2_ATTRS = (uapi.OVS_KEY_ATTR_ETHERNET, uapi.OVS_KEY_ATTR_ETHERTYPE)
 # In the order of ovs_key_from_nlattrs(): of two that are stored in the same
 # place, which only a strange key has, the later one is kept.
@@ -119,7 +125,7 @@ def key_shape(key: bytes, base: int) -> KeyShape:
     """
     layout = Layout(key, base)
     layout.walk(0, len(key))
-    tags, truncated, bare = _key_vlans(layout)
+    tags, truncated, bare = key_vlans(layout)
     _metadata(layout)
     found = layout.found
     ethernet = uapi.OVS_KEY_ATTR_ETHERNET in found
@@ -164,61 +170,6 @@ def metadata_layout(key: bytes, base: int) -> Layout:
                 "a VLAN tag without OVS_KEY_ATTR_ETHERNET",
                 layout.found[uapi.OVS_KEY_ATTR_ETHERTYPE][0] - NLA_HDRLEN)
     return layout
-
-
-def _key_vlans(layout: Layout) -> tuple[int, bool, bool]:
-    """Take the VLAN tags and go on inside OVS_KEY_ATTR_ENCAP.
-
-    A frame that ends where the tag should be has a TCI of zero and an empty
-    OVS_KEY_ATTR_ENCAP.  The image of its key has no tag, and the type of the
-    tag as its Ethernet type.
-
-    :returns: number of tags, whether there is a truncated one, and whether
-        the last OVS_KEY_ATTR_ENCAP is empty
-    """
-    found = layout.found
-    bare = False
-    for level in range(MAX_VLANS):
-        where = found.get(uapi.OVS_KEY_ATTR_ETHERTYPE)
-        if (uapi.OVS_KEY_ATTR_ETHERNET not in found or where is None
-                or layout.be16(where[0]) not in VLAN_TYPES):
-            return level, False, bare
-        tag = found.get(uapi.OVS_KEY_ATTR_VLAN)
-        encap = found.get(uapi.OVS_KEY_ATTR_ENCAP)
-        if tag is None or encap is None:
-            raise layout.error(
-                "a VLAN frame without OVS_KEY_ATTR_VLAN and"
-                " OVS_KEY_ATTR_ENCAP", where[0] - NLA_HDRLEN)
-        layout.fix(where[0], 2)
-        layout.fix(tag[0], 1, VLAN_CFI_MASK >> 8)
-        tci = layout.be16(tag[0])
-        if not tci & VLAN_CFI_MASK:
-            if tci:
-                raise layout.error("OVS_KEY_ATTR_VLAN without the CFI bit",
-                                   tag[0] - NLA_HDRLEN)
-            if encap[0] != encap[1]:
-                raise layout.error("OVS_KEY_ATTR_ENCAP of a truncated tag is"
-                                   " not empty", encap[0] - NLA_HDRLEN)
-            layout.fix(tag[0], 2)
-            del found[uapi.OVS_KEY_ATTR_VLAN]
-            del found[uapi.OVS_KEY_ATTR_ENCAP]
-            return level, True, True
-        _take_tag(layout, level)
-        bare = encap[0] == encap[1]
-        layout.walk(*encap)
-    return MAX_VLANS, False, bare
-
-
-def _take_tag(layout: Layout, level: int) -> None:
-    """Move one tag; make room for what it encapsulates."""
-    tpid, tci = _VLAN_FIELDS[level]
-    found = layout.found
-    del found[uapi.OVS_KEY_ATTR_ENCAP]
-    layout.moves.append((found.pop(uapi.OVS_KEY_ATTR_ETHERTYPE)[0], 2,
-                         offset(tpid)))
-    if uapi.OVS_KEY_ATTR_VLAN in found:
-        layout.moves.append((found.pop(uapi.OVS_KEY_ATTR_VLAN)[0], 2,
-                             offset(tci)))
 
 
 def _metadata(layout: Layout) -> None:
@@ -344,7 +295,7 @@ def mask_shape(key: KeyShape, mask: bytes, base: int) -> MaskShape:
     """
     layout = Layout(mask, base, mask=True)
     layout.walk(0, len(mask))
-    exact, tags = _mask_vlans(layout, key)
+    exact, tags = mask_vlans(layout, key.tags)
     found = layout.found
     gated: dict[str, list[tuple[int, int]]] = {
         _ETH: [], _PROTO: [], _ND: [], _NEVER: []}
@@ -369,45 +320,6 @@ def mask_shape(key: KeyShape, mask: bytes, base: int) -> MaskShape:
             found[uapi.OVS_KEY_ATTR_TUNNEL][0] - NLA_HDRLEN)
     layout.const |= bits("mac_proto")
     return MaskShape(layout, exact, tags, gated)
-
-
-def _mask_vlans(layout: Layout, key: KeyShape
-                ) -> tuple[int, tuple[tuple[int, int], ...]]:
-    """Take the masks of VLAN tags; MaskShape.exact and MaskShape.tags.
-
-    OVS sends a TCI mask of zero where it does not look at the tag, which the
-    kernel takes in spite of its rule that the CFI bit is exact: so it is to
-    match any tag.
-    """
-    exact = 0
-    found = layout.found
-    tags: list[tuple[int, int]] = []
-    for level in range(MAX_VLANS):
-        start, end = found.get(uapi.OVS_KEY_ATTR_ENCAP, (0, 0))
-        if start == end:
-            found.pop(uapi.OVS_KEY_ATTR_ENCAP, None)
-            break
-        if level >= key.tags:
-            raise layout.error("OVS_KEY_ATTR_ENCAP, but the key has no such"
-                               " tag", start - NLA_HDRLEN)
-        if uapi.OVS_KEY_ATTR_ETHERTYPE not in found:
-            raise layout.error(
-                "OVS_KEY_ATTR_ENCAP without OVS_KEY_ATTR_ETHERTYPE",
-                start - NLA_HDRLEN)
-        _take_tag(layout, level)
-        tpid, tci = _VLAN_FIELDS[level]
-        exact |= bits(tpid)
-        tags.append((bits(tci), be16_bits(tci, VLAN_CFI_MASK)))
-        layout.walk(start, end)
-    start, end = found.pop(uapi.OVS_KEY_ATTR_ENCAP, (0, 0))
-    if start != end:
-        raise layout.error("OVS_KEY_ATTR_ENCAP where none is expected",
-                           start - NLA_HDRLEN)
-    if not tags:
-        layout.const |= bits("vlan_tci")
-    if key.tags and len(tags) < 2:
-        layout.const |= bits("cvlan_tci")
-    return exact, tuple(tags)
 
 
 def _drop_tunnel(layout: Layout) -> None:
