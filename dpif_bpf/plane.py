@@ -39,14 +39,16 @@ class Hooking:
     def __init__(self, loader: Loader, dp: str) -> None:
         self._hooks: Hooks | None = None
         self._clsact: Clsact | None = None
+        self._stale: set[int] = set()
         if Hooks.supported():
             self._hooks = Hooks(loader.pins.links(dp))
-            self._hooks.adopt()
+            self._stale.update(self._hooks.adopt())
         else:
             self._clsact = Clsact()
 
     def attach(self, ifindex: int, prog_fd: int, name: str) -> None:
         """Hooks a device, or replaces the program that it has."""
+        self._stale.discard(ifindex)
         if self._hooks is not None:
             self._hooks.attach(ifindex, prog_fd)
         elif self._clsact is not None:
@@ -58,6 +60,12 @@ class Hooking:
             self._hooks.detach(ifindex)
         elif self._clsact is not None:
             self._clsact.detach(ifindex)
+
+    def prune(self) -> None:
+        """Unhooks what an earlier provider hooked and this one did not."""
+        for ifindex in self._stale:
+            self.detach(ifindex)
+        self._stale = set()
 
     def close(self) -> None:
         """The programs stay on their devices."""
@@ -148,6 +156,10 @@ class BpfPlane:
         self._slots = ExecSlots(gen.mapped("ovs_slots"))
         self._injector = Injector(pair.sender)
         self._released = released
+
+    def prune_hooks(self) -> None:
+        """Takes off what earlier generations hooked and this one did not."""
+        self._hooking.prune()
 
     def hook_inject(self) -> None:
         """From now on executes and deferred copies come here."""

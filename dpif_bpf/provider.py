@@ -99,15 +99,15 @@ class Provider:
             if name in other.vports.by_name:
                 raise RequestError(errno.EEXIST,
                                    f"{name} is a port of {other.name}")
-        instance = self._build(name, self._free_number())
+        instance = self._build(name, self._free_number(), 1)
         dp = instance.dp
         try:
             dp.change(request)
+            instance.plane.gen.commit()
             instance.plane.hook_inject()
             dp.make_port(name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                          (request.upcall_pid or 0,))
             dp.set_bridges(self._bridges)
-            instance.plane.gen.commit()
         except DpifError:
             self._destroy(instance)
             raise
@@ -128,8 +128,14 @@ class Provider:
         taken = {dp.number for dp in self.datapaths()}
         return next(n for n in range(len(taken) + 1) if n not in taken)
 
-    def _build(self, name: str, number: int) -> Instance:
-        pair = self._ports.open_inject(f"ovsx{number}a", f"ovsx{number}b")
+    def _build(self, name: str, number: int, generation: int) -> Instance:
+        """
+        :param generation: to be; two in a row have inject devices of their
+            own, so that what is on its way through the old one's arrives
+        """
+        turn = generation & 1
+        pair = self._ports.open_inject(f"ovsx{number}s{turn}",
+                                       f"ovsx{number}r{turn}")
         gen: Generation | None = None
         try:
             gen = load(self._loader, name, self._max_flows, pair)
@@ -184,12 +190,12 @@ class Provider:
     def _take_over(self, name: str, old: Generation) -> None:
         started = msec()
         kept = restore.read(old.mapped("ovs_nlmem").cast("Q"))
-        instance = self._build(name, kept.number)
+        instance = self._build(name, kept.number, old.number + 1)
         dp, plane = instance.dp, instance.plane
         try:
             moved = self._replay(dp, kept)
-            plane.hook_inject()
             plane.gen.commit()
+            plane.hook_inject()
             for port in dp.vports.by_no.values():
                 dp.hook_port(port)
         except DpifError:
@@ -201,6 +207,7 @@ class Provider:
         dp.base = kept.base + counters_of(old, range(abi.OVS_MAX_BRIDGES))
         dp.keep()
         self._loader.remove_others(plane.gen)
+        plane.prune_hooks()
         self._instances[name] = instance
         vlog.info(f"took over datapath {name}: {len(dp.vports.by_no)} ports,"
                   f" {len(dp.flows)} flows, {msec() - started} ms")

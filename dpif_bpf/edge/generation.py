@@ -199,28 +199,6 @@ class Generation:
                 counts[reason] = count
         return counts
 
-    def carry_counters(self, old: Generation,
-                       bridges: Mapping[int, int]) -> None:
-        """Start from the counters of an earlier generation.
-
-        To be called before a port is hooked: what the programs count at
-        the same time is lost.
-
-        :param bridges: number of a bridge then to its number now
-        """
-        for then, now in bridges.items():
-            for name, per in (("ovs_dpstats", 1),
-                              ("ovs_drops", abi.OVS_DROP_MAX)):
-                size = self.map_info(name).lookup_size
-                if size != old.map_info(name).lookup_size:
-                    continue
-                for index in range(per):
-                    value = bpfsys.map_lookup(
-                        old.map_fd(name), _U32.pack(then * per + index), size)
-                    if value is not None and any(value):
-                        bpfsys.map_update(self.map_fd(name),
-                                          _U32.pack(now * per + index), value)
-
     def close(self) -> None:
         """Close the descriptors; what is pinned stays."""
         for pipeline in self._bridges.values():

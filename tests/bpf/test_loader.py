@@ -326,22 +326,6 @@ def test_pins_keep_a_bridge_working(loader: Loader,
     os.close(entry)
 
 
-def test_counters_are_carried_over(loader: Loader,
-                                   generation: Generation) -> None:
-    generation.add_bridge(1)
-    generation.add_bridge(2)
-    set_levels(generation, abi.OVS_MAX_NESTING)
-    run(generation, 2)
-    set_levels(generation, 0)
-    for _ in range(3):
-        run(generation, 1)
-    with loader.create(DP, {}, {}) as new:
-        new.carry_counters(generation, {1: 9, 2: 2})
-        assert new.dp_stats(9) == (0, 3, 0, 0, 0)
-        assert new.dp_stats(1) == (0, 0, 0, 0, 0)
-        assert new.drops(2) == {abi.DropReason.NESTING: 1}
-
-
 def test_source_that_does_not_compile(files: Files, tmp_path: Path) -> None:
     (tmp_path / "entry.bcc.c").write_text("int ovs_entry(void) { oops }")
     wrong = Loader(ROOT, dataclasses.replace(files, sources=tmp_path))
