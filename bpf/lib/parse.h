@@ -29,7 +29,7 @@
 #define MPLS_KEY_LABELS		3
 #define MPLS_MAX_LABELS		64
 
-#define OVS_SKB_GSO_UDP		2	/* SKB_GSO_UDP: UFO */
+#define OVS_SKB_GSO_UDP		(1 << 16)	/* SKB_GSO_UDP: UFO */
 
 /* Key words 1 to 4 while they are put together. */
 union ovs_word {

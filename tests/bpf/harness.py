@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import select
 import socket
@@ -40,6 +41,7 @@ STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_lookup",
 _CLONE_NEWNET = 0x40000000
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_VNET_HDR = 263, 8, 15
 _ETH_P_ALL = 3
+_TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 _AUXDATA = struct.Struct("=IIIHHHH")
 _VNET_HDR = struct.Struct("=BBHHHH")
@@ -235,6 +237,29 @@ class Datapath:
                                        bpfprog.ATTACH_TCX_INGRESS)
             stack.callback(os.close, link)
 
+    @contextlib.contextmanager
+    def tap(self, number: int) -> Iterator[int]:
+        """A tap as one more port; what is written to it comes in.
+
+        Packets begin with a struct virtio_net_hdr.
+        """
+        name = f"{PREFIX}tap"
+        fd = os.open("/dev/net/tun", os.O_RDWR)
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, struct.pack(
+                "16sH", name.encode(), _IFF_TAP_NO_PI_VNET_HDR).ljust(40))
+            ip(f"link set {name} up arp off addrgenmode none")
+            ifindex = socket.if_nametoindex(name)
+            self.set_port(number, ifindex)
+            link = bpfprog.link_create(self.obj.prog_fd("ovs_entry"), ifindex,
+                                       bpfprog.ATTACH_TCX_INGRESS)
+            try:
+                yield fd
+            finally:
+                os.close(link)
+        finally:
+            os.close(fd)
+
     def mapped(self, name: str) -> memoryview:
         """A map's memory."""
         return bpfsys.mmap_array(self.obj.map_fd(name))
@@ -296,7 +321,8 @@ class Datapath:
 
     def clear(self) -> None:
         """Forgets all flows and instructions, statistics and upcalls."""
-        self._roots[BRIDGE * 33] = 0
+        for i in range(33):
+            self._roots[BRIDGE * 33 + i] = 0
         self._words, self._flows, self._descs = 1, 0, 0
         stats = self.mapped("ovs_flow_stats")
         stats[:] = bytes(len(stats))
@@ -322,9 +348,16 @@ class Datapath:
         return bpfprog.test_run(self.obj.prog_fd(program), packet,
                                 bytes(ctx), repeat)
 
-    def poll(self) -> list[UpcallRecord]:
-        """The upcalls since the last call."""
-        while self._ring.run():
+    def poll(self, count: int = 0, timeout: float = 1.0,
+             ) -> list[UpcallRecord]:
+        """The upcalls since the last call.
+
+        Waits until there are `count`, or the time is over: under load a
+        packet's softirq may be left to a thread.
+        """
+        end = time.monotonic() + timeout
+        while self._ring.run() or (len(self.upcalls) < count
+                                   and time.monotonic() < end):
             pass
         found, self.upcalls[:] = list(self.upcalls), []
         return found

@@ -28,7 +28,7 @@ def test_case(dp: Datapath, case: Case) -> None:
     assert [(port, data.hex()) for port, data, _ in found] == [
         (port, bytes(packet).hex()) for port, packet in case.outputs]
     assert sum(u.cmd == OVS_PACKET_CMD_ACTION
-               for u in dp.poll()) == case.upcalls
+               for u in dp.poll(case.upcalls)) == case.upcalls
     after = dp.drops()
     if case.drop is DropReason.NONE:
         assert after == before
