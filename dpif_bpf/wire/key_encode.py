@@ -30,6 +30,7 @@ from dpif_bpf.wire.key_attrs import (
     IPPROTO_TCP,
     IPPROTO_UDP,
     KEY_ATTRS,
+    MAX_VLANS,
     MPLS_TYPES,
     ND_TYPES,
     NSH_ATTRS,
@@ -210,7 +211,7 @@ def _write(image: bytes, nd: bool) -> _Writer:
         out.key(uapi.OVS_KEY_ATTR_ETHERNET)
         tags = [field for field in ("vlan", "cvlan")
                 if _u16(image, f"{field}_tci") & VLAN_CFI_MASK]
-        if eth_type in VLAN_TYPES and len(tags) < 2:
+        if eth_type in VLAN_TYPES and len(tags) < MAX_VLANS:
             # The frame ends where the tag should be.
             inner = _tag("eth_type", None, _Writer())
         for field in reversed(tags):
