@@ -90,7 +90,7 @@ class Client:
     """
 
     __slots__ = ("_broken", "_events", "_replies", "_sock", "_unsent",
-                 "groups", "port_id", "protocol")
+                 "_watched", "groups", "port_id", "protocol")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -98,6 +98,7 @@ class Client:
         self._unsent: bytes | None = None
         self._events: deque[bytes] = deque()
         self._broken = False
+        self._watched = select.EPOLLIN
         self.port_id = 0
         self.protocol = 0
         self.groups = 0
@@ -259,8 +260,10 @@ class Server:
             self._watch(client)
 
     def _watch(self, client: Client) -> None:
-        self._epoll.modify(client._sock, select.EPOLLOUT if client.busy
-                           else select.EPOLLIN)
+        wanted = select.EPOLLOUT if client.busy else select.EPOLLIN
+        if wanted != client._watched:
+            self._epoll.modify(client._sock, wanted)
+            client._watched = wanted
 
     def _read(self, client: Client, limit: int) -> None:
         """Reads up to `limit` datagrams, until one leaves replies behind."""
