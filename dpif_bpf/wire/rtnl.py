@@ -44,6 +44,7 @@ IFLA_EXT_MASK = 29
 IFLA_LINK_NETNSID = 37
 IFLA_TARGET_NETNSID = 46
 IFLA_INFO_KIND = 1
+IFLA_INFO_DATA = 2
 IFLA_STATS_LINK_64 = 1
 NETNSA_NSID = 1
 NETNSA_PID = 2
@@ -51,6 +52,17 @@ RTEXT_FILTER_SKIP_STATS = 8
 
 NSID_NONE = -1
 """NETNSA_NSID_NOT_ASSIGNED."""
+
+COLLECT_METADATA = {
+    "vxlan": 25,
+    "geneve": 6,
+    "bareudp": 0,
+    **dict.fromkeys(("gre", "gretap", "erspan", "ip6gre", "ip6gretap",
+                     "ip6erspan"), 18),
+    **dict.fromkeys(("ipip", "sit", "ip6tnl"), 19),
+}
+"""IFLA_*_COLLECT_METADATA of a kind's IFLA_INFO_DATA; 0 where it is so without
+an attribute.  Source: also <linux/if_tunnel.h>."""
 
 _IFINFO = Struct("=BxHiII")
 """struct ifinfomsg: family, type, index, flags, change."""
@@ -72,6 +84,8 @@ class LinkInfo:
     :param peer_nsid: the reader's id of the namespace that `peer` is in,
         None when it is the device's own
     :param kind: "veth", "tun", …; empty for hardware
+    :param metadata: whether it is a tunnel of which each packet says where it
+        came from and is to go ("external" of ip-link)
     """
 
     index: int
@@ -85,6 +99,7 @@ class LinkInfo:
     master: int = 0
     peer: int = 0
     peer_nsid: int | None = None
+    metadata: bool = False
 
 
 def get_link(seq: int, index: int = 0, name: str = "",
@@ -145,15 +160,26 @@ def parse_link(message: Message) -> LinkInfo:
     found = _attrs(raw, _IFINFO_END)
     info = _attrs(found.get(IFLA_LINKINFO, b""), 0)
     nsid = found.get(IFLA_LINK_NETNSID)
+    kind = _text(info.get(IFLA_INFO_KIND))
     return LinkInfo(
         index, _text(found.get(IFLA_IFNAME)), type_, flags,
         mtu=_number(found.get(IFLA_MTU)),
         address=found.get(IFLA_ADDRESS, b""),
         alias=_text(found.get(IFLA_IFALIAS)),
-        kind=_text(info.get(IFLA_INFO_KIND)),
+        kind=kind,
         master=_number(found.get(IFLA_MASTER)),
         peer=_number(found.get(IFLA_LINK)),
-        peer_nsid=None if nsid is None else int(S32.unpack(nsid)[0]))
+        peer_nsid=None if nsid is None else int(S32.unpack(nsid)[0]),
+        metadata=_metadata(kind, info.get(IFLA_INFO_DATA, b"")))
+
+
+def _metadata(kind: str, data: bytes) -> bool:
+    attr = COLLECT_METADATA.get(kind)
+    if not attr:
+        return attr == 0
+    # A flag, or with VXLAN a byte that may be zero.
+    value = _attrs(data, 0).get(attr)
+    return value is not None and (not value or value[0] != 0)
 
 
 def parse_stats(message: Message) -> tuple[int, ...]:

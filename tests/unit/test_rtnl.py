@@ -51,6 +51,23 @@ def test_parse_link_of_hardware() -> None:
     assert info.kind == "" and info.peer == 0 and info.peer_nsid is None
 
 
+@pytest.mark.parametrize(("kind", "data", "metadata"), [
+    ("vxlan", nla(25, b"\1"), True),
+    ("vxlan", nla(25, b"\0"), False),
+    ("geneve", nla_u32(1, 5) + nla(6, b""), True),
+    ("geneve", nla_u32(1, 5), False),
+    ("gretap", nla(18, b""), True),
+    ("ip6tnl", nla(19, b""), True),
+    ("bareudp", b"", True),
+    ("vlan", nla(25, b"\1"), False),
+])
+def test_parse_link_of_tunnel(kind: str, data: bytes, metadata: bool) -> None:
+    info = rtnl.parse_link(message(
+        rtnl.RTM_NEWLINK, ifinfo(2) + nla(rtnl.IFLA_LINKINFO, nla_string(
+            rtnl.IFLA_INFO_KIND, kind) + nla(rtnl.IFLA_INFO_DATA, data))))
+    assert info.metadata is metadata
+
+
 def test_link_index() -> None:
     assert rtnl.link_index(message(rtnl.RTM_NEWLINK, ifinfo(5))) == 5
     bridge = ifinfo(5, family=7)    # AF_BRIDGE

@@ -80,6 +80,11 @@ class Ports:
                 or info.type not in (ARPHRD_ETHER, ARPHRD_NONE)
                 or is_ours(info)):
             raise RequestError(errno.EINVAL, f"{name} cannot be a port")
+        if info.metadata:
+            # Its packets mean nothing without their tunnel keys.
+            raise RequestError(
+                errno.EAFNOSUPPORT,
+                f"{name}: ports of tunnel metadata are not supported")
         if info.index in self._links or info.master:
             raise RequestError(
                 errno.EBUSY, f"{name} is a port of a switch already")
