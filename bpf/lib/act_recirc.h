@@ -63,7 +63,7 @@ static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
 			return 0;
 		old = (*slot)->state;
 		if (old & OVS_SLOT_ARMED &&
-		    (__u32)(now - (old >> OVS_SLOT_TIME_SHIFT)) <
+		    (__s32)(now - (old >> OVS_SLOT_TIME_SHIFT)) <
 		    OVS_SLOT_STALE)
 			continue;
 		gen = (old >> OVS_SLOT_GEN_SHIFT) + 1 & OVS_SLOT_GEN_MASK;

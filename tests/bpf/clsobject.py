@@ -65,11 +65,10 @@ class ClsObject:
         self.sizes = sizes
         self._maps: list[mmap.mmap] = []
         self._obj = BpfObject(path, stats=stats)
-        self._obj.set_rodata("cfg_bucket_mask", sizes.buckets - 1)
-        self._obj.set_max_entries("ovs_buckets",
-                                  sizes.buckets + sizes.overflow)
-        self._obj.set_max_entries("ovs_descs", sizes.descs)
-        self._obj.set_max_entries("ovs_flows", sizes.flows)
+        for name, value in sizes.constants().items():
+            self._obj.set_rodata(name, value)
+        for name, value in sizes.entries().items():
+            self._obj.set_max_entries(name, value)
         self._obj.load()
         self.buffers = Buffers(*(self.mapped(name) for name in (
             "ovs_buckets", "ovs_descs", "ovs_flows", "ovs_roots")))
@@ -130,6 +129,15 @@ class ClsObject:
         """Looks up the next packets."""
         bpfprog.test_run(self.prog, PACKET, repeat=repeat)
         return State(*self._state[2:9].tolist())
+
+    def cache_on(self) -> bool:
+        """Whether a CPU looks into its cache at present."""
+        value = bpfsys.map_lookup(
+            self._obj.map_fd("test_pkt"), bytes(4),
+            self._obj.map_info("test_pkt").lookup_size)
+        assert value is not None
+        at = abi.PKT["cache_on"].offset
+        return any(value[i + at] for i in range(0, len(value), abi.PKT.size))
 
     def bound(self) -> int:
         """Lookups that met the bound of steps."""

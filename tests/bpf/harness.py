@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import select
@@ -18,7 +19,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +36,12 @@ BRIDGE = 0
 
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
-STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_lookup",
+STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
           Stage.ACTIONS: "ovs_actions", Stage.UPCALL: "ovs_upcall_pg"}
 
 _CLONE_NEWNET = 0x40000000
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_VNET_HDR = 263, 8, 15
-_ETH_P_ALL = 3
+_ETH_P_ALL, _ETH_P_IP = 3, 0x0800
 _TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 _AUXDATA = struct.Struct("=IIIHHHH")
@@ -110,8 +111,10 @@ class Port:
         while True:
             try:
                 data, extra, _, where = self.sock.recvmsg(1 << 17, 256)
-            except BlockingIOError:
-                return None
+            except OSError as error:
+                if error.errno in {errno.EAGAIN, errno.ENETDOWN}:
+                    return None
+                raise
             if where[2] != socket.PACKET_OUTGOING:
                 break
         flags, kind, hdr_len, size, start, offset = _VNET_HDR.unpack(
@@ -209,7 +212,8 @@ class Datapath:
             lines += [f"link set {end} up arp off addrgenmode none"
                       for end in (near, far)]
         ip(*lines)
-        self.inject = socket.if_nametoindex(f"{PREFIX}xb")
+        self.inject_name = f"{PREFIX}xb"
+        self.inject = socket.if_nametoindex(self.inject_name)
 
     def _load(self, shared_stats: bool) -> None:
         cpus = bpfsys.possible_cpus()
@@ -236,6 +240,24 @@ class Datapath:
             link = bpfprog.link_create(self.obj.prog_fd(name), ifindex,
                                        bpfprog.ATTACH_TCX_INGRESS)
             stack.callback(os.close, link)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def watch(device: str) -> Iterator[Callable[[], int]]:
+        """Counts the IP packets that get past a device's ingress hook."""
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as sock:
+            sock.bind((device, _ETH_P_IP))
+            sock.setblocking(False)
+
+            def seen() -> int:
+                count = 0
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        if sock.recvfrom(1)[1][2] != socket.PACKET_OUTGOING:
+                            count += 1
+                return count
+
+            yield seen
 
     @contextlib.contextmanager
     def tap(self, number: int) -> Iterator[int]:

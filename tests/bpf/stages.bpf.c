@@ -71,7 +71,6 @@ int name(struct __sk_buff *skb)		\
 {					\
 	return TC_ACT_SHOT;		\
 }
-STAGE(ovs_lookup)
 STAGE(ovs_actions)
 STAGE(ovs_upcall_pg)
 

@@ -11,6 +11,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,79 @@ def test_bound(obj: ClsObject) -> None:
     cls._table.swing(~1, ref)			# the first root
     check(obj, [Key(2, 4, True), Key(0, NEVER, False)])
     assert obj.bound() == 1
+
+
+PERIOD = 8192
+"""OVS_CACHE_PERIOD of bpf/lib/lookup.h"""
+
+
+def test_cache_pays_for_few_packets(obj: ClsObject,
+                                    rng: random.Random) -> None:
+    """Deep flows, few in use: after a trial one probe each; what changes
+    meanwhile is seen at once."""
+    flows = flowsets.explosion(256, 256, rng)
+    ids = [obj.cls.insert(0, *flow, 2 * i) for i, flow in enumerate(flows)]
+    keys = [Key(noisy(rng, flow), 2 * i, True)
+            for i, flow in enumerate(flows)]
+    obj.set_keys(keys)
+    obj.run(4 * PERIOD)
+    obj.reset()
+    state = obj.run(PERIOD)
+    assert state.probes < 1.2 * PERIOD
+    assert (state.lost, state.wrong) == (0, 0)
+
+    for number in ids[:128]:
+        obj.cls.delete(number)
+    check(obj, [Key(key.key, NEVER, False) for key in keys[:128]]
+          + keys[128:])
+    while epoch := obj.cls.seal():
+        obj.cls.advance(epoch)
+    for i in range(128):		# ids of others, used again
+        obj.cls.insert(0, *flows[i], 2 * i)
+    check(obj, keys)
+    obj.cls.add_root(1)
+    for number in range(128, 256):
+        obj.cls.move(ids[number], 1)
+    while epoch := obj.cls.seal():
+        obj.cls.advance(epoch)
+    check(obj, [Key(key.key, NEVER, False) for key in keys[128:]]
+          + [Key(key.key, key.acts, True, 1) for key in keys[128:]])
+
+
+def test_cache_of_two_bridges(obj: ClsObject, rng: random.Random) -> None:
+    """Flows that do not match the port are one bridge's all the same."""
+    flows = flowsets.explosion(64, 64, rng)
+    port = (1 << 64) - 1
+    flows = [(key & ~port, mask & ~port) for key, mask in flows]
+    obj.cls.add_root(1)
+    for i, (key, mask) in enumerate(flows):
+        for bridge in (0, 1):
+            obj.cls.insert(bridge, key, mask, 4 * i + 2 * bridge)
+    keys = [Key(noisy(rng, flow), 4 * i + 2 * bridge, True, bridge)
+            for i, flow in enumerate(flows) for bridge in (0, 1)]
+    obj.set_keys(keys)
+    state = obj.run(6 * PERIOD)
+    assert (state.lost, state.wrong) == (0, 0)
+    obj.reset()
+    assert obj.run(PERIOD).probes < 1.5 * PERIOD
+
+
+def test_cache_rests(path: Path, rng: random.Random) -> None:
+    """Packets that never come again: it is tried, ever more rarely."""
+    sizes = replace(Sizes.for_flows(2000), cache=2)
+    with ClsObject(path, sizes) as small:
+        small.cls.add_root(0)
+        flows = flowsets.explosion(256, 256, rng)
+        for flow in flows:
+            small.cls.insert(0, *flow, 2)
+        count = small.set_keys([Key(noisy(rng, flows[i % 256]), 2, True)
+                                for i in range(8192)])
+        small.run(200 * PERIOD)
+        on = 0
+        for _ in range(40):
+            small.run(PERIOD)
+            on += small.cache_on()
+        assert count == PERIOD and on <= 4
 
 
 def test_verifier_cost(path: Path) -> None:
