@@ -51,8 +51,10 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 	__u32 id;
 
 	id = ovs_classify(pkt);
-	if (stats)
+	if (stats) {
 		stats->mask_hit += pkt->probes;
+		stats->cache_hit += pkt->cached;
+	}
 	pkt->flow = id - 1;
 	flow = bpf_map_lookup_elem(&ovs_flows, &pkt->flow);
 	if (unlikely(!id || !flow)) {
@@ -77,13 +79,19 @@ int ovs_entry(struct __sk_buff *skb)
 	return ovs_entry_run(skb, 0);
 }
 
-/* Stage RX, after the entry. */
+/*
+ * Stage RX, after the entry, and stage LOOKUP, when the key has a new
+ * recirc_id: one program, so that the verifier goes through the lookup, which
+ * takes it the longest by far, once.
+ */
 SEC("tc")
 int ovs_rx(struct __sk_buff *skb)
 {
 	OVS_STATE(cpu, pkt);
 	__u32 err, i;
 
+	if (unlikely(pkt->recirc_depth))
+		return ovs_process(skb, cpu, pkt);
 	pkt->key.w[1] = 0;
 	pkt->key.w[4] = 0;
 	pkt->key.skb_priority = skb->priority;
@@ -97,15 +105,6 @@ int ovs_rx(struct __sk_buff *skb)
 	err = ovs_parse(skb, pkt);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
-	return ovs_process(skb, cpu, pkt);
-}
-
-/* Stage LOOKUP: the key has a new recirc_id. */
-SEC("tc")
-int ovs_lookup(struct __sk_buff *skb)
-{
-	OVS_STATE(cpu, pkt);
-
 	return ovs_process(skb, cpu, pkt);
 }
 
@@ -180,7 +179,9 @@ int ovs_inject(struct __sk_buff *skb)
 		return ovs_drop(cpu, pkt, err);
 	if (pkt->pc)
 		return ovs_act(skb, cpu, pkt);
-	return ovs_process(skb, cpu, pkt);
+	if (!pkt->recirc_depth)
+		pkt->recirc_depth = 1;	/* not to be parsed again */
+	return ovs_stage(skb, cpu, pkt, OVS_STAGE_LOOKUP);
 }
 
 char ovs_license[] SEC("license") = "GPL";

@@ -29,7 +29,7 @@ MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
 """What bpf/entry.bcc.c leaves open: the bridge's number, its program array,
 maps of the generation."""
 
-STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_lookup",
+STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.ACTIONS: "ovs_actions",
           abi.Stage.UPCALL: "ovs_upcall_pg"}
 """The programs of bpf/datapath.bpf.c."""
