@@ -143,7 +143,7 @@ static long tss_mask(__u32 i, struct tss *tss)
 		return 1;
 	edge = (__u64)i << OVS_EDGE_DESC_SHIFT;
 	edge = ovs_cls_probe(ovs_cls_hash(tss->pkt, d, edge));
-	if (!edge || !ovs_cls_same(tss->pkt, edge))
+	if (!edge || !ovs_cls_same(tss->pkt, edge, 0))
 		return 0;
 	tss->found = (edge & ((1 << OVS_EDGE_ID_BITS) - 1)) + 1;
 	return 1;

@@ -8,6 +8,7 @@ import random
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench.odpflows import FlowKey
@@ -62,15 +63,17 @@ class Way:
     """
 
     program = "bench_base"
+    cache = 1
 
     def __init__(self, path: Path, flows: int) -> None:
-        self.sizes = Sizes.for_flows(flows)
+        self.sizes = replace(Sizes.for_flows(flows), cache=self.cache)
         self._areas: list[mmap.mmap] = []
         self.obj = BpfObject(path)
         for name in self.obj.programs:
             self.obj.set_autoload(name, name in ("bench_base",
                                                  self.program))
-        self.obj.set_rodata("cfg_bucket_mask", self.sizes.buckets - 1)
+        for name, value in self.sizes.constants().items():
+            self.obj.set_rodata(name, value)
         for name, count in self.maps().items():
             self.obj.set_max_entries(name, count)
         self.obj.load()
@@ -81,8 +84,7 @@ class Way:
 
     def maps(self) -> dict[str, int]:
         """Elements of maps, where not 1."""
-        return {"ovs_buckets": self.sizes.buckets + self.sizes.overflow,
-                "ovs_descs": self.sizes.descs, "ovs_flows": self.sizes.flows}
+        return self.sizes.entries()
 
     def mapped(self, name: str) -> memoryview:
         """A map's memory."""
@@ -159,6 +161,12 @@ class Forest(Way):
             self.cls.advance(epoch)
 
 
+class Cached(Forest):
+    """The classifier with its cache, as it ships."""
+
+    cache = Sizes.for_flows(1).cache
+
+
 class TupleSpace(Way):
     """A probe of our hash table for each mask."""
 
@@ -178,7 +186,7 @@ class TupleSpace(Way):
             if mask.id not in seen:
                 order[len(seen) * 2] = mask.id
                 seen[mask.id] = None
-            found.append(records.write(mask, key, i))
+            found.append(records.write(mask, key, i, 0))
             start = mask.id << DESC_SHIFT << SEED_SHIFT
             place = table.put(finish(mask.hash(key, start)),
                               LEAF | mask.id << DESC_SHIFT | found[-1])
@@ -221,5 +229,5 @@ class Rfc(Way):
         return list(range(len(flows)))
 
 
-WAYS: dict[str, type[Way]] = {"forest": Forest, "tuple space": TupleSpace,
-                              "RFC": Rfc}
+WAYS: dict[str, type[Way]] = {"forest": Forest, "with cache": Cached,
+                              "tuple space": TupleSpace, "RFC": Rfc}

@@ -300,6 +300,14 @@ PKT: Final = _record("ovs_pkt", f"""
     probes I
     l4_proto B
     pad 3s
+    cached I
+    cache_on I
+    cache_left I
+    cache_hits I
+    cache_probes I
+    cache_depth I
+    cache_wait I
+    cache_period I
     """)
 
 DEV: Final = _record("ovs_dev", """
@@ -447,12 +455,13 @@ FLOW: Final = _record("ovs_flow", f"""
     desc I
     acts I
     next I
-    pad I
+    bridge I
     value {OVS_CLS_WORDS * 8}s
     """)
 
 ROOT: Final = _record("ovs_root", f"""
-    ntrees Q
+    ntrees I
+    desc I
     tree {OVS_CLS_TREES * 8}s
     """)
 

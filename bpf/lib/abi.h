@@ -179,6 +179,15 @@ struct ovs_pkt {
 	__u32 probes;		/* hash probes of the last lookup */
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
 	__u8 pad[3];
+	/* What the lookup keeps from packet to packet (lookup.h). */
+	__u32 cached;		/* the last lookup was answered by the cache */
+	__u32 cache_on;
+	__u32 cache_left;	/* lookups until it is judged again */
+	__u32 cache_hits;	/* since it was judged */
+	__u32 cache_probes;	/* of lookups that it did not answer */
+	__u32 cache_depth;	/* probes of such a lookup, in sixteenths */
+	__u32 cache_wait;	/* periods without it when it does not pay */
+	__u32 cache_period;	/* lookups from the last time to the next */
 };
 
 /* A device's port, as the entry last found it: true while ovs_ports says so. */
@@ -456,13 +465,14 @@ struct ovs_flow {
 	__u32 desc;			/* mask; 0: not a flow */
 	__u32 acts;			/* first instruction, in ovs_acts */
 	__u32 next;			/* next record; 0: none */
-	__u32 pad;
+	__u32 bridge;
 	__u64 value[OVS_CLS_WORDS];
 };
 
 /* The trees of a bridge. */
 struct ovs_root {
-	__u64 ntrees;
+	__u32 ntrees;
+	__u32 desc;			/* all masks, for the cache; 0: none */
 	__u64 tree[OVS_CLS_TREES];	/* edges; 0: no tree in this place */
 };
 

@@ -193,8 +193,13 @@ __noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
 		(diff) |= ovs_cls_word(pkt, d, j_) ^ (f)->value[j_];	\
 } while (0)
 
-/* Whether the flow that `edge` names matches in all bits of its mask. */
-static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge)
+/*
+ * Whether the flow that `edge` names matches in all bits of its mask.
+ *
+ * @cached: the edge is not from a tree of the packet's bridge
+ */
+static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge,
+					int cached)
 {
 	__u32 id = edge & ((1 << OVS_EDGE_ID_BITS) - 1);
 	__u32 desc = ovs_edge_desc(edge);
@@ -205,6 +210,8 @@ static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge)
 	if (!f || !d)
 		return 0;
 	diff = OVS_READ_ONCE(f->desc) ^ desc;
+	if (cached)
+		diff |= f->bridge ^ pkt->bridge;
 	OVS_CLS_DIFF(pkt, d, f, diff, 0, 5);
 	if (d->n > 6)
 		OVS_CLS_DIFF(pkt, d, f, diff, 6, OVS_CLS_WORDS - 1);
@@ -213,8 +220,8 @@ static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge)
 	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
 }
 
-/* Walk one tree: flow id plus 1, or 0. */
-static __always_inline __u32 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
+/* Walk one tree: the edge of the flow that matches, or 0. */
+static __always_inline __u64 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
 {
 	__u32 probes, zero = 0;
 	__u64 *bound;
@@ -243,22 +250,21 @@ static __always_inline __u32 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
 	}
 leaf:
 	pkt->probes += probes;
-	if (!ovs_cls_same(pkt, edge))
-		return 0;
-	return (edge & ((1 << OVS_EDGE_ID_BITS) - 1)) + 1;
+	return ovs_cls_same(pkt, edge, 0) ? edge : 0;
 }
 
 /* The same, for the trees after the first one: apart for the verifier. */
-__noinline __u32 ovs_cls_walk_one(struct ovs_pkt *pkt, __u64 edge)
+__noinline __u64 ovs_cls_walk_one(struct ovs_pkt *pkt, __u64 edge)
 {
 	return pkt ? ovs_cls_walk(pkt, edge) : 0;
 }
 
 /* Walk the trees of a bridge from the second one on. */
-__noinline __u32 ovs_cls_walk_more(struct ovs_pkt *pkt)
+__noinline __u64 ovs_cls_walk_more(struct ovs_pkt *pkt)
 {
 	struct ovs_root *root;
-	__u32 bridge, t, n, found;
+	__u32 bridge, t, n;
+	__u64 found;
 
 	if (!pkt)
 		return 0;
@@ -283,32 +289,143 @@ __noinline __u32 ovs_cls_walk_more(struct ovs_pkt *pkt)
 	return 0;
 }
 
+/* Walk all trees of a bridge. */
+static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt,
+					    const struct ovs_root *root)
+{
+	__u64 edge = OVS_READ_ONCE(root->tree[0]);
+
+	if (edge)
+		edge = ovs_cls_walk(pkt, edge);
+	if (!edge && root->ntrees > 1)
+		edge = ovs_cls_walk_more(pkt);
+	return edge;
+}
+
+/*
+ * The cache: edges of flows that this CPU found of late, two to a set, the
+ * newer one first.  The hash is over all bits that the bridge's masks have;
+ * what is found is compared like any other flow, so that nothing need be
+ * removed from it.
+ *
+ * It pays when flows are deep in their trees and few of them are in use, and
+ * costs otherwise.  So it is judged after each period of OVS_CACHE_PERIOD
+ * lookups: what the hits saved, in probes, against what looking in it costs.
+ * When it did not pay it rests, each time for longer.
+ */
+#define OVS_CACHE_PERIOD	8192
+#define OVS_CACHE_REST		32	/* periods at most */
+#define OVS_CACHE_COST		26	/* of looking, in sixteenths of probes */
+
+__noinline int ovs_cache_judge(struct ovs_pkt *pkt)
+{
+	__u32 asked;
+
+	if (!pkt)
+		return 0;
+	asked = pkt->cache_period - pkt->cache_hits;
+	if (asked > OVS_CACHE_PERIOD / 64)
+		pkt->cache_depth = pkt->cache_probes * 16 / asked;
+	pkt->cache_period = OVS_CACHE_PERIOD;
+	if (!pkt->cache_on) {
+		pkt->cache_on = pkt->cache_depth > OVS_CACHE_COST;
+	} else if ((__u64)pkt->cache_hits * pkt->cache_depth >
+		   OVS_CACHE_PERIOD * OVS_CACHE_COST) {
+		pkt->cache_wait = 0;
+	} else {
+		pkt->cache_on = 0;
+		pkt->cache_wait = pkt->cache_wait * 2 ?: 1;
+		if (pkt->cache_wait > OVS_CACHE_REST)
+			pkt->cache_wait = OVS_CACHE_REST;
+		pkt->cache_period *= pkt->cache_wait;
+	}
+	pkt->cache_left = pkt->cache_period;
+	pkt->cache_hits = 0;
+	pkt->cache_probes = 0;
+	return 0;
+}
+
+/* Look a key up in the cache, and in the forest when it is not there. */
+__noinline __u64 ovs_cache_lookup(struct ovs_pkt *pkt)
+{
+	struct ovs_root *root;
+	struct ovs_desc *d;
+	__u32 bridge, desc, set, first, second;
+	__u64 h, edge, *words;
+
+	if (!pkt)
+		return 0;
+	bridge = pkt->bridge;
+	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
+	if (!root)
+		return 0;
+	desc = OVS_READ_ONCE(root->desc);
+	d = bpf_map_lookup_elem(&ovs_descs, &desc);
+	if (!d)
+		return 0;
+	h = ovs_cls_hash(pkt, d, (__u64)bridge);
+	set = h & cfg_cache_mask;
+	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
+	if (!words)
+		return 0;
+	first = (h >> 20 & 0xffff) * (OVS_BUCKET_EDGES + 1) >> 16;
+	second = first ^ 1;
+	edge = words[first];
+	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT)
+		edge = words[second];
+	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT == 0 &&
+	    ovs_cls_same(pkt, edge, 1)) {
+		pkt->probes = 1;
+		pkt->cached = 1;
+		pkt->cache_hits++;
+		return edge;
+	}
+	edge = ovs_cls_forest(pkt, root);
+	pkt->cache_probes += pkt->probes;
+	if (edge) {
+		if ((words[first] ^ h) >> OVS_EDGE_TAG_SHIFT)
+			words[second] = words[first];
+		words[first] = (edge & ((1ULL << OVS_EDGE_TAG_SHIFT) - 1)) |
+			h >> OVS_EDGE_TAG_SHIFT << OVS_EDGE_TAG_SHIFT;
+	}
+	return edge;
+}
+
 /*
  * Look pkt->key up among the flows of pkt->bridge.  pkt->probes becomes the
- * number of hash probes made, which is what mask_hit of ovs_dp_stats counts.
+ * number of hash probes made, which is what mask_hit of ovs_dp_stats counts,
+ * and pkt->cached whether the cache had the flow (cache_hit).
  *
  * Return: flow id plus 1, or 0 when no flow matches.
  */
 __noinline __u32 ovs_classify(struct ovs_pkt *pkt)
 {
 	struct ovs_root *root;
-	__u32 bridge, found;
+	__u32 bridge;
 	__u64 edge;
 
 	if (!pkt)
 		return 0;
 	pkt->probes = 0;
-	bridge = pkt->bridge;
-	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
-	if (!root)
-		return 0;
-	edge = OVS_READ_ONCE(root->tree[0]);
-	if (edge) {
-		found = ovs_cls_walk(pkt, edge);
-		if (found)
-			return found;
+	pkt->cached = 0;
+	if (cfg_cache_mask && pkt->cache_on) {
+		edge = ovs_cache_lookup(pkt);
+	} else {
+		bridge = pkt->bridge;
+		root = bpf_map_lookup_elem(&ovs_roots, &bridge);
+		if (!root)
+			return 0;
+		edge = ovs_cls_forest(pkt, root);
+		pkt->cache_probes += pkt->probes;
 	}
-	return root->ntrees > 1 ? ovs_cls_walk_more(pkt) : 0;
+	if (cfg_cache_mask) {
+		if (!pkt->cache_left)
+			ovs_cache_judge(pkt);
+		pkt->cache_left--;
+	}
+	if (!edge)
+		return 0;
+	return (edge & ((1 << OVS_EDGE_ID_BITS) - 1)) + 1;
 }
 
 #endif /* OVS_LOOKUP_H */

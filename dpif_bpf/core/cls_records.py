@@ -16,7 +16,7 @@ _PACK = tuple(
     struct.Struct(f"II{n}Q{(_COMPARED - n) * 8}x"
                   if n <= _COMPARED else f"II{n}Q{(WORDS - n) * 8}x")
     for n in range(WORDS + 1))
-"""From `next` on: next, pad, values, and zeros where the reader compares
+"""From `next` on: next, bridge, values, and zeros where the reader compares
 in vain (OVS_CLS_DIFF of bpf/lib/lookup.h)."""
 
 
@@ -52,7 +52,7 @@ class FlowRecords:
         self._fresh += 1
         return self._fresh - 1
 
-    def write(self, mask: Mask, key: int, acts: int) -> int:
+    def write(self, mask: Mask, key: int, acts: int, bridge: int) -> int:
         """Makes a record that no edge names yet.
 
         :returns: the flow id
@@ -61,14 +61,15 @@ class FlowRecords:
         values = mask.values(key)
         number = self._take()
         if len(values) <= WORDS:
-            _PACK[len(values)].pack_into(self._raw, number * _SIZE + 8, 0, 0,
-                                         *values)
+            _PACK[len(values)].pack_into(self._raw, number * _SIZE + 8, 0,
+                                         bridge, *values)
         else:
-            self._write_wide(number, values)
+            self._write_wide(number, values, bridge)
         self._heads[number * _HEAD_WORDS] = mask.id | acts << 32
         return number
 
-    def _write_wide(self, number: int, values: tuple[int, ...]) -> None:
+    def _write_wide(self, number: int, values: tuple[int, ...],
+                    bridge: int) -> None:
         more: list[int] = []
         try:
             for _ in range(WORDS, len(values), WORDS):
@@ -81,7 +82,7 @@ class FlowRecords:
             part = values[i * WORDS:(i + 1) * WORDS]
             self._heads[at * _HEAD_WORDS] = 0
             _PACK[len(part)].pack_into(self._raw, at * _SIZE + 8, ids[i + 1],
-                                       0, *part)
+                                       bridge, *part)
             self._raw[at * _SIZE + _VALUES + len(part) * 8:
                       (at + 1) * _SIZE] = bytes((WORDS - len(part)) * 8)
         self._more[number] = tuple(more)
@@ -93,6 +94,10 @@ class FlowRecords:
     def set_acts(self, number: int, acts: int) -> None:
         """Changes it, by one 32-bit store."""
         self._fields[number * (_SIZE // 4) + 1] = acts
+
+    def set_bridge(self, number: int, bridge: int) -> None:
+        """Says whose flow it is, for the cache's readers."""
+        self._fields[number * (_SIZE // 4) + 3] = bridge
 
     def kill(self, number: int) -> None:
         """Makes the record no flow's; `acts` stays for who reads it now."""

@@ -21,12 +21,15 @@ class Sizes:
     :param buckets: of ovs_buckets, those that a hash chooses from; a power
         of two (cfg_bucket_mask is one less)
     :param overflow: further elements of ovs_buckets
+    :param cache: elements of ovs_cls_cache, for each CPU; a power of two
+        (cfg_cache_mask is one less), 1 for no cache
     """
 
     flows: int
     descs: int
     buckets: int
     overflow: int
+    cache: int = 2048
 
     @property
     def nodes(self) -> int:
@@ -50,6 +53,17 @@ class Sizes:
         buckets = 1 << max(8, (max_flows // 2 - 1).bit_length())
         flows = min(max_flows + max_flows // 16 + 1024, MAX_FLOWS)
         return cls(flows, max_descs, buckets, buckets // 8)
+
+    def constants(self) -> dict[str, int]:
+        """What the loader sets in .rodata."""
+        return {"cfg_bucket_mask": self.buckets - 1,
+                "cfg_cache_mask": self.cache - 1}
+
+    def entries(self) -> dict[str, int]:
+        """What the loader sizes the maps to."""
+        return {"ovs_flows": self.flows, "ovs_descs": self.descs,
+                "ovs_buckets": self.buckets + self.overflow,
+                "ovs_cls_cache": self.cache}
 
     def bytes(self) -> dict[str, int]:
         """Bytes of each map (statistics are not among them)."""

@@ -16,6 +16,7 @@ visible in program order, as on x86-64.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import platform
 import random
@@ -26,7 +27,7 @@ from typing import TypeVarTuple
 
 from dpif_bpf import abi
 from dpif_bpf.core.cls_edges import EdgeTable, TableFull
-from dpif_bpf.core.cls_masks import MaskTable, NoDescriptor
+from dpif_bpf.core.cls_masks import Mask, MaskTable, NoDescriptor
 from dpif_bpf.core.cls_nodes import Exists, Leaf, NoNode, Store, leaves
 from dpif_bpf.core.cls_records import FlowRecords, NoRecord
 from dpif_bpf.core.cls_sizes import Sizes
@@ -36,6 +37,7 @@ from dpif_bpf.core.quarantine import Quarantine
 from dpif_bpf.errors import BackendError, RequestError
 
 _ROOT_WORDS = abi.ROOT.size // 8
+_ROOT_HALVES = abi.ROOT.size // 4
 _Args = TypeVarTuple("_Args")
 
 
@@ -52,9 +54,10 @@ class Buffers:
 class _Root:
     """The trees of one bridge."""
 
-    __slots__ = ("pending", "trees", "untidy")
+    __slots__ = ("pending", "trees", "union", "untidy")
 
     def __init__(self) -> None:
+        self.union: Mask | None = None
         self.trees: list[Tree] = []
         self.untidy = False
         self.pending: Iterator[Leaf] | None = None
@@ -80,7 +83,7 @@ class Classifier:
         rng = random.SystemRandom() if seed is None else random.Random(seed)
         self._sizes = sizes
         self._quarantine = Quarantine()
-        self._words = buffers.roots.cast("Q")
+        self._heads = buffers.roots.cast("I")
         self._table = EdgeTable(buffers.buckets, buffers.roots,
                                 sizes.buckets, self._quarantine)
         self._masks = MaskTable(buffers.descs, rng)
@@ -159,7 +162,7 @@ class Classifier:
             raise BackendError(errno.ENOSPC,
                                "too many different masks") from None
         try:
-            flow_id = self._records.write(desc, key, acts)
+            flow_id = self._records.write(desc, key, acts, root)
         except NoRecord:
             self._masks.unref(desc)
             raise BackendError(errno.ENOSPC, "too many flows") from None
@@ -173,7 +176,28 @@ class Classifier:
             raise
         self._leaves[flow_id] = leaf
         self._masks.count_flow(desc, 1)
+        self._widen(root, forest, mask)
         return flow_id
+
+    def _widen(self, root: int, forest: _Root, mask: int) -> None:
+        """Let the cache's hash be over a flow's bits, too.
+
+        Without descriptors it stays: flows get in one another's way there.
+        """
+        if forest.union is not None:
+            old = forest.union.bits
+            mask |= old
+            if mask == old:
+                return
+        with contextlib.suppress(NoDescriptor):
+            self._set_union(root, forest, self._masks.ref(mask))
+
+    def _set_union(self, root: int, forest: _Root,
+                   union: Mask | None) -> None:
+        self._heads[root * _ROOT_HALVES + 1] = union.id if union else 0
+        if forest.union is not None:
+            self._quarantine.retire(self._masks.unref, forest.union)
+        forest.union = union
 
     def _place(self, root: int, forest: _Root, leaf: Leaf) -> None:
         """Put a leaf into the first tree that takes it."""
@@ -190,7 +214,7 @@ class Classifier:
                 tree = Tree(self._store, root, ~place)
                 tree.insert(leaf)
                 trees.append(tree)
-                self._words[root * _ROOT_WORDS] = len(trees)
+                self._heads[root * _ROOT_HALVES] = len(trees)
                 return
         except Exists:
             raise RequestError(errno.EEXIST, "the flow exists") from None
@@ -238,7 +262,9 @@ class Classifier:
         if leaf.tree.root is None and forest.trees[-1] is leaf.tree:
             while forest.trees and forest.trees[-1].root is None:
                 forest.trees.pop()
-            self._words[root * _ROOT_WORDS] = len(forest.trees)
+            self._heads[root * _ROOT_HALVES] = len(forest.trees)
+            if not forest.trees:
+                self._set_union(root, forest, None)
 
     def _free_flow(self, flow_id: int, leaf: Leaf) -> None:
         if self._freed is not None:
@@ -257,7 +283,10 @@ class Classifier:
         if old.tree.bridge == root:
             return
         new = Leaf(old.key, old.mask, flow_id)
-        self._place(root, self._root(root), new)
+        forest = self._root(root)
+        self._place(root, forest, new)
+        self._records.set_bridge(flow_id, root)
+        self._widen(root, forest, old.bits)
         self._haunt(old, new)
 
     def _haunt(self, old: Leaf, new: Leaf) -> None:

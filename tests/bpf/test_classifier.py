@@ -193,10 +193,20 @@ def test_bound(obj: ClsObject) -> None:
     assert obj.bound() == 1
 
 
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """The cache is a CPU's own."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 PERIOD = 8192
 """OVS_CACHE_PERIOD of bpf/lib/lookup.h"""
 
 
+@pytest.mark.usefixtures("one_cpu")
 def test_cache_pays_for_few_packets(obj: ClsObject,
                                     rng: random.Random) -> None:
     """Deep flows, few in use: after a trial one probe each; what changes
@@ -230,6 +240,7 @@ def test_cache_pays_for_few_packets(obj: ClsObject,
           + [Key(key.key, key.acts, True, 1) for key in keys[128:]])
 
 
+@pytest.mark.usefixtures("one_cpu")
 def test_cache_of_two_bridges(obj: ClsObject, rng: random.Random) -> None:
     """Flows that do not match the port are one bridge's all the same."""
     flows = flowsets.explosion(64, 64, rng)
@@ -248,6 +259,7 @@ def test_cache_of_two_bridges(obj: ClsObject, rng: random.Random) -> None:
     assert obj.run(PERIOD).probes < 1.5 * PERIOD
 
 
+@pytest.mark.usefixtures("one_cpu")
 def test_cache_rests(path: Path, rng: random.Random) -> None:
     """Packets that never come again: it is tried, ever more rarely."""
     sizes = replace(Sizes.for_flows(2000), cache=2)
