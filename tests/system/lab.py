@@ -36,7 +36,7 @@ _NO_TROUBLE = re.compile(
     r"timeval.*(Unreasonably long|faults:|disk:|context switches:)"
     r"|ovs_rcu.*waiting for .* to quiesce"
     # ovs-appctl and others that end without reading their last reply.
-    r"|ovsdb-server.*reset by peer"
+    r"|ovsdb-server.*(reset by peer|Broken pipe)"
     # No kernel module here: type "system" is not what is tested.
     r"|Generic Netlink family 'ovs_\w+' does not exist"
     r"|Dropped \d+ log messages"
@@ -185,6 +185,9 @@ class Lab:
 
         :raises AssertionError: as stop()
         """
+        for ns in self._hosts:
+            # What hosts still send would come from ports that have gone.
+            ns.run("ip", "link", "set", "eth0", "down", check=False)
         for bridge in self.vsctl("list-br").split():
             if bridge != KEPT_BRIDGE:
                 self.vsctl("del-br", bridge)
@@ -309,6 +312,8 @@ class Lab:
             ns.no_ipv6("eth0")
         ns.ip("link set eth0 up")
         ns.ip(f"addr add {ip} dev eth0" + (" nodad" if ":" in ip else ""))
+        self.ns.wait_up(port)
+        ns.wait_up("eth0")
 
     def add_namespace(self) -> Namespace:
         ns = Namespace()
@@ -322,17 +327,18 @@ class Lab:
         self.ns.ip(f"link set {device} up")
         self.ns.ip(f"addr add {ip} dev {device}"
                    + (" nodad" if ":" in ip else ""))
+        self.ns.wait_up(device)
         return Host(self.ns, device, ip.split("/")[0], device)
 
     # Traffic.
 
     def spawn(self, host: Host, *args: str) -> subprocess.Popen[str]:
-        """Starts a part of traffic.py; a server is ready on return."""
+        """Starts a part of traffic.py; one that lasts is ready then."""
         process = subprocess.Popen(
             host.ns.command([sys.executable,
                              str(Path(__file__).with_name("traffic.py")),
                              *args]), stdout=subprocess.PIPE, text=True)
-        if args[0] in ("tcp-sink", "udp-echo", "udp-count"):
+        if args[0] in ("tcp-sink", "udp-echo", "udp-count", "udp-send"):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         return process

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 
 CLONE_NEWNET = 0x40000000
@@ -62,6 +63,15 @@ class Namespace:
     def ip(self, args: str) -> str:
         """``ip`` with arguments as one would type them."""
         return self.run("ip", *args.split())
+
+    def wait_up(self, device: str) -> None:
+        """Waits until the carrier of a device is acted upon: until then
+        what is sent through it is dropped."""
+        for _ in range(500):
+            if "state UP" in self.ip(f"link show dev {device}"):
+                return
+            time.sleep(0.01)
+        raise AssertionError(self.ip(f"link show dev {device}"))
 
     def no_ipv6(self, device: str) -> None:
         """Keeps a device from talking by itself."""

@@ -419,28 +419,20 @@ def test_internal_ends_with_its_namespace(ports: Ports,
 
 # Statistics.
 
-def ip(args: str) -> str:
-    """ip in the namespace of the test."""
-    return subprocess.run(["ip", *args.split()], check=True, text=True,
-                          stdout=subprocess.PIPE).stdout
-
-
-def sent_and_received(link: Link, ports: Ports,
+def sent_and_received(link: Link, ports: Ports, here: Namespace,
                       where: Namespace) -> tuple[VportStats, VportStats]:
     """What 3 frames of 100 bytes out of and 5 into the device change.
 
-    :param where: the namespace of the device; its peer is in the test's
+    :param here: the test's namespace, which holds the peer
+    :param where: the namespace of the device
     """
     into = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     into.bind((HIDDEN if link.internal else "v1", 0))
     with where.entered():
         out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         out.bind((link.name, 0))
-    for one, ns in ((link.name, where.ip), (into.getsockname()[0], ip)):
-        # Carrier is acted upon a little later.
-        end = time.monotonic() + 5
-        while "state UP" not in ns(f"link show dev {one}"):
-            assert time.monotonic() < end
+    where.wait_up(link.name)
+    here.wait_up(into.getsockname()[0])
     before = ports.stats(link)
     frame = b"\xff" * 12 + b"\x08\x06" + bytes(86)
     for _ in range(3):
@@ -464,7 +456,7 @@ def test_stats(namespace: Namespace, ports: Ports, internal: bool) -> None:
         namespace.ip("link set v1 up")
         link = ports.open_netdev("v0")
     namespace.ip(f"link set {link.name} up")
-    before, after = sent_and_received(link, ports, namespace)
+    before, after = sent_and_received(link, ports, namespace, namespace)
     assert after.tx_packets - before.tx_packets == 3
     assert after.tx_bytes - before.tx_bytes == 300
     assert after.rx_packets - before.rx_packets == 5
@@ -491,7 +483,7 @@ def test_stats_of_lost_namespace(namespace: Namespace,
     away = collect(ports, has(LinkChange.NETNS))[-1].link
     there.no_ipv6("int0")
     there.ip("link set int0 up")
-    before, after = sent_and_received(away, ports, there)
+    before, after = sent_and_received(away, ports, namespace, there)
     assert after.rx_packets - before.rx_packets == 5
     assert after.tx_packets - before.tx_packets == 3
     # Where it cannot be read, the hidden end tells.

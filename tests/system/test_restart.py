@@ -14,28 +14,30 @@ GONE = r"ovs-bpfd|dpif_bpf|Connection (refused|reset)|Broken pipe"
 
 
 def two_hosts(lab: Lab) -> tuple[Host, Host]:
+    """Two hosts whose flows stay, however slow the machine is."""
+    lab.vsctl("set", "Open_vSwitch", ".", "other_config:max-idle=300000")
     lab.add_bridge("br0")
     one = lab.add_host("p1", "br0", "10.1.1.1/24")
     two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    for host, other in ((one, two), (two, one)):
+        host.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
+                   f" dev {host.device} nud permanent")
     one.ping(two.ip)
     return one, two
 
 
 class Stream:
-    """Numbered datagrams from one host to another."""
+    """Numbered datagrams from one host to another, until lost()."""
 
-    def __init__(self, lab: Lab, source: Host, sink: Host, rate: int,
-                 seconds: float) -> None:
-        # Neighbours are known for as long as the stream lasts.
-        for host, other in ((source, sink), (sink, source)):
-            host.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
-                       f" dev {host.device} nud permanent")
+    def __init__(self, lab: Lab, source: Host, sink: Host,
+                 rate: int) -> None:
         self._sink = lab.spawn(sink, "udp-count", sink.ip, "5003")
         self._source = lab.spawn(source, "udp-send", sink.ip, "5003",
-                                 str(rate), str(seconds))
+                                 str(rate))
 
     def lost(self) -> int:
-        """Waits for the end; how many did not arrive."""
+        """Ends it; how many did not arrive."""
+        self._source.send_signal(signal.SIGTERM)
         sent, _ = self._source.communicate(timeout=60)
         time.sleep(0.3)
         self._sink.send_signal(signal.SIGTERM)
@@ -44,12 +46,14 @@ class Stream:
         return int(sent) - int(got)
 
 
-def settled(lab: Lab, source: Host, sink: Host) -> None:
-    """The stream's flow is installed: nothing of it goes up any more."""
-    Stream(lab, source, sink, 200, 0.5).lost()
-    before = lab.packets(source.port)
-    assert Stream(lab, source, sink, 200, 0.5).lost() == 0
-    assert lab.packets(source.port) - before >= 100
+def settle(lab: Lab, source: Host, sink: Host) -> None:
+    """Makes sure that the flow of a stream is installed."""
+    for _ in range(2):
+        before = lab.packets(source.port)
+        stream = Stream(lab, source, sink, 200)
+        time.sleep(1)
+        lost = stream.lost()
+    assert lost == 0 and lab.packets(source.port) - before >= 100
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -58,15 +62,16 @@ def test_no_packet_is_lost_while_the_provider_restarts(
     lab = own_lab
     lab.allowed.append(GONE)
     one, two = two_hosts(lab)
-    settled(lab, one, two)
-    stream = Stream(lab, one, two, 2000, 8)
+    settle(lab, one, two)
+    stream = Stream(lab, one, two, 2000)
     time.sleep(1)
     lab.kill(PROVIDER, how)
     time.sleep(1.5)
     lab.start_provider()
+    time.sleep(3)
     assert stream.lost() == 0
     # Taken over: the flow is known, with its statistics, and new ones come.
-    assert lab.packets("p1") >= 16000
+    assert lab.packets("p1") > 4000
     three = lab.add_host("p3", "br0", "10.1.1.3/24")
     one.ping(three.ip)
     three.ping(two.ip)

@@ -104,6 +104,7 @@ def test_internal_port_in_another_namespace(lab: Lab) -> None:
     lab.ns.ip(f"link set int0 netns {away.pid}")
     away.ip("addr add 10.1.1.5/24 dev int0")
     away.ip("link set int0 up")
+    away.wait_up("int0")
     there = Host(away, "int0", "10.1.1.5", "int0")
     one.ping(there.ip)
     lab.tcp(one, there, 8 << 20)

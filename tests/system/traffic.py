@@ -6,9 +6,9 @@
     traffic.py udp-echo ADDRESS PORT
     traffic.py udp-ask ADDRESS PORT COUNT SIZE    prints how many came back
     traffic.py udp-count ADDRESS PORT         prints what came, on SIGTERM
-    traffic.py udp-send ADDRESS PORT RATE SECONDS   prints how many it sent
+    traffic.py udp-send ADDRESS PORT RATE     prints what it sent, likewise
 
-A server prints "ready" when it listens.
+What runs until it is ended prints "ready" when it has begun.
 """
 
 from __future__ import annotations
@@ -100,14 +100,18 @@ def udp_count(address: str, port: str) -> None:
         seen.add(sock.recv(CHUNK))
 
 
-def udp_send(address: str, port: str, rate: str, seconds: str) -> None:
+def udp_send(address: str, port: str, rate: str) -> None:
     sock = make(address, socket.SOCK_DGRAM)
     sock.connect((address, int(port)))
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame:
+                  stopped.append(number))
     start = time.monotonic()
-    sent, total = 0, int(float(rate) * float(seconds))
-    while sent < total:
+    sent = 0
+    print("ready", flush=True)
+    while not stopped:
         due = int((time.monotonic() - start) * float(rate))
-        while sent < min(due, total):
+        while sent < due:
             sock.send(sent.to_bytes(8, "big"))
             sent += 1
         time.sleep(0.001)
