@@ -144,10 +144,11 @@ BAD_KEYS: dict[str, tuple[bytes, str, int | None]] = {
         k.join(k.FRAME, k.eth_type(0x8100), k.vlan(),
                k.encap(k.eth(), SUFFIX)),
         "OVS_KEY_ATTR_ETHERNET is given twice", 52),
-    "second tag": (
+    "third tag": (
         k.join(k.FRAME, k.eth_type(0x88a8), k.vlan(), k.encap(
-            k.eth_type(0x8100), k.vlan(), k.encap(SUFFIX))),
-        "OVS_KEY_ATTR_VLAN where none is expected: no more than 1", 60),
+            k.eth_type(0x8100), k.vlan(), k.encap(
+                k.eth_type(0x8100), k.vlan(), k.encap(SUFFIX)))),
+        "OVS_KEY_ATTR_VLAN where none is expected: no more than 2", 80),
     "no IPv4": (k.FRAME + k.eth_type(), "OVS_KEY_ATTR_IPV4 is missing",
                 None),
     "no IPv6": (k.FRAME + k.eth_type(0x86dd),
@@ -260,7 +261,7 @@ BAD_MASKS: list[tuple[str, bytes, str, int | None]] = [
                     k.encap(k.eth_type(0xffff))), "without the CFI", None),
     ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff), k.encap(
         k.eth_type(0xffff), k.vlan(0xffff), k.encap(k.eth_type(0xffff)))),
-     "OVS_KEY_ATTR_ENCAP where none is expected", 36),
+     "OVS_KEY_ATTR_ENCAP, but the key has no such tag", 36),
     ("vlan", k.join(k.eth_type(0xffff), k.vlan(0xffff),
                     k.encap(k.tcp())), "OVS_KEY_ATTR_TCP is not", 20),
     ("udp", k.tunnel(nla_u8(16, 0)), "OVS_TUNNEL_KEY_ATTR_IPV4_INFO", 4),

@@ -49,6 +49,12 @@ def hidden_name(number: int, port_no: int) -> str:
     return f"ovsh{number}p{port_no}"
 
 
+def _no_netnsid(request: VportRequest) -> None:
+    if request.netnsid is not None:
+        raise RequestError(errno.EOPNOTSUPP,
+                           "OVS_VPORT_ATTR_NETNSID cannot be chosen")
+
+
 class Datapath:
     """A datapath.
 
@@ -63,7 +69,6 @@ class Datapath:
         self.plane = plane
         self.user_features = 0
         self.per_cpu_pids: tuple[int, ...] = ()
-        self.masks_cache_size = 256
         self.vports = VportTable()
         self.lost = 0
         self.base = DpCounters()
@@ -89,6 +94,12 @@ class Datapath:
 
         :raises RequestError: EOPNOTSUPP for features that there are not
         """
+        if request.masks_cache_size is not None:
+            raise RequestError(errno.EOPNOTSUPP,
+                               "there is no cache of masks")
+        if request.ifindex is not None:
+            raise RequestError(errno.EOPNOTSUPP,
+                               "OVS_DP_ATTR_IFINDEX cannot be chosen")
         if request.user_features is not None:
             unknown = request.user_features & ~USER_FEATURES
             if unknown:
@@ -96,8 +107,6 @@ class Datapath:
                     errno.EOPNOTSUPP, "OVS_DP_ATTR_USER_FEATURES has"
                     f" unsupported bits {unknown:#x}")
         self.user_features = request.user_features or 0
-        if request.masks_cache_size is not None:
-            self.masks_cache_size = request.masks_cache_size
         if (request.per_cpu_pids is not None and self.user_features
                 & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU):
             self.per_cpu_pids = request.per_cpu_pids
@@ -111,8 +120,7 @@ class Datapath:
             (counted.hit, counted.missed, counted.lost, len(self.flows)),
             (counted.mask_hit, self.plane.classifier.masks,
              counted.cache_hit),
-            self.user_features, self.masks_cache_size,
-            self.per_cpu_pids or None)
+            self.user_features, self.per_cpu_pids or None)
 
     def counters(self) -> DpCounters:
         """Packets since the datapath was made, over provider restarts."""
@@ -131,6 +139,7 @@ class Datapath:
         if request.ifindex is not None:
             raise RequestError(errno.EOPNOTSUPP,
                                "OVS_VPORT_ATTR_IFINDEX cannot be chosen")
+        _no_netnsid(request)
         if request.type not in _PORT_TYPES:
             raise RequestError(errno.EAFNOSUPPORT,
                                f"OVS_VPORT_ATTR_TYPE {request.type} is not"
@@ -200,6 +209,7 @@ class Datapath:
 
         :raises RequestError: EINVAL for another type, EOPNOTSUPP for options
         """
+        _no_netnsid(request)
         if request.type is not None and request.type != port.type:
             raise RequestError(errno.EINVAL,
                                "OVS_VPORT_ATTR_TYPE cannot be changed")
@@ -324,9 +334,8 @@ class Datapath:
         data = (DATAPATH_PREFIX.pack(self.number, *astuple(self.base))
                 + nla_string(uapi.OVS_DP_ATTR_NAME, self.name)
                 + nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0)
-                + nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES, self.user_features)
-                + nla_u32(uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE,
-                          self.masks_cache_size))
+                + nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES,
+                          self.user_features))
         if self.per_cpu_pids:
             data += nla_u32_array(uapi.OVS_DP_ATTR_PER_CPU_PIDS,
                                   self.per_cpu_pids)

@@ -29,7 +29,7 @@ SUPPORTED_KEYS = frozenset({
 })
 """What flows may match on and upcalls carry; all else is refused."""
 
-MAX_VLANS = 1
+MAX_VLANS = 2
 """VLAN tags that a flow may match on: 1 or 2."""
 
 VARIABLE = -1
