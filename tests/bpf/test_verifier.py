@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No program becomes dear for the verifier unnoticed."""
+
+from __future__ import annotations
+
+import verifier
+
+GROWTH = 1.2
+"""A program may cost that much more than in the baseline."""
+LIMIT = 500_000
+"""Half of what any kernel lets a program cost."""
+
+
+def test_complexity(shipped_object: None) -> None:
+    found = verifier.measure()
+    print(verifier.table(found))
+    known = verifier.baseline().get(verifier.series())
+    for name, stats in found.items():
+        assert stats.insns < LIMIT, name
+        if known is not None:
+            assert name in known, f"{name}: verifier.py --update"
+            allowed = int(known[name]["insns"]) * GROWTH + 500
+            assert stats.insns <= allowed, (
+                f"{name} grew from {known[name]['insns']} to {stats.insns}:"
+                " simplify it, or verifier.py --update with the reason")
