@@ -93,6 +93,7 @@ class Provider:
     def make(self, request: DatapathRequest) -> Datapath:
         name = request.name
         assert name is not None
+        Datapath.check(request)
         if name in self._instances:
             raise RequestError(errno.EEXIST, f"datapath {name} exists")
         for other in self.datapaths():

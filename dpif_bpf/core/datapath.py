@@ -89,10 +89,14 @@ class Datapath:
 
     # Settings
 
-    def change(self, request: DatapathRequest) -> None:
-        """The settings of a NEW or SET.
+    @staticmethod
+    def check(request: DatapathRequest) -> None:
+        """Whether the settings of a NEW or SET can be had.
 
-        :raises RequestError: EOPNOTSUPP for features that there are not
+        ovs-vswitchd asks for what it knows that there is not, first of all:
+        nothing is built before this.
+
+        :raises RequestError: EOPNOTSUPP
         """
         if request.masks_cache_size is not None:
             raise RequestError(errno.EOPNOTSUPP,
@@ -100,12 +104,18 @@ class Datapath:
         if request.ifindex is not None:
             raise RequestError(errno.EOPNOTSUPP,
                                "OVS_DP_ATTR_IFINDEX cannot be chosen")
-        if request.user_features is not None:
-            unknown = request.user_features & ~USER_FEATURES
-            if unknown:
-                raise RequestError(
-                    errno.EOPNOTSUPP, "OVS_DP_ATTR_USER_FEATURES has"
-                    f" unsupported bits {unknown:#x}")
+        unknown = (request.user_features or 0) & ~USER_FEATURES
+        if unknown:
+            raise RequestError(
+                errno.EOPNOTSUPP, "OVS_DP_ATTR_USER_FEATURES has"
+                f" unsupported bits {unknown:#x}")
+
+    def change(self, request: DatapathRequest) -> None:
+        """Carries out the settings of a NEW or SET.
+
+        :raises RequestError: as check()
+        """
+        self.check(request)
         self.user_features = request.user_features or 0
         if (request.per_cpu_pids is not None and self.user_features
                 & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU):
