@@ -21,6 +21,7 @@ import ovs.util
 import ovs.vlog
 
 from dpif_bpf import __version__
+from dpif_bpf.core.cls_show import show
 from dpif_bpf.core.cls_sizes import MAX_FLOWS
 from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.edge.ctl import Ctl, no_such
@@ -30,7 +31,7 @@ from dpif_bpf.edge.pins import PIN_ROOT
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.server import Client, Server
 from dpif_bpf.errors import DpifError
-from dpif_bpf.provider import Provider, msec
+from dpif_bpf.provider import Instance, Provider, msec
 
 vlog = ovs.vlog.Vlog("ovs-bpfd")
 
@@ -133,6 +134,7 @@ class Daemon:
         register("memory/show", "", 0, 0, self._memory)
         register("dpif-bpf/show", "", 0, 0, self._show)
         register("dpif-bpf/drops", "[DP]", 0, 1, self._drops)
+        register("dpif-bpf/classifier-show", "[DP]", 0, 1, self._classifier)
 
     def _exit(self, _argv: list[str]) -> str:
         self._exiting = True
@@ -164,7 +166,7 @@ class Daemon:
             dp = instance.dp
             lines.append(f"{dp.name}: generation"
                          f" {instance.plane.gen.number}")
-            names = {number: name for name, number in dp.bridges.items()}
+            names = dp.bridge_names()
             for port in sorted(dp.vports.by_no.values(),
                                key=lambda port: port.port_no):
                 link = port.link
@@ -174,20 +176,30 @@ class Daemon:
                     f" {names.get(port.bridge, '-')}")
         return "\n".join(lines)
 
-    def _drops(self, argv: list[str]) -> str:
-        lines = []
-        for instance in self.provider.instances():
-            dp = instance.dp
-            if argv and dp.name not in argv:
-                continue
-            names = {number: name for name, number in dp.bridges.items()}
-            for bridge, drops in instance.plane.drops().items():
-                for reason, count in drops.items():
-                    lines.append(f"{dp.name} {names.get(bridge, '-')}"
-                                 f" {reason.name.lower()}: {count}")
-        if argv and not any(dp.name in argv
-                            for dp in self.provider.datapaths()):
+    def _chosen(self, argv: list[str]) -> list[Instance]:
+        """The datapath that is named, or all."""
+        chosen = [instance for instance in self.provider.instances()
+                  if not argv or instance.dp.name == argv[0]]
+        if argv and not chosen:
             raise no_such("datapath", argv[0])
+        return chosen
+
+    def _drops(self, argv: list[str]) -> str:
+        return "\n".join(
+            f"{instance.dp.name} {names.get(bridge, '-')}"
+            f" {reason.name.lower()}: {count}"
+            for instance in self._chosen(argv)
+            for names in (instance.dp.bridge_names(),)
+            for bridge, drops in instance.plane.drops().items()
+            for reason, count in drops.items())
+
+    def _classifier(self, argv: list[str]) -> str:
+        lines = []
+        for instance in self._chosen(argv):
+            dp = instance.dp
+            lines.append(f"{dp.name}:")
+            lines += show(instance.plane.classifier.statistics(),
+                          dp.counters(), dp.bridge_names())
         return "\n".join(lines)
 
 

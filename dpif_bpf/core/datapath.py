@@ -299,6 +299,10 @@ class Datapath:
                 self.flows.remove_bridge(bridge)
                 self.plane.remove_bridge(bridge)
 
+    def bridge_names(self) -> dict[int, str]:
+        """Bridge id → name."""
+        return {number: name for name, number in self.bridges.items()}
+
     def _add_bridge(self, name: str) -> None:
         taken = set(self.bridges.values())
         bridge = next((number for number in range(1, abi.OVS_MAX_BRIDGES)

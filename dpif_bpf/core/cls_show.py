@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The classifier for people: ovs-appctl … dpif-bpf/classifier-show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from dpif_bpf.core.cls_stats import ClassifierStats, RootStats
+from dpif_bpf.core.plane import DpCounters
+
+
+def show(stats: ClassifierStats, counters: DpCounters,
+         bridges: Mapping[int, str]) -> Iterator[str]:
+    """Lines of text.
+
+    :param bridges: name of each bridge, by its id
+    """
+    yield (f"  flows: {stats.flows}, masks: {stats.masks}, descriptors:"
+           f" {stats.descriptors}")
+    lookups = counters.hit + counters.missed
+    probes = f"{counters.mask_hit / lookups:.2f}" if lookups else "-"
+    yield (f"  lookups: {lookups}, hash probes a lookup: {probes}, found in"
+           f" the cache: {counters.cache_hit}")
+    yield (f"  edges: {stats.edges}, overflow buckets:"
+           f" {stats.overflow_buckets}, collisions: {stats.collisions}")
+    yield (f"  splits: {stats.splits}, rebuilds: {stats.rebuilds}, reseeds:"
+           f" {stats.reseeds}, lifts: {stats.lifts}, in quarantine:"
+           f" {stats.quarantine}")
+    total = sum(stats.map_bytes.values())
+    yield f"  memory: {total / 1048576:.1f} MiB (" + ", ".join(
+        f"{name} {size / 1048576:.1f}"
+        for name, size in stats.map_bytes.items()) + ")"
+    for root, one in sorted(stats.roots.items()):
+        yield from _root(bridges.get(root, "-"), one)
+
+
+def _root(name: str, stats: RootStats) -> Iterator[str]:
+    trees = " ".join(map(str, stats.trees)) or "none"
+    yield f"  bridge {name}: flows in each tree: {trees}, nodes: {stats.nodes}"
+    if stats.depth:
+        yield "    flows by hash probes: " + " ".join(
+            f"{probes}:{flows}" for probes, flows in stats.depth.items())
