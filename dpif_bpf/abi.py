@@ -64,8 +64,8 @@ OVS_BUCKET_EDGES: Final = 7
 OVS_BUCKET_CHAIN: Final = 8
 OVS_CLS_TREES: Final = 32
 OVS_CLS_DEPTH: Final = 64
-OVS_CLS_WORDS: Final = 14
-OVS_CLS_RECORDS: Final = 5
+OVS_CLS_WORDS: Final = 13
+OVS_CLS_RECORDS: Final = 6
 
 
 class DropReason(IntEnum):
@@ -308,6 +308,7 @@ PKT: Final = _record("ovs_pkt", f"""
     cache_depth I
     cache_wait I
     cache_period I
+    cache_hash Q
     """)
 
 DEV: Final = _record("ovs_dev", """
@@ -435,20 +436,12 @@ BUCKET: Final = _record("ovs_bucket", f"""
     next Q
     """)
 
-DESC_WORD: Final = _record("ovs_desc_word", """
-    mask Q
-    hash_lo I
-    hash_hi I
-    """)
-
 DESC: Final = _record("ovs_desc", f"""
     n B
     idx {OVS_CLS_WORDS}s
-    pad0 B
-    next I
-    pad1 I
-    pad2 Q
-    w {OVS_CLS_WORDS * DESC_WORD.size}s
+    next H
+    mask {OVS_CLS_WORDS * 8}s
+    pad Q
     """)
 
 FLOW: Final = _record("ovs_flow", f"""
@@ -457,6 +450,7 @@ FLOW: Final = _record("ovs_flow", f"""
     next I
     bridge I
     value {OVS_CLS_WORDS * 8}s
+    pad Q
     """)
 
 ROOT: Final = _record("ovs_root", f"""
@@ -467,4 +461,4 @@ ROOT: Final = _record("ovs_root", f"""
 
 RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, INSN, SET_ETH,
                   SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
-                  BUCKET, DESC_WORD, DESC, FLOW, ROOT)
+                  BUCKET, DESC, FLOW, ROOT)

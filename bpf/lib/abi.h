@@ -188,6 +188,7 @@ struct ovs_pkt {
 	__u32 cache_depth;	/* probes of such a lookup, in sixteenths */
 	__u32 cache_wait;	/* periods without it when it does not pay */
 	__u32 cache_period;	/* lookups from the last time to the next */
+	__u64 cache_hash;	/* of this key, when it was looked for there */
 };
 
 /* A device's port, as the entry last found it: true while ovs_ports says so. */
@@ -428,32 +429,28 @@ enum ovs_stage {
 #define OVS_BUCKET_CHAIN	8	/* buckets that a probe visits at most */
 #define OVS_CLS_TREES		32	/* of one bridge */
 #define OVS_CLS_DEPTH		64	/* probes in one tree at most */
-#define OVS_CLS_WORDS		14	/* key words in one record */
-#define OVS_CLS_RECORDS		5	/* records of a mask with all words */
+#define OVS_CLS_WORDS		13	/* key words in one record */
+#define OVS_CLS_RECORDS		6	/* records of a mask with all words */
 
 struct ovs_bucket {
 	__u64 edge[OVS_BUCKET_EDGES];	/* 0: free */
 	__u64 next;			/* overflow bucket; 0: none */
 };
 
-struct ovs_desc_word {
-	__u64 mask;
-	__u32 hash_lo;			/* random, of the word's index */
-	__u32 hash_hi;
-};
-
 /*
  * A mask: of a node or of a flow.  Words beyond OVS_CLS_WORDS are in further
- * records.  Unused entries of idx and w are zero.
+ * records.  Unused entries of idx and mask are zero.
+ *
+ * The first OVS_CLS_RECORDS elements of ovs_descs are no masks: in mask[j] of
+ * element i are the hash's random words for word j of a mask's record i, two
+ * of 32 bits, the lower one in memory for the key word's low half.
  */
 struct ovs_desc {
 	__u8 n;				/* words in this record */
 	__u8 idx[OVS_CLS_WORDS];	/* which words of the key */
-	__u8 pad0;
-	__u32 next;			/* next record; 0: none */
-	__u32 pad1;
-	__u64 pad2;
-	struct ovs_desc_word w[OVS_CLS_WORDS];
+	__u16 next;			/* next record; 0: none */
+	__u64 mask[OVS_CLS_WORDS];
+	__u64 pad;
 };
 
 /*
@@ -467,6 +464,7 @@ struct ovs_flow {
 	__u32 next;			/* next record; 0: none */
 	__u32 bridge;
 	__u64 value[OVS_CLS_WORDS];
+	__u64 pad;
 };
 
 /* The trees of a bridge. */
@@ -489,7 +487,7 @@ _Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
 _Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");
 _Static_assert(sizeof(struct ovs_bucket) == 64, "ovs_bucket");
-_Static_assert(sizeof(struct ovs_desc) == 256, "ovs_desc");
+_Static_assert(sizeof(struct ovs_desc) == 128, "ovs_desc");
 _Static_assert(sizeof(struct ovs_flow) == 128, "ovs_flow");
 _Static_assert(sizeof(struct ovs_root) == 264, "ovs_root");
 _Static_assert(OVS_CLS_WORDS * OVS_CLS_RECORDS >= OVS_KEY_USED, "key words");

@@ -26,65 +26,81 @@ static __always_inline __u32 ovs_edge_desc(__u64 edge)
 static __always_inline __u64 ovs_cls_word(const struct ovs_pkt *pkt,
 					  const struct ovs_desc *d, __u32 j)
 {
-	return pkt->key.w[d->idx[j] & (OVS_KEY_WORDS - 1)] & d->w[j].mask;
+	return pkt->key.w[d->idx[j] & (OVS_KEY_WORDS - 1)] & d->mask[j];
 }
 
 /*
  * One term of the NH hash (Black et al., "UMAC", 1999): the random words make
- * it unlikely, 2^-32, that two keys of anybody's choice collide.  Zero when
- * the descriptor has no entry j.
+ * it unlikely, 2^-32, that two keys of anybody's choice collide.  Where the
+ * descriptor has no entry j it depends on nothing.
  */
 static __always_inline __u64 ovs_cls_term(const struct ovs_pkt *pkt,
-					  const struct ovs_desc *d, __u32 j)
+					  const struct ovs_desc *d,
+					  const struct ovs_desc *random,
+					  __u32 j)
 {
+	const __u32 *r = (const __u32 *)&random->mask[j];
 	__u64 t = ovs_cls_word(pkt, d, j);
 
-	return ((__u64)(__u32)t + d->w[j].hash_lo) *
-	       ((t >> 32) + d->w[j].hash_hi);
-}
-
-/* Sum of the terms of a descriptor's further records. */
-__noinline __u64 ovs_cls_hash_more(struct ovs_pkt *pkt, __u32 next)
-{
-	__u64 h = 0;
-	__u32 i, j;
-
-	if (!pkt)
-		return 0;
-	for (i = 1; i < OVS_CLS_RECORDS && next; i++) {
-		struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &next);
-
-		if (!d)
-			break;
-		for (j = 0; j < OVS_CLS_WORDS; j++)
-			h += ovs_cls_term(pkt, d, j);
-		next = d->next;
-	}
-	return h;
+	return ((__u64)(__u32)t + r[0]) * ((t >> 32) + r[1]);
 }
 
 /*
  * Terms a to b of a descriptor.  Straight code: loops whose length depends on
  * the descriptor cost a wrong branch each, and the verifier follows them all.
  */
-#define OVS_CLS_TERMS(pkt, d, h, a, b) do {		\
-	__u32 j_;					\
-	_Pragma("unroll")				\
-	for (j_ = (a); j_ <= (b); j_++)			\
-		(h) += ovs_cls_term(pkt, d, j_);	\
+#define OVS_CLS_TERMS(pkt, d, random, h, a, b) do {		\
+	__u32 j_;						\
+	_Pragma("unroll")					\
+	for (j_ = (a); j_ < (b); j_++)				\
+		(h) += ovs_cls_term(pkt, d, random, j_);	\
 } while (0)
 
+/* Sum of the terms of a descriptor's further records. */
+__noinline __u64 ovs_cls_hash_more(struct ovs_pkt *pkt, __u32 next)
+{
+	__u64 h = 0;
+	__u32 i;
+
+	if (!pkt)
+		return 0;
+#pragma clang loop unroll(disable)
+	for (i = 1; i < OVS_CLS_RECORDS && next; i++) {
+		struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &next);
+		__u32 r = i;
+		struct ovs_desc *random = bpf_map_lookup_elem(&ovs_descs, &r);
+
+		if (!d || !random)
+			break;
+		OVS_CLS_TERMS(pkt, d, random, h, 0, OVS_CLS_WORDS);
+		next = d->next;
+	}
+	return h;
+}
+
+/* The tiers of OVS_CLS_TERMS and OVS_CLS_DIFF: words, one cache line. */
+#define OVS_TIER1	3
+#define OVS_TIER2	6
+
+/* Hash what a descriptor names; `seed` is the edge that leads there. */
 static __always_inline __u64 ovs_cls_hash(struct ovs_pkt *pkt,
-					  const struct ovs_desc *d, __u64 edge)
+					  const struct ovs_desc *d,
+					  __u64 seed)
 {
 	/* Tag and leaf bit go: node and descriptor seed the hash. */
-	__u64 h = edge << (63 - OVS_EDGE_LEAF_SHIFT);
+	__u64 h = seed << (63 - OVS_EDGE_LEAF_SHIFT);
+	struct ovs_desc *random;
+	__u32 zero = 0;
 
-	OVS_CLS_TERMS(pkt, d, h, 0, 2);
-	if (d->n > 3) {
-		OVS_CLS_TERMS(pkt, d, h, 3, 5);
-		if (d->n > 6) {
-			OVS_CLS_TERMS(pkt, d, h, 6, OVS_CLS_WORDS - 1);
+	random = bpf_map_lookup_elem(&ovs_descs, &zero);
+	if (!random)
+		return 0;
+	OVS_CLS_TERMS(pkt, d, random, h, 0, OVS_TIER1);
+	if (d->n > OVS_TIER1) {
+		OVS_CLS_TERMS(pkt, d, random, h, OVS_TIER1, OVS_TIER2);
+		if (d->n > OVS_TIER2) {
+			OVS_CLS_TERMS(pkt, d, random, h, OVS_TIER2,
+				      OVS_CLS_WORDS);
 			if (d->next)
 				h += ovs_cls_hash_more(pkt, d->next);
 		}
@@ -189,7 +205,7 @@ __noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
 #define OVS_CLS_DIFF(pkt, d, f, diff, a, b) do {			\
 	__u32 j_;							\
 	_Pragma("unroll")						\
-	for (j_ = (a); j_ <= (b); j_++)					\
+	for (j_ = (a); j_ < (b); j_++)					\
 		(diff) |= ovs_cls_word(pkt, d, j_) ^ (f)->value[j_];	\
 } while (0)
 
@@ -212,9 +228,9 @@ static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge,
 	diff = OVS_READ_ONCE(f->desc) ^ desc;
 	if (cached)
 		diff |= f->bridge ^ pkt->bridge;
-	OVS_CLS_DIFF(pkt, d, f, diff, 0, 5);
-	if (d->n > 6)
-		OVS_CLS_DIFF(pkt, d, f, diff, 6, OVS_CLS_WORDS - 1);
+	OVS_CLS_DIFF(pkt, d, f, diff, 0, OVS_TIER2);
+	if (d->n > OVS_TIER2)
+		OVS_CLS_DIFF(pkt, d, f, diff, OVS_TIER2, OVS_CLS_WORDS);
 	if (diff)
 		return 0;
 	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
@@ -290,11 +306,16 @@ __noinline __u64 ovs_cls_walk_more(struct ovs_pkt *pkt)
 }
 
 /* Walk all trees of a bridge. */
-static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt,
-					    const struct ovs_root *root)
+static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt)
 {
-	__u64 edge = OVS_READ_ONCE(root->tree[0]);
+	__u32 bridge = pkt->bridge;
+	struct ovs_root *root;
+	__u64 edge;
 
+	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
+	if (!root)
+		return 0;
+	edge = OVS_READ_ONCE(root->tree[0]);
 	if (edge)
 		edge = ovs_cls_walk(pkt, edge);
 	if (!edge && root->ntrees > 1)
@@ -345,12 +366,18 @@ __noinline int ovs_cache_judge(struct ovs_pkt *pkt)
 	return 0;
 }
 
-/* Look a key up in the cache, and in the forest when it is not there. */
-__noinline __u64 ovs_cache_lookup(struct ovs_pkt *pkt)
+/* The set of a hash: its newer entry; the older one is that, ^ 1. */
+static __always_inline __u32 ovs_cache_place(__u64 h)
 {
+	return h >> 20 & 7;
+}
+
+/* Find a flow's edge in the cache; 0 when there is none that matches. */
+__noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
+{
+	__u32 bridge, desc, set, place;
 	struct ovs_root *root;
 	struct ovs_desc *d;
-	__u32 bridge, desc, set, first, second;
 	__u64 h, edge, *words;
 
 	if (!pkt)
@@ -363,32 +390,37 @@ __noinline __u64 ovs_cache_lookup(struct ovs_pkt *pkt)
 	d = bpf_map_lookup_elem(&ovs_descs, &desc);
 	if (!d)
 		return 0;
-	h = ovs_cls_hash(pkt, d, (__u64)bridge);
+	h = ovs_cls_hash(pkt, d, bridge);
+	pkt->cache_hash = h;
 	set = h & cfg_cache_mask;
 	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
 	if (!words)
 		return 0;
-	first = (h >> 20 & 0xffff) * (OVS_BUCKET_EDGES + 1) >> 16;
-	second = first ^ 1;
-	edge = words[first];
+	place = ovs_cache_place(h);
+	edge = words[place];
 	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT)
-		edge = words[second];
-	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT == 0 &&
-	    ovs_cls_same(pkt, edge, 1)) {
-		pkt->probes = 1;
-		pkt->cached = 1;
-		pkt->cache_hits++;
-		return edge;
-	}
-	edge = ovs_cls_forest(pkt, root);
-	pkt->cache_probes += pkt->probes;
-	if (edge) {
-		if ((words[first] ^ h) >> OVS_EDGE_TAG_SHIFT)
-			words[second] = words[first];
-		words[first] = (edge & ((1ULL << OVS_EDGE_TAG_SHIFT) - 1)) |
-			h >> OVS_EDGE_TAG_SHIFT << OVS_EDGE_TAG_SHIFT;
-	}
+		edge = words[place ^ 1];
+	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT || !ovs_cls_same(pkt, edge, 1))
+		return 0;
+	pkt->probes = 1;
+	pkt->cached = 1;
+	pkt->cache_hits++;
 	return edge;
+}
+
+/* Keep what ovs_cache_find() did not find. */
+static __always_inline void ovs_cache_store(struct ovs_pkt *pkt, __u64 edge)
+{
+	__u64 h = pkt->cache_hash, *words;
+	__u32 set = h & cfg_cache_mask, place = ovs_cache_place(h);
+
+	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
+	if (!words)
+		return;
+	if ((words[place] ^ h) >> OVS_EDGE_TAG_SHIFT)
+		words[place ^ 1] = words[place];
+	words[place] = (edge & ((1ULL << OVS_EDGE_TAG_SHIFT) - 1)) |
+		       h >> OVS_EDGE_TAG_SHIFT << OVS_EDGE_TAG_SHIFT;
 }
 
 /*
@@ -400,28 +432,26 @@ __noinline __u64 ovs_cache_lookup(struct ovs_pkt *pkt)
  */
 __noinline __u32 ovs_classify(struct ovs_pkt *pkt)
 {
-	struct ovs_root *root;
-	__u32 bridge;
-	__u64 edge;
+	__u64 edge = 0;
 
 	if (!pkt)
 		return 0;
 	pkt->probes = 0;
 	pkt->cached = 0;
-	if (cfg_cache_mask && pkt->cache_on) {
-		edge = ovs_cache_lookup(pkt);
-	} else {
-		bridge = pkt->bridge;
-		root = bpf_map_lookup_elem(&ovs_roots, &bridge);
-		if (!root)
-			return 0;
-		edge = ovs_cls_forest(pkt, root);
-		pkt->cache_probes += pkt->probes;
-	}
 	if (cfg_cache_mask) {
 		if (!pkt->cache_left)
 			ovs_cache_judge(pkt);
 		pkt->cache_left--;
+		if (pkt->cache_on)
+			edge = ovs_cache_find(pkt);
+	}
+	if (!edge) {
+		edge = ovs_cls_forest(pkt);
+		if (cfg_cache_mask) {
+			pkt->cache_probes += pkt->probes;
+			if (edge && pkt->cache_on)
+				ovs_cache_store(pkt, edge);
+		}
 	}
 	if (!edge)
 		return 0;

@@ -10,8 +10,15 @@ from operator import add, mul
 from dpif_bpf import abi
 
 WORDS = abi.OVS_CLS_WORDS
-_WORD = abi.DESC_WORD.struct
-_HEAD = struct.Struct(f"=B{WORDS}sxIIQ")
+_RECORD = struct.Struct(f"=B{WORDS}sH{WORDS}Q8x")
+
+
+def summed(words: int) -> int:
+    """Terms of the hash of so many words: the tiers of ovs_cls_hash()."""
+    for tier in (3, 6):
+        if words <= tier:
+            return tier
+    return -(-words // WORDS) * WORDS
 
 
 class Mask:
@@ -24,10 +31,10 @@ class Mask:
     :ivar index: the words of the key in which there are bits
     """
 
-    __slots__ = ("_halves", "_keys", "_size", "_values", "bits", "flows",
-                 "id", "index", "more", "refs")
+    __slots__ = ("_halves", "_random", "_rest", "_size", "_values", "bits",
+                 "flows", "id", "index", "more", "refs")
 
-    def __init__(self, bits: int, keys: tuple[int, ...]) -> None:
+    def __init__(self, bits: int, random_words: tuple[int, ...]) -> None:
         self.bits = bits
         self.refs = 0
         self.flows = 0
@@ -40,8 +47,10 @@ class Mask:
         one = "".join("Q" if word else "8x" for word in words)
         self._values = struct.Struct("<" + one)
         self._halves = struct.Struct("<" + one.replace("Q", "II"))
-        self._keys = tuple(keys[2 * i + half] for i in self.index
-                           for half in (0, 1))
+        self._random = random_words[:2 * len(self.index)]
+        # What the reader adds for the words that the mask does not have.
+        unused = random_words[2 * len(self.index):2 * summed(len(self.index))]
+        self._rest = sum(map(mul, unused[::2], unused[1::2]))
 
     def values(self, key: int) -> tuple[int, ...]:
         """The words of a masked key that the mask has bits in."""
@@ -53,8 +62,8 @@ class Mask:
         :param value: key & bits
         """
         pairs = map(add, self._halves.unpack(
-            value.to_bytes(self._size, "little")), self._keys)
-        total: int = sum(map(mul, pairs, pairs), start)
+            value.to_bytes(self._size, "little")), self._random)
+        total: int = sum(map(mul, pairs, pairs), start + self._rest)
         return total
 
 
@@ -76,9 +85,16 @@ class MaskTable:
 
     def __init__(self, descs: memoryview, rng: random.Random) -> None:
         self._descs = descs
-        self._keys = tuple(rng.getrandbits(32)
-                           for _ in range(2 * abi.OVS_KEY_WORDS))
-        self._free = list(range(len(descs) // abi.DESC.size - 1, 0, -1))
+        self._random = tuple(
+            rng.getrandbits(32)
+            for _ in range(2 * WORDS * abi.OVS_CLS_RECORDS))
+        first = abi.DESC["mask"].offset
+        for i in range(abi.OVS_CLS_RECORDS):
+            struct.pack_into(f"={2 * WORDS}I", descs,
+                             i * abi.DESC.size + first,
+                             *self._random[2 * WORDS * i:2 * WORDS * (i + 1)])
+        self._free = list(range(len(descs) // abi.DESC.size - 1,
+                                abi.OVS_CLS_RECORDS - 1, -1))
         self._masks: dict[int, Mask] = {}
         self._idle: dict[int, Mask] = {}
         self.flow_masks = 0
@@ -100,7 +116,7 @@ class MaskTable:
         """
         mask = self._masks.get(bits)
         if mask is None:
-            mask = Mask(bits, self._keys)
+            mask = Mask(bits, self._random)
             self._allocate(mask)
             self._write(mask)
             self._masks[bits] = mask
@@ -137,13 +153,7 @@ class MaskTable:
         ids = (mask.id, *mask.more, 0)
         for i, at in enumerate(ids[:-1]):
             index = mask.index[i * WORDS:(i + 1) * WORDS]
-            record = bytearray(abi.DESC.size)
-            _HEAD.pack_into(record, 0, len(index), bytes(index), ids[i + 1],
-                            0, 0)
-            for j, word in enumerate(index):
-                _WORD.pack_into(record, _HEAD.size + j * _WORD.size,
-                                mask.bits >> 64 * word & (1 << 64) - 1,
-                                self._keys[2 * word],
-                                self._keys[2 * word + 1])
-            start = at * abi.DESC.size
-            self._descs[start:start + abi.DESC.size] = record
+            words = [mask.bits >> 64 * word & (1 << 64) - 1 for word in index]
+            words += [0] * (WORDS - len(words))
+            _RECORD.pack_into(self._descs, at * abi.DESC.size, len(index),
+                              bytes(index), ids[i + 1], *words)

@@ -14,6 +14,7 @@ from dpif_bpf.core.forest import Buffers
 
 _M32 = (1 << 32) - 1
 _M64 = (1 << 64) - 1
+_WORDS = abi.OVS_CLS_WORDS
 _LEAF = 1 << abi.OVS_EDGE_LEAF_SHIFT
 _ID = (1 << abi.OVS_EDGE_ID_BITS) - 1
 _DESC = (1 << abi.OVS_EDGE_DESC_BITS) - 1
@@ -46,19 +47,23 @@ class Reader:
 
     def _words(self, key: tuple[int, ...],
                desc: int) -> list[tuple[int, int, int]]:
-        """Masked key word and hash words of each entry of a mask."""
+        """Masked key word and random words of each entry of a mask, and of
+        those that the hash takes for zero."""
         found: list[tuple[int, int, int]] = []
+        record = 0
+        first = abi.DESC["mask"].offset
         while desc:
             at = desc * abi.DESC.size
-            n = self._descs[at]
-            index = self._descs[at + 1:at + 1 + n]
-            for j, word in enumerate(index):
-                mask, low, high = abi.DESC_WORD.struct.unpack_from(
-                    self._descs, at + abi.DESC["w"].offset
-                    + j * abi.DESC_WORD.size)
-                found.append((key[word] & mask, low, high))
-            desc, = struct.unpack_from("=I", self._descs,
-                                       at + abi.DESC["next"].offset)
+            n, index, following = struct.unpack_from(
+                f"=B{_WORDS}sH", self._descs, at)
+            masks = struct.unpack_from(f"={_WORDS}Q", self._descs, at + first)
+            random = struct.unpack_from(f"={2 * _WORDS}I", self._descs,
+                                        record * abi.DESC.size + first)
+            read = _WORDS if record or n > 6 else 6 if n > 3 else 3
+            found += [(key[index[j]] & masks[j], random[2 * j],
+                       random[2 * j + 1]) for j in range(read)]
+            desc = following
+            record += 1
         return found
 
     def _probe(self, h: int) -> int:
@@ -89,7 +94,7 @@ class Reader:
         while len(values) < len(words):
             head = abi.FLOW.struct.unpack_from(self._flows,
                                                record * abi.FLOW.size)
-            values += struct.unpack(f"={abi.OVS_CLS_WORDS}Q", head[4])
+            values += struct.unpack(f"={_WORDS}Q", head[4])
             record = head[2]
         return values[:len(words)] == words
 

@@ -84,7 +84,8 @@ class FlowRecords:
             _PACK[len(part)].pack_into(self._raw, at * _SIZE + 8, ids[i + 1],
                                        bridge, *part)
             self._raw[at * _SIZE + _VALUES + len(part) * 8:
-                      (at + 1) * _SIZE] = bytes((WORDS - len(part)) * 8)
+                      (at + 1) * _SIZE] = bytes(
+                          _SIZE - _VALUES - len(part) * 8)
         self._more[number] = tuple(more)
 
     def acts(self, number: int) -> int:

@@ -17,7 +17,8 @@ class Sizes:
 
     :param flows: of ovs_flows, and of a stripe of ovs_flow_stats; a flow of
         more than OVS_CLS_WORDS key words takes several
-    :param descs: of ovs_descs; every mask of a flow or a node takes one
+    :param descs: of ovs_descs; every mask of a flow or a node takes one,
+        one of more than OVS_CLS_WORDS key words several
     :param buckets: of ovs_buckets, those that a hash chooses from; a power
         of two (cfg_bucket_mask is one less)
     :param overflow: further elements of ovs_buckets
