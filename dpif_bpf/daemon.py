@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import netaddr
 import ovs.daemon
 import ovs.dirs
 import ovs.poller
@@ -172,7 +173,8 @@ class Daemon:
                 link = port.link
                 lines.append(
                     f"  port {port.port_no}: {port.name} ifindex"
-                    f" {link.hook_ifindex} mtu {link.mtu} bridge"
+                    f" {link.hook_ifindex} mtu {link.mtu} mac"
+                    f" {_mac(link.address)} bridge"
                     f" {names.get(port.bridge, '-')}")
         return "\n".join(lines)
 
@@ -201,6 +203,13 @@ class Daemon:
             lines += show(instance.plane.classifier.statistics(),
                           dp.counters(), dp.bridge_names())
         return "\n".join(lines)
+
+
+def _mac(address: bytes) -> str:
+    if len(address) != 6:
+        return "-"
+    return str(netaddr.EUI(int.from_bytes(address, "big"), 48,
+                           netaddr.mac_unix_expanded))
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
