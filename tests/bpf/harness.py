@@ -315,24 +315,27 @@ class Datapath:
         masks = [(i, m) for i, m in enumerate(_words_of(mask)) if m]
         keys = _words_of(key)
         descs, flows = self.mapped("ovs_descs"), self.mapped("ovs_flows")
-        rows = [masks[at:at + 14] for at in range(0, len(masks), 14)] or [[]]
-        first_desc, first_flow = self._descs + 1, self._flows
+        width = abi.OVS_CLS_WORDS
+        rows = [masks[at:at + width]
+                for at in range(0, len(masks), width)] or [[]]
+        first_desc = abi.OVS_CLS_RECORDS + self._descs
+        first_flow = self._flows
         pc = self.code(code)
         for n, row in enumerate(rows):
             more = n + 1 < len(rows)
-            desc = bytearray(256)
-            desc[0] = len(row)
-            value = bytearray(112)
+            value = bytearray((width + 1) * 8)
             for j, (word, bits) in enumerate(row):
-                desc[1 + j] = word
-                struct.pack_into("=Q", desc, 32 + 16 * j, bits)
                 struct.pack_into("=Q", value, 8 * j, keys[word] & bits)
-            struct.pack_into("=I", desc, 16,
-                             first_desc + n + 1 if more else 0)
-            descs[(first_desc + n) * 256:(first_desc + n + 1) * 256] = desc
+            bits_of = [bits for _, bits in row] + [0] * (width - len(row))
+            abi.DESC.struct.pack_into(
+                descs, (first_desc + n) * abi.DESC.size, len(row),
+                bytes(word for word, _ in row),
+                first_desc + n + 1 if more else 0,
+                struct.pack(f"={width}Q", *bits_of), 0)
             flows[(first_flow + n) * 128:(first_flow + n + 1) * 128] = (
                 struct.pack("=IIII", first_desc if n == 0 else 0, pc,
-                            first_flow + n + 1 if more else 0, 0) + value)
+                            first_flow + n + 1 if more else 0, BRIDGE)
+                + value)
         self._descs += len(rows)
         self._flows += len(rows)
         trees = self._roots[BRIDGE * 33]
