@@ -77,6 +77,11 @@ def wire(namespace: Namespace) -> Iterator[Wire]:
     namespace.run("ethtool", "-K", "gb", "gro", "off")
     for name in ("ga", "gb"):
         namespace.ip(f"link set {name} up")
+    # Until the carrier is known, what is sent is dropped.
+    deadline = time.monotonic() + 5
+    while ("state UP" not in namespace.ip("link show dev ga")
+           and time.monotonic() < deadline):
+        time.sleep(0.01)
     near = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     near.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     near.bind(("ga", 0))
