@@ -27,7 +27,7 @@ setup(
     packages=find_packages(include=["dpif_bpf", "dpif_bpf.*"]),
     install_requires=["netaddr", "numpy", "ovs>=3.1", "pyroute2>=0.7"],
     extras_require={
-        "test": ["hypothesis", "pytest", "scapy"],
+        "test": ["hypothesis", "ovs[flow]", "pytest", "scapy"],
         "dev": ["mypy", "ruff"],
     },
     entry_points={"console_scripts": ["ovs-bpfd = dpif_bpf.daemon:main"]},
