@@ -131,7 +131,9 @@ class Lab:
             "-vconsole:off"], self.build.environment)
         self.until(lambda: (self.rundir / "ovs-vswitchd.pid").exists())
         if ready:
-            self.vsctl("set", "Open_vSwitch", ".", "external_ids:lab=ready")
+            # Only a change is waited for.
+            self.vsctl("set", "Open_vSwitch", ".",
+                       f"external_ids:lab={time.monotonic()}")
 
     def _spawn(self, name: str, argv: list[str],
                env: dict[str, str]) -> None:

@@ -6,7 +6,8 @@
     traffic.py udp-echo ADDRESS PORT
     traffic.py udp-ask ADDRESS PORT COUNT SIZE    prints how many came back
     traffic.py udp-count ADDRESS PORT         prints what came, on SIGTERM
-    traffic.py udp-send ADDRESS PORT RATE     prints what it sent, likewise
+    traffic.py udp-send ADDRESS PORT RATE [SECONDS]   prints what it sent,
+                                              on SIGTERM or after SECONDS
 
 What runs until it is ended prints "ready" when it has begun.
 """
@@ -100,7 +101,8 @@ def udp_count(address: str, port: str) -> None:
         seen.add(sock.recv(CHUNK))
 
 
-def udp_send(address: str, port: str, rate: str) -> None:
+def udp_send(address: str, port: str, rate: str,
+             seconds: str = "inf") -> None:
     sock = make(address, socket.SOCK_DGRAM)
     sock.connect((address, int(port)))
     stopped: list[int] = []
@@ -109,7 +111,7 @@ def udp_send(address: str, port: str, rate: str) -> None:
     start = time.monotonic()
     sent = 0
     print("ready", flush=True)
-    while not stopped:
+    while not stopped and sent < float(rate) * float(seconds):
         due = int((time.monotonic() - start) * float(rate))
         while sent < due:
             sock.send(sent.to_bytes(8, "big"))
