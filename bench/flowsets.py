@@ -55,7 +55,10 @@ BASE = base(0, 0, 0)[1]
 
 
 def pipeline(masks: int, flows: int, rng: random.Random) -> list[FlowKey]:
-    """Stages (recirc_id) with four masks each: ARP, prefixes, ports."""
+    """Stages (recirc_id) with four masks each: ARP, prefixes, ports.
+
+    :param masks: up to 2,048 all different ones
+    """
     found: dict[FlowKey, None] = {}
     i = tries = 0
     while len(found) < flows and tries < 3 * flows:
@@ -63,11 +66,12 @@ def pipeline(masks: int, flows: int, rng: random.Random) -> list[FlowKey]:
         i += 1
         tries += 1
         port = rng.randrange(1, 17)
-        prefix = 8 + stage * 7 % 24
+        prefix = 8 + stage * 7 % 23
         extra = [_number(name, rng.getrandbits(abi.KEY[name].size * 8))
                  for bit, name in enumerate((
                      "ct_zone", "ct_mark", "tun_id", "skb_priority",
-                     "ip_tos", "ip_ttl", "skb_mark"))
+                     "ip_tos", "ip_ttl", "skb_mark", "dp_hash",
+                     "ct_orig_tp_src"))
                  if stage >> bit & 1]
         state = _number("ct_state", rng.getrandbits(8))
         if kind == 0:

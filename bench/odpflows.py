@@ -13,6 +13,7 @@ from __future__ import annotations
 import lzma
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol, SupportsInt
 
 from ovs.flow.odp import ODPFlow
 
@@ -47,18 +48,29 @@ class _Image:
             setattr(self, attr, getattr(self, attr) | image << shift)
 
 
-def _masked(put: Callable[..., None], name: str, field: object,
+class _Decoded(Protocol):
+    """EthMask, IPMask and IntMask of ovs.flow.decoders: each has some."""
+
+    mask: SupportsInt | None
+    eth: SupportsInt
+    ip: SupportsInt
+    value: int
+
+
+def _masked(put: Callable[..., None], name: str, field: _Decoded | int,
             network: bool = True) -> None:
-    """Put an IntMask, IPMask, EthMask or number of ovs.flow."""
+    """Put what a decoder of ovs.flow made."""
     if isinstance(field, int):
         put(name, field, network=network)
     elif hasattr(field, "eth"):
         mask = field.mask
         put(name, int(field.eth), None if mask is None else int(mask))
     elif hasattr(field, "ip"):
+        assert field.mask is not None
         put(name, int(field.ip), int(field.mask))
-    elif hasattr(field, "value") and hasattr(field, "mask"):
-        put(name, field.value, field.mask, network=network)
+    elif hasattr(field, "value"):
+        assert field.mask is not None
+        put(name, field.value, int(field.mask), network=network)
     else:
         raise ValueError(f"{name}: {field!r}")
 

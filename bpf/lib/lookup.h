@@ -336,7 +336,7 @@ static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt)
  */
 #define OVS_CACHE_PERIOD	8192
 #define OVS_CACHE_REST		32	/* periods at most */
-#define OVS_CACHE_COST		26	/* of looking, in sixteenths of probes */
+#define OVS_CACHE_COST		56	/* of looking, in sixteenths of probes */
 
 __noinline int ovs_cache_judge(struct ovs_pkt *pkt)
 {

@@ -51,8 +51,8 @@ class Sizes:
             raise ValueError(f"max_flows must be in 1..{MAX_FLOWS}")
         if not 0 < max_descs <= MAX_DESCS:
             raise ValueError(f"max_descs must be in 1..{MAX_DESCS}")
-        buckets = 1 << max(8, (max_flows // 2 - 1).bit_length())
         flows = min(max_flows + max_flows // 16 + 1024, MAX_FLOWS)
+        buckets = 1 << max(8, (flows // 2 - 1).bit_length())
         return cls(flows, max_descs, buckets, buckets // 8)
 
     def constants(self) -> dict[str, int]:
