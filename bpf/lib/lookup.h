@@ -366,10 +366,10 @@ __noinline int ovs_cache_judge(struct ovs_pkt *pkt)
 	return 0;
 }
 
-/* The set of a hash: its newer entry; the older one is that, ^ 1. */
+/* The set of a hash: the place of its newer edge; the older one is next. */
 static __always_inline __u32 ovs_cache_place(__u64 h)
 {
-	return h >> 20 & 7;
+	return h >> 20 & 6;
 }
 
 /* Find a flow's edge in the cache; 0 when there is none that matches. */
@@ -399,7 +399,7 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
 	place = ovs_cache_place(h);
 	edge = words[place];
 	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT)
-		edge = words[place ^ 1];
+		edge = words[place + 1];
 	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT || !ovs_cls_same(pkt, edge, 1))
 		return 0;
 	pkt->probes = 1;
@@ -418,7 +418,7 @@ static __always_inline void ovs_cache_store(struct ovs_pkt *pkt, __u64 edge)
 	if (!words)
 		return;
 	if ((words[place] ^ h) >> OVS_EDGE_TAG_SHIFT)
-		words[place ^ 1] = words[place];
+		words[place + 1] = words[place];
 	words[place] = (edge & ((1ULL << OVS_EDGE_TAG_SHIFT) - 1)) |
 		       h >> OVS_EDGE_TAG_SHIFT << OVS_EDGE_TAG_SHIFT;
 }

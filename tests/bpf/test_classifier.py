@@ -243,7 +243,7 @@ def test_cache_pays_for_few_packets(obj: ClsObject,
 @pytest.mark.usefixtures("one_cpu")
 def test_cache_of_two_bridges(obj: ClsObject, rng: random.Random) -> None:
     """Flows that do not match the port are one bridge's all the same."""
-    flows = flowsets.explosion(64, 64, rng)
+    flows = flowsets.explosion(256, 256, rng)
     port = (1 << 64) - 1
     flows = [(key & ~port, mask & ~port) for key, mask in flows]
     obj.cls.add_root(1)
