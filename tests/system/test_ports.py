@@ -21,7 +21,7 @@ from netns import Namespace
 
 from dpif_bpf.core.edges import Link, LinkChange, LinkEvent, VportStats
 from dpif_bpf.edge.ports import Ports
-from dpif_bpf.edge.ports.rtnetlink import LinkMonitor
+from dpif_bpf.edge.ports.rtnetlink import LinkMonitor, Rtnl
 from dpif_bpf.errors import DpifError
 
 IFF_UP = 0x1
@@ -539,19 +539,30 @@ def test_leftovers(namespace: Namespace, ports: Ports) -> None:
 
 
 def test_port_add_is_quick(namespace: Namespace, ports: Ports) -> None:
+    """A few times what the kernel takes for a bare pair; most of it is
+    pyroute2's.  Measured on 6.18: 2 against 4 ms, a netdev 0.7."""
     namespace.ip("link add v0 type veth peer name v1")
-    best_netdev = best_internal = 1.0
+    rtnl = Rtnl()
+    bare = netdev = internal = 10.0
     for i in range(5):
         start = time.monotonic()
+        rtnl.change("a", "add", ifname="a", kind="veth",
+                    peer={"ifname": "b"})
+        rtnl.set_flags("a", socket.if_nametoindex("a"), IFF_UP, IFF_UP)
+        bare = min(bare, time.monotonic() - start)
+        rtnl.change("a", "del", ifname="a")
+        start = time.monotonic()
         link = ports.open_netdev("v0")
-        best_netdev = min(best_netdev, time.monotonic() - start)
+        netdev = min(netdev, time.monotonic() - start)
         ports.release(link)
         start = time.monotonic()
         link = ports.create_internal("int0", f"ovsh0p{i}")
         ports.start(link)
-        best_internal = min(best_internal, time.monotonic() - start)
+        internal = min(internal, time.monotonic() - start)
         ports.release(link)
-    assert best_netdev < 0.010 and best_internal < 0.020
+    rtnl.close()
+    print(f"bare {bare:.4f} netdev {netdev:.4f} internal {internal:.4f}")
+    assert netdev < 2 * bare and internal < 6 * bare
 
 
 def test_descriptors_are_closed(namespace: Namespace) -> None:
