@@ -209,7 +209,7 @@ def inner(nodes: Iterable[Leaf | Node]) -> list[tuple[Node, list[int]]]:
 def make_plan(flows: list[Leaf], path: int) -> Plan | None:
     """Arranges flows that agree in the bits `path`.
 
-    Each node tests all bits that the flows below it have in common.
+    Each node tests all other bits that the flows below it have in common.
 
     :returns: None when they cannot be told apart in one tree
     """

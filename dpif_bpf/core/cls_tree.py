@@ -97,34 +97,43 @@ class Tree:
         return False
 
     def _insert(self, leaf: Leaf) -> bool:
+        """insert(), but for the books.
+
+        On the way down, `left` are the mask's bits that no node has tested
+        and in which not all flows agree.
+        """
         at = self.root
         if at is None:
             self._plant(leaf)
             return True
-        key, bits = leaf.key, leaf.bits
-        path = depth = 0
-        while at.__class__ is Node:
-            assert isinstance(at, Node)
-            if at.same:
-                if at.same & bits & (key ^ at.value):
+        key = leaf.key
+        left = leaf.bits
+        depth = 0
+        while True:
+            if isinstance(at, Leaf):
+                return self._fork(at, leaf, left, depth)
+            same = at.same
+            if same:
+                if same & left & (key ^ at.value):
                     return self._above(at, leaf, depth)
-                at.same &= bits
-            if at.bits & bits != at.bits:
-                narrowed = self._narrow(at, leaf, path, depth)
+                at.same = same = same & left
+                left ^= same
+            tested = at.bits
+            if tested & left != tested:
+                narrowed = self._narrow(at, leaf, left | same, depth)
                 if narrowed is None:
                     return False
                 if leaf.parent is not None:
                     return True
                 at = narrowed
-            path |= at.bits | at.same
+                tested = at.bits
+            left ^= tested
             depth += 1
-            value = key & at.bits
+            value = key & tested
             child = at.children.get(value)
             if child is None:
                 return self._attach(at, value, leaf, depth)
             at = child
-        assert isinstance(at, Leaf)
-        return self._fork(at, leaf, path, depth)
 
     def _plant(self, leaf: Leaf) -> None:
         bits = leaf.bits & ROOT_BITS
@@ -183,9 +192,9 @@ class Tree:
         self._store.reseeds += 1
         return True
 
-    def _fork(self, other: Leaf, leaf: Leaf, path: int, depth: int) -> bool:
+    def _fork(self, other: Leaf, leaf: Leaf, left: int, depth: int) -> bool:
         """Put a node where one flow was, for two."""
-        common = other.bits & leaf.bits & ~path
+        common = other.bits & left
         if not (other.key ^ leaf.key) & common:
             if (other.key == leaf.key and other.bits == leaf.bits
                     and not other.ghost):
@@ -215,17 +224,18 @@ class Tree:
         self._replace(node, parent, place, leaf.key, new)
         return True
 
-    def _narrow(self, node: Node, leaf: Leaf, path: int,
+    def _narrow(self, node: Node, leaf: Leaf, left: int,
                 depth: int) -> Node | None:
         """Make room for a flow whose mask lacks bits that `node` tests.
 
-        :param path: bits that nodes above test or in which all agree
+        :param left: bits of the flow that nodes above do not test, and in
+            which not all flows there agree
         :returns: the node to go on from; `leaf` may be in the tree already.
             None when that cannot be
         """
         bits = node.bits & leaf.bits
         if not bits or len(node.children) > MAX_SPLIT:
-            return self._rebuild(node, leaf, path, depth)
+            return self._rebuild(node, leaf, left, depth)
         rest = node.bits & ~bits
         groups: dict[int, list[tuple[int, Leaf | Node]]] = {}
         for value, child in node.children.items():
@@ -233,7 +243,7 @@ class Tree:
         mine = leaf.key & bits
         same = node.same & leaf.bits
         if len(groups) == 1 and mine in groups and len(node.children) > 1:
-            return self._rebuild(node, leaf, path, depth)
+            return self._rebuild(node, leaf, left, depth)
         plan: Plan | None = None
         gone: list[tuple[Node, list[int]]] = []
         if mine in groups:
@@ -241,7 +251,8 @@ class Tree:
             if len(group) > 1:
                 flows = few_leaves(group, MAX_REBUILD - 1)
                 if flows is not None:
-                    plan = make_plan([*flows, leaf], path | bits | same)
+                    plan = make_plan([*flows, leaf],
+                                     leaf.bits ^ left | bits | same)
                 if plan is None:
                     return None
                 gone = inner(group)
@@ -281,13 +292,13 @@ class Tree:
         self._store.splits += 1
         return new
 
-    def _rebuild(self, node: Node, leaf: Leaf, path: int,
+    def _rebuild(self, node: Node, leaf: Leaf, left: int,
                  depth: int) -> Node | None:
         """Arrange all flows below `node` anew, with one more."""
         flows = few_leaves([node], MAX_REBUILD - 1)
         if flows is None:
             return None
-        plan = make_plan([*flows, leaf], path)
+        plan = make_plan([*flows, leaf], leaf.bits ^ left)
         if plan is None:
             return None
         draft = Draft(self._store)
