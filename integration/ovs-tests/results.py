@@ -62,6 +62,8 @@ RESULTS = {
 LISTED = re.compile(r"^ *(\d+): \S+:\d+ +(.*?) *$")
 #: "/dir/system-traffic.at:56: command", heading of a check in a test's log.
 CHECK = re.compile(r"^\S*?([\w-]+\.at:\d+): (.*)$")
+#: Time and number of a line of a log.
+LOG_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z\|\d+\|")
 DEVICE = re.compile(r"\blink add .*\btype (\w+)")
 
 
@@ -155,7 +157,8 @@ def find_cause(log: str) -> str:
         shown = output[-1]
     else:
         shown = output[0]
-    return re.sub(r"\s+", " ", shown).strip()[:160]
+    shown = LOG_TIME.sub("", re.sub(r"\s+", " ", shown).strip())
+    return shown[:160]
 
 
 def find_condition(source: Path, at: str) -> str:

@@ -80,7 +80,9 @@ def section(directory: Path) -> Iterator[str]:
         counts = {word: cells.count(word) for word in dict.fromkeys(cells)}
         said = ", ".join(
             f"{number} {word or 'not run'}"
-            for word, number in sorted(counts.items(), key=lambda c: -c[1])
+            for word, number in sorted(
+                counts.items(), key=lambda c: (c[0] != "passed", -c[1])
+            )
         )
         yield f"- {name}: {said}."
 

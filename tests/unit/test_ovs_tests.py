@@ -90,6 +90,15 @@ def test_cause_is_the_first_line_that_differs() -> None:
     )
 
 
+def test_cause_is_a_warning_without_its_time() -> None:
+    log = (
+        "./system-traffic.at:23: check_logs\n"
+        "+++ /run/ovs-tests/stdout\t2026-11-22\n"
+        "+2026-11-22T20:18:13.650Z|00118|dpif|WARN|failed\n"
+    )
+    assert results.find_cause(log) == "+dpif|WARN|failed"
+
+
 def test_cause_is_the_exception() -> None:
     log = (
         "./system-traffic.at:4: bpfd_start\n"
