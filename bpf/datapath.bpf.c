@@ -15,6 +15,7 @@
 #include "lib/lookup.h"
 #include "lib/stats.h"
 #include "lib/actions.h"
+#include "lib/act_encap.h"
 #include "lib/upcall.h"
 
 #define OVS_LOOKUP(map, key)	bpf_map_lookup_elem(&map, key)
@@ -138,6 +139,20 @@ int ovs_upcall_pg(struct __sk_buff *skb)
 	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACTIONS);
 }
 
+/* Stage ENCAP: headers that are pushed and popped. */
+SEC("tc")
+int ovs_encap(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+	struct ovs_encap_run run = { .skb = skb, .pkt = pkt };
+
+	pkt->drop = OVS_DROP_BAD_INSN;
+	bpf_loop(OVS_MAX_INSNS, ovs_encap_step, &run, 0);
+	if (unlikely(pkt->drop))
+		return ovs_exit(cpu, pkt, TC_ACT_SHOT);
+	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACTIONS);
+}
+
 /*
  * At the ingress of the inject device: packets of the provider, and copies
  * that a program put off.  What has no armed slot is not for us.
@@ -175,6 +190,9 @@ int ovs_inject(struct __sk_buff *skb)
 	skb->priority = pkt->key.skb_priority;
 
 	err = ovs_parse(skb, pkt);
+	/* The device's receive path forgot where the labels of it end. */
+	if (!err && ctx_get(skb, gso_size) && pkt->key.mpls_labels)
+		err = OVS_DROP_GSO;
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
 	if (pkt->pc)

@@ -38,6 +38,7 @@ OVS_MAC_PROTO_NONE: Final = 1
 OVS_PORT_F_USED: Final = 1
 OVS_PORT_F_INTERNAL: Final = 2
 OVS_PORT_F_L3: Final = 4
+OVS_PORT_F_VETH: Final = 8
 
 OVS_CSUM_NONE: Final = 0
 OVS_CSUM_UNNECESSARY: Final = 1
@@ -49,6 +50,9 @@ OVS_SLOT_ARMED: Final = 1
 OVS_SLOT_GEN_SHIFT: Final = 1
 OVS_SLOT_GEN_MASK: Final = 0x7ffff
 OVS_SLOT_TIME_SHIFT: Final = 32
+
+OVS_STALE_KEY: Final = 1
+OVS_STALE_OFFSETS: Final = 2
 
 OVS_DIRTY_META: Final = 1
 OVS_DIRTY_MPLS: Final = 2
@@ -92,6 +96,9 @@ class DropReason(IntEnum):
     SLOT = 18
     PULL = 19
     UPCALL_SIZE = 20
+    ENCAP = 21
+    GSO = 22
+    LAYER3 = 23
 
 
 OVS_DROP_MAX: Final = 64
@@ -115,9 +122,25 @@ class Op(IntEnum):
     SET_IPV4 = 12
     SET_IPV6 = 13
     SET_TP = 14
+    ENCAP = 15
 
 
-OVS_OP_MAX: Final = 15
+OVS_OP_MAX: Final = 16
+
+
+class Encap(IntEnum):
+    """``enum ovs_encap``: OVS_ENCAP_* without the prefix."""
+
+    PUSH_MPLS = 0
+    ADD_MPLS = 1
+    POP_MPLS = 2
+    POP_MPLS_ETH = 3
+    SET_MPLS = 4
+    PUSH_ETH = 5
+    POP_ETH = 6
+
+
+OVS_ENCAP_MAX: Final = 7
 
 
 class Stage(IntEnum):
@@ -127,6 +150,7 @@ class Stage(IntEnum):
     LOOKUP = 1
     ACTIONS = 2
     UPCALL = 3
+    ENCAP = 4
 
 
 OVS_STAGE_MAX: Final = 16
@@ -459,6 +483,6 @@ ROOT: Final = _record("ovs_root", f"""
     tree {OVS_CLS_TREES * 8}s
     """)
 
-RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, INSN, SET_ETH,
-                  SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
+RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, INSN,
+                  SET_ETH, SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
                   BUCKET, DESC, FLOW, ROOT)

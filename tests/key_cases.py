@@ -198,7 +198,7 @@ for _name, _type, _size in [
             nla(_type, bytes(_n)) + UDP4,
             f"OVS_KEY_ATTR_{_name} has {_n} bytes instead of {_size}", 0)
 for _name, _type, _size in [
-        ("TUNNEL", 16, 8), ("MPLS", 21, 4), ("CT_STATE", 22, 4),
+        ("TUNNEL", 16, 8), ("CT_STATE", 22, 4),
         ("CT_ZONE", 23, 2), ("CT_MARK", 24, 4), ("CT_LABELS", 25, 16),
         ("CT_ORIG_TUPLE_IPV4", 26, 16), ("CT_ORIG_TUPLE_IPV6", 27, 40),
         ("NSH", 28, 0), ("IPV6_EXTHDRS", 32, 2)]:

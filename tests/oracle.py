@@ -13,6 +13,8 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from oracle_encap import KEY_MPLS, Refused, encap, set_mpls
+from oracle_encap import KINDS as ENCAPS
 from oracle_key import (
     CFI,
     ETH_P_8021AD,
@@ -30,6 +32,7 @@ from dpif_bpf.abi import DropReason
 
 OUTPUT, USERSPACE, SET, PUSH_VLAN, POP_VLAN = 1, 2, 3, 4, 5
 RECIRC, SET_MASKED, DROP = 7, 11, 24
+PUSH_ETH, POP_ETH = 14, 15
 KEY_PRIORITY, KEY_ETHERNET, KEY_IPV4, KEY_IPV6 = 2, 4, 7, 8
 KEY_TCP, KEY_UDP, KEY_MARK = 9, 10, 15
 
@@ -69,10 +72,21 @@ Event = Output | Upcall | Recirc
 
 @dataclass(slots=True)
 class Result:
-    """Events in order, and the reason when the packet itself is dropped."""
+    """Events in order, and the reason when the packet itself is dropped.
+
+    :param lost: reasons for which outputs failed
+    """
 
     events: list[Event] = field(default_factory=list)
     drop: DropReason = DropReason.NONE
+    lost: list[DropReason] = field(default_factory=list)
+
+    @property
+    def drops(self) -> dict[DropReason, int]:
+        """How often each reason is counted."""
+        reasons = [*self.lost, self.drop]
+        return {reason: reasons.count(reason) for reason in reasons
+                if reason is not DropReason.NONE}
 
     @property
     def outputs(self) -> list[tuple[int, bytes]]:
@@ -116,7 +130,10 @@ def execute(packet: bytes, actions: bytes, meta: Meta | None = None) -> Result:
     except _Failure as failure:
         result.drop = failure.reason
         return result
-    if not result.events:
+    except Refused:
+        result.drop = DropReason.ENCAP
+        return result
+    if not result.events and not result.lost:
         result.drop = DropReason.EXPLICIT
     return result
 
@@ -149,7 +166,9 @@ def _key(packet: bytes, meta: Meta) -> bytes:
 
 def _step(kind: int, payload: bytes, state: _State, result: Result) -> None:
     packet, meta = state.packet, state.meta
-    if kind == OUTPUT:
+    if kind == OUTPUT and meta.protocol is not None:
+        result.lost.append(DropReason.LAYER3)
+    elif kind == OUTPUT:
         result.events.append(Output(_u32(payload), packet,
                                     meta.skb_priority, meta.skb_mark))
     elif kind == USERSPACE:
@@ -171,6 +190,14 @@ def _step(kind: int, payload: bytes, state: _State, result: Result) -> None:
         state.move(len(state.packet) - len(packet))
     elif kind in {SET, SET_MASKED}:
         _set(kind == SET_MASKED, payload, state)
+    elif kind in ENCAPS:
+        state.packet, protocol, l3 = encap(kind, payload, packet,
+                                           meta.protocol)
+        state.meta = replace(meta, protocol=protocol)
+        if kind in {PUSH_ETH, POP_ETH}:
+            state.move(14 if kind == PUSH_ETH else -14)
+        else:
+            state.parsed = replace(state.parsed, l3=l3, l4=0)
     else:
         raise AssertionError(f"unknown action {kind}")
 
@@ -219,6 +246,9 @@ def _set(masked: bool, payload: bytes, state: _State) -> None:
         _set_ipv4(data, parsed, value, mask)
     elif kind == KEY_IPV6:
         _set_ipv6(data, parsed, value, mask)
+    elif kind == KEY_MPLS:
+        if not set_mpls(data, parsed.l3, value, mask):
+            raise _Failure(DropReason.SET)
     elif kind in {KEY_TCP, KEY_UDP}:
         _set_ports(data, parsed, TCP if kind == KEY_TCP else UDP,
                    value, mask)

@@ -155,6 +155,8 @@ struct ovs_key {
  * State of one packet in flight, in ovs_cpu.pkt[level].  What the entry must
  * fill in is said in entry.h.
  */
+#define OVS_STALE_KEY		1	/* the key */
+#define OVS_STALE_OFFSETS	2	/* the offsets of headers */
 #define OVS_DIRTY_META	1	/* w15 .. w22 or w25 .. w34 are not all zero */
 #define OVS_DIRTY_MPLS	2	/* w23, w24 are not all zero */
 struct ovs_pkt {
@@ -162,7 +164,7 @@ struct ovs_pkt {
 	__u32 bridge;
 	__u32 exec_slot;	/* slot to free at the exit, plus 1; 0: none */
 	__u8 recirc_depth;
-	__u8 stale;		/* the key is not the packet's any more */
+	__u8 stale;		/* OVS_STALE_*: not the packet's any more */
 	__u8 sent;		/* this list of actions made a copy */
 	__u8 drop;		/* enum ovs_drop_reason for the exit */
 	__u8 next;		/* enum ovs_stage that the actions wait for */
@@ -210,6 +212,7 @@ struct ovs_cpu {
 #define OVS_PORT_F_USED		1
 #define OVS_PORT_F_INTERNAL	2	/* ifindex is the hidden end's */
 #define OVS_PORT_F_L3		4	/* carries no Ethernet header */
+#define OVS_PORT_F_VETH		8	/* hands GSO packets on as they are */
 struct ovs_port {
 	__u32 ifindex;		/* where packets of this port are sent */
 	__u32 mtu;		/* largest layer-3 packet; 0: no limit */
@@ -259,6 +262,9 @@ enum ovs_drop_reason {
 	OVS_DROP_SLOT,			/* an execute slot that is not armed */
 	OVS_DROP_PULL,			/* packet data could not be pulled */
 	OVS_DROP_UPCALL_SIZE,		/* too large for an upcall: lost */
+	OVS_DROP_ENCAP,			/* a header that cannot be pushed or popped */
+	OVS_DROP_GSO,			/* a GSO packet that cannot be changed so */
+	OVS_DROP_LAYER3,		/* no Ethernet header for such a port */
 	OVS_DROP_MAX = 64,
 };
 
@@ -282,7 +288,20 @@ enum ovs_op {
 	OVS_OP_SET_IPV4,	/* data: struct ovs_set_ipv4 */
 	OVS_OP_SET_IPV6,	/* data: struct ovs_set_ipv6 */
 	OVS_OP_SET_TP,		/* arg: IPPROTO_TCP/UDP; data: ovs_set_tp */
+	OVS_OP_ENCAP,		/* arg: enum ovs_encap */
 	OVS_OP_MAX,
+};
+
+/* What OVS_OP_ENCAP does, in a stage of its own. */
+enum ovs_encap {
+	OVS_ENCAP_PUSH_MPLS,	/* imm: entry (be32); data: type (be16) */
+	OVS_ENCAP_ADD_MPLS,	/* likewise, before the Ethernet header */
+	OVS_ENCAP_POP_MPLS,	/* imm: type of what follows (be16) */
+	OVS_ENCAP_POP_MPLS_ETH,	/* what follows begins with Ethernet */
+	OVS_ENCAP_SET_MPLS,	/* imm: value (be32); data: mask (be32) */
+	OVS_ENCAP_PUSH_ETH,	/* data: dst, 2 bytes, src, 2 bytes */
+	OVS_ENCAP_POP_ETH,
+	OVS_ENCAP_MAX,
 };
 
 struct ovs_insn {
@@ -397,6 +416,7 @@ enum ovs_stage {
 	OVS_STAGE_LOOKUP,	/* look a changed key up again (recirc) */
 	OVS_STAGE_ACTIONS,	/* go on at ovs_pkt.pc */
 	OVS_STAGE_UPCALL,	/* write ovs_upcalls, then go on */
+	OVS_STAGE_ENCAP,	/* OVS_OP_ENCAP, then go on */
 	OVS_STAGE_MAX = 16,
 };
 

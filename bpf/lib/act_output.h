@@ -6,8 +6,21 @@
 #include "ctx.h"
 #include "drop.h"
 
+/*
+ * A GSO packet with headers that act_encap.h put in front.  Tags are in front
+ * as well, but devices are told of them.
+ */
+static __always_inline int ovs_gso_covered(struct __sk_buff *skb)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+
+	return BPF_CORE_READ(k, mac_len) > ETH_HLEN &&
+	       !ovs_is_vlan(ctx_get(skb, protocol));
+}
+
 /* The device to send to; 0 with `*reason` set when the packet cannot go. */
 static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
+					    const struct ovs_pkt *pkt,
 					    __u32 port_no, __u32 *reason)
 {
 	struct ovs_port *port = bpf_map_lookup_elem(&ovs_ports, &port_no);
@@ -15,9 +28,16 @@ static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
 	*reason = OVS_DROP_NO_PORT;
 	if (!port || !(port->flags & OVS_PORT_F_USED))
 		return 0;
+	*reason = OVS_DROP_LAYER3;
+	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET))
+		return 0;
 	*reason = OVS_DROP_MTU;
 	if (unlikely(port->mtu && ctx_mtu_len(skb) > port->mtu &&
 		     !ctx_get(skb, gso_size)))
+		return 0;
+	*reason = OVS_DROP_GSO;
+	if (unlikely(ctx_get(skb, gso_size) &&
+		     !(port->flags & OVS_PORT_F_VETH) && ovs_gso_covered(skb)))
 		return 0;
 	return port->ifindex;
 }
@@ -29,7 +49,7 @@ static __always_inline void ovs_output(struct __sk_buff *skb,
 	__u32 ifindex, reason;
 
 	pkt->sent = 1;
-	ifindex = ovs_output_dev(skb, port_no, &reason);
+	ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
 	if (ifindex) {
 		if (bpf_clone_redirect(skb, ifindex, 0) >= 0)
 			return;
@@ -44,7 +64,7 @@ static __always_inline void ovs_output_last(struct __sk_buff *skb,
 {
 	__u32 ifindex, reason;
 
-	ifindex = ovs_output_dev(skb, port_no, &reason);
+	ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
 	if (unlikely(!ifindex)) {
 		pkt->drop = reason;
 		return;

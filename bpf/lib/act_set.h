@@ -97,7 +97,7 @@ static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
 /* `check` after data whose sum changed by `diff`. */
 static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 {
-	__u64 sum = (__u16)~check + (__u32)diff;
+	__u64 sum = (__u64)(__u32)diff + (__u16)~check;
 
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
@@ -233,7 +233,7 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (pkt->key.tp_src | pkt->key.tp_dst)
 		__builtin_memcpy(&pkt->key.tp_src, &new, sizeof(new));
 	else
-		pkt->stale = 1;
+		pkt->stale |= OVS_STALE_KEY;
 	return 0;
 }
 

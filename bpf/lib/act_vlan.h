@@ -30,7 +30,7 @@ static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
 		return OVS_DROP_VLAN;
 	ovs_move_headers(pkt, ctx_len(skb) - len);
 	if (pkt->key.vlan_tci)
-		pkt->stale = 1;
+		pkt->stale |= OVS_STALE_KEY;
 	pkt->key.vlan_tci = bpf_htons(bits | VLAN_CFI_MASK);
 	pkt->key.vlan_tpid = tpid;
 	return 0;
@@ -45,7 +45,7 @@ static __always_inline int ovs_pop_vlan(struct __sk_buff *skb,
 		return OVS_DROP_VLAN;
 	ovs_move_headers(pkt, ctx_len(skb) - len);
 	if (ctx_get(skb, vlan_present))
-		pkt->stale = 1;
+		pkt->stale |= OVS_STALE_KEY;
 	pkt->key.vlan_tci = 0;
 	pkt->key.vlan_tpid = 0;
 	return 0;

@@ -59,17 +59,20 @@ static __always_inline void ovs_recirc(struct ovs_run *run, __u32 id)
 }
 
 /*
- * Make the key that of the packet.  The offsets stay: they are exact, also
- * where more tags have been pushed than flow extract goes over.
+ * Make the key that of the packet.  The offsets stay where they are exact,
+ * also where more tags have been pushed than flow extract goes over.
  */
 static __always_inline int ovs_refresh(struct __sk_buff *skb,
 				       struct ovs_pkt *pkt)
 {
 	__u16 l3_off = pkt->l3_off, l4_off = pkt->l4_off;
 	__u8 l4_proto = pkt->l4_proto, routing = pkt->routing;
+	__u8 stale = pkt->stale;
 	int err;
 
 	err = ovs_parse(skb, pkt);
+	if (stale & OVS_STALE_OFFSETS)
+		return err;
 	pkt->l3_off = l3_off;
 	pkt->l4_off = l4_off;
 	pkt->l4_proto = l4_proto;
@@ -147,6 +150,10 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	case OVS_OP_SET_TP:
 		err = ovs_set_tp(skb, pkt, at, insn.arg);
 		break;
+	case OVS_OP_ENCAP:
+		pkt->pc = pc;
+		pkt->next = OVS_STAGE_ENCAP;
+		return 1;
 	default:
 		err = OVS_DROP_BAD_INSN;
 	}

@@ -22,6 +22,7 @@ struct sk_buff {
 	__u8 sw_hash:1;
 	__u16 csum_start;
 	__u16 csum_offset;
+	__u16 mac_len;
 	__u32 end;
 	unsigned char *head;
 	unsigned char *data;

@@ -3,7 +3,8 @@
  * Flow extract: the words of the key that come from the packet, with the
  * results of the kernel datapath's key_extract() (net/openvswitch/flow.c).
  * A header that is short or malformed leaves its fields zero; the packet is
- * still looked up.  Only a frame without an Ethernet header is refused.
+ * still looked up.  Only a frame without an Ethernet header is refused.  Of a
+ * layer-3 packet that header is no part (act_encap.h), only its type counts.
  *
  * Words are put together in registers and stored whole: the lookup reads them
  * whole soon afterwards, and a load that spans several stores has to wait.
@@ -125,6 +126,15 @@ static __always_inline void ovs_parse_eth(struct ovs_parser *p)
 	if (!eth)
 		return;
 	p->err = 0;
+	if (unlikely(p->ip.mac_proto != OVS_MAC_PROTO_ETHERNET)) {
+		if (ovs_is_vlan(eth->h_proto))
+			p->err = OVS_DROP_MALFORMED;
+		p->ip.eth_type = eth->h_proto;
+		p->off = sizeof(*eth);
+		key->w[2] = 0;
+		key->w[3] = 0;
+		return;
+	}
 	__builtin_memcpy(dst.mac, eth->h_dest, sizeof(dst.mac));
 	__builtin_memcpy(src.mac, eth->h_source, sizeof(src.mac));
 	p->off = 2 * ETH_ALEN;

@@ -39,6 +39,8 @@ static __always_inline void ovs_count_flow(struct __sk_buff *skb,
 	if (cfg_shared_stats)
 		i %= cfg_stripes;
 	i = i * cfg_max_flows + pkt->flow;
+	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET))
+		bytes -= ETH_HLEN;
 	stats = bpf_map_lookup_elem(&ovs_flow_stats, &i);
 	if (!stats)
 		return;

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 
-from dpif_bpf.abi import SET_ETH, SET_IPV4, SET_IPV6, SET_TP, Op
+from dpif_bpf.abi import SET_ETH, SET_IPV4, SET_IPV6, SET_TP, Encap, Op
 from dpif_bpf.core.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
@@ -20,6 +20,7 @@ from dpif_bpf.wire.netlink import NLA_HDRLEN, NLA_TYPE_MASK, NLATTR
 
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
+_MPLS = {0x8847, 0x8848}
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
 _LABEL_BITS = 0xFFFFF
@@ -177,6 +178,16 @@ def _udp(facts: KeyFacts, this: _Set) -> Insn:
     return _ports(facts, this, IPPROTO_UDP, "OVS_KEY_ATTR_UDP")
 
 
+def _mpls(facts: KeyFacts, this: _Set) -> Insn:
+    """The outermost label.  (The kernel takes any number of entries and
+    writes the first.)"""
+    if facts.eth_type not in _MPLS:
+        raise bad("OVS_KEY_ATTR_MPLS on packets of Ethernet type"
+                  f" {facts.eth_type:#06x}")
+    value, mask = (_U32.unpack(part)[0] for part in (this.value, this.mask))
+    return Insn(Op.ENCAP, Encap.SET_MPLS, value, _WORD.pack(mask))
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     size: int
@@ -191,5 +202,6 @@ FIELDS: dict[int, _Field] = {
     uapi.OVS_KEY_ATTR_IPV6: _Field(40, _ipv6),
     uapi.OVS_KEY_ATTR_TCP: _Field(4, _tcp),
     uapi.OVS_KEY_ATTR_UDP: _Field(4, _udp),
+    uapi.OVS_KEY_ATTR_MPLS: _Field(4, _mpls),
 }
 """By OVS_KEY_ATTR_*: what can be set."""

@@ -19,6 +19,13 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from dpif_bpf.abi import OVS_MAX_PORTS, Op
+from dpif_bpf.core.compile_encap import (
+    compile_add_mpls,
+    compile_pop_eth,
+    compile_pop_mpls,
+    compile_push_eth,
+    compile_push_mpls,
+)
 from dpif_bpf.core.compile_set import compile_set, compile_set_masked
 from dpif_bpf.core.insn import (
     Compiled,
@@ -171,5 +178,10 @@ HANDLERS: dict[int, Handler] = {
     uapi.OVS_ACTION_ATTR_RECIRC: Handler(4, _recirc),
     uapi.OVS_ACTION_ATTR_SET_MASKED: Handler(None, compile_set_masked),
     uapi.OVS_ACTION_ATTR_DROP: Handler(4, _drop),
+    uapi.OVS_ACTION_ATTR_PUSH_MPLS: Handler(8, compile_push_mpls),
+    uapi.OVS_ACTION_ATTR_POP_MPLS: Handler(2, compile_pop_mpls),
+    uapi.OVS_ACTION_ATTR_ADD_MPLS: Handler(8, compile_add_mpls),
+    uapi.OVS_ACTION_ATTR_PUSH_ETH: Handler(12, compile_push_eth),
+    uapi.OVS_ACTION_ATTR_POP_ETH: Handler(0, compile_pop_eth),
 }
 """By OVS_ACTION_ATTR_*: what can be done."""

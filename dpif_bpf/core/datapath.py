@@ -369,6 +369,8 @@ class Datapath:
         flags = abi.OVS_PORT_F_USED
         if port.link.internal:
             flags |= abi.OVS_PORT_F_INTERNAL
+        if port.link.veth:
+            flags |= abi.OVS_PORT_F_VETH
         if port.link.type == ARPHRD_NONE:
             flags |= abi.OVS_PORT_F_L3
         self.plane.write_port(port.port_no, PortEntry(

@@ -37,6 +37,7 @@ class Link:
     :param internal: whether this is an internal port
     :param netnsid: the provider's id of the namespace in which `name` is,
         None when that is its own (OVS_VPORT_ATTR_NETNSID)
+    :param veth: whether packets are sent to a veth
     """
 
     name: str
@@ -48,6 +49,7 @@ class Link:
     address: bytes = b""
     internal: bool = False
     netnsid: int | None = None
+    veth: bool = False
 
 
 class LinkChange(IntFlag):

@@ -10,12 +10,19 @@ were valid and that the packet is on its way.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
+from dpif_bpf import abi
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.errors import BackendError
+from dpif_bpf.wire import uapi
 from dpif_bpf.wire.extract import packet_facts
+from dpif_bpf.wire.facts import MAC_PROTO_NONE
 from dpif_bpf.wire.key import decode_metadata
 from dpif_bpf.wire.messages import PacketRequest
+from dpif_bpf.wire.netlink import iter_attrs
+
+_MAC_PROTO = abi.KEY["mac_proto"].offset
 
 
 def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
@@ -26,12 +33,25 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
     :raises BackendError: ENOBUFS when too many packets are on their way
     """
     metadata = decode_metadata(request.key, request.key_pos)
-    program = dp.programs.get(request.actions, packet_facts(request.packet),
-                              request.actions_pos)
+    packet = request.packet
+    layer3 = metadata.image[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
+    if layer3:
+        packet = _with_room(request.key, packet)
+    facts = packet_facts(packet)
+    if layer3:
+        facts = replace(facts, mac_proto=MAC_PROTO_NONE)
+    program = dp.programs.get(request.actions, facts, request.actions_pos)
     port = dp.vports.by_no.get(metadata.in_port)
     if not dp.plane.execute(
             program, program.pc, 0 if port is None else port.bridge,
-            metadata.image, request.packet, now):
+            metadata.image, packet, now):
         dp.programs.release(program)
         raise BackendError(errno.ENOBUFS,
                            "too many packets are being executed")
+
+
+def _with_room(key: bytes, packet: bytes) -> bytes:
+    """A layer-3 packet as the programs have it: bpf/lib/act_encap.h."""
+    eth_type = next(key[start:stop] for kind, start, stop in iter_attrs(key)
+                    if kind == uapi.OVS_KEY_ATTR_ETHERTYPE)
+    return bytes(12) + eth_type + packet

@@ -18,7 +18,7 @@ from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.key import encode_key
-from dpif_bpf.wire.packet import upcall_packets
+from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.replies import encode_upcall
 
 Send = Callable[[int, bytes], bool]
@@ -27,6 +27,7 @@ Send = Callable[[int, bytes], bool]
 _HEADER = abi.UPCALL.struct.unpack_from
 _SIZE = abi.UPCALL.size
 _IN_PORT = abi.KEY["in_port"].slice
+_MAC_PROTO = abi.KEY["mac_proto"].offset
 
 
 class Upcalls:
@@ -61,10 +62,12 @@ class Upcalls:
         if not pid:
             self._lost(in_port)
             return
+        layer3 = key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
         try:
             packets = upcall_packets(
                 record[_SIZE:_SIZE + size], ip_summed, csum_start,
-                csum_offset, gso_size, gso_type, vlan_tpid, vlan_tci)
+                csum_offset, gso_size, gso_type, vlan_tpid, vlan_tci,
+                layer3)
         except RequestError:
             self.malformed += 1
             self._lost(in_port)
@@ -76,7 +79,8 @@ class Upcalls:
                 cmd, dp.dp_ifindex, attrs, packet, full_hash,
                 userdata=None if desc is None else desc.userdata,
                 actions=None if desc is None else desc.actions,
-                full_len=pkt_len if pkt_len > size else 0)
+                full_len=pkt_len - ETH_HLEN * layer3 if pkt_len > size
+                else 0)
             if self._send(pid, message):
                 self.sent += 1
                 port = dp.vports.by_no.get(in_port)

@@ -31,7 +31,8 @@ maps of the generation."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.ACTIONS: "ovs_actions",
-          abi.Stage.UPCALL: "ovs_upcall_pg"}
+          abi.Stage.UPCALL: "ovs_upcall_pg",
+          abi.Stage.ENCAP: "ovs_encap"}
 """The programs of bpf/datapath.bpf.c."""
 
 _U32 = struct.Struct("=I")

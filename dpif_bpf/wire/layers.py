@@ -18,6 +18,7 @@ IPPROTO_UDP = 17
 IPPROTO_IPV6 = 41
 IPPROTO_GRE = 47
 _TPIDS = {0x8100, 0x88A8}
+_MPLS = {0x8847, 0x8848}
 _EXTENSIONS = {0, 43, 60}
 """IPv6 extension headers that a segment repeats: hop-by-hop options,
 routing, destination options."""
@@ -56,7 +57,7 @@ def bad(text: str) -> RequestError:
 
 
 def find_ip(packet: bytes | memoryview) -> Layers:
-    """Finds the IP header of an Ethernet frame, with any number of tags.
+    """Finds the IP header of an Ethernet frame, below tags and labels.
 
     :raises RequestError: EINVAL when there is none, or not a whole one that
         each segment could repeat
@@ -72,7 +73,23 @@ def find_ip(packet: bytes | memoryview) -> Layers:
         return _ipv4(packet, l3)
     if eth_type == ETH_P_IPV6:
         return _ipv6(packet, l3)
+    if eth_type in _MPLS:
+        return _labelled(packet, l3)
     raise bad(f"Ethernet type {eth_type:#06x}")
+
+
+def _labelled(packet: bytes | memoryview, l3: int) -> Layers:
+    """Below MPLS labels: the version says what it is."""
+    while len(packet) >= l3 + 5:
+        l3 += 4
+        if packet[l3 - 2] & 1:
+            version = packet[l3] >> 4
+            if version == 4:
+                return _ipv4(packet, l3)
+            if version == 6:
+                return _ipv6(packet, l3)
+            break
+    raise bad("no IP header below the MPLS labels")
 
 
 def _ipv4(packet: bytes | memoryview, l3: int) -> Layers:

@@ -24,6 +24,7 @@ sockets with PACKET_VNET_HDR take it."""
 VNET_HDR_NONE = bytes(VIRTIO_NET_HDR.size)
 """Nothing to be done: checksums are complete, the packet goes as it is."""
 
+ETH_HLEN = 14
 _NEEDS_CSUM = 1
 _GSO_TCPV4 = 1
 _GSO_TCPV6 = 4
@@ -43,7 +44,8 @@ def insert_vlan(packet: bytes, tpid: bytes, tci: bytes) -> bytes:
 
 def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
                    csum_offset: int, gso_size: int, gso_type: int,
-                   vlan_tpid: bytes, vlan_tci: bytes) -> list[bytes]:
+                   vlan_tpid: bytes, vlan_tci: bytes,
+                   layer3: bool = False) -> list[bytes]:
     """The packets that a record of ovs_upcalls stands for.
 
     More than one when it is a GSO packet: ovs-vswitchd is given segments, as
@@ -51,10 +53,11 @@ def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
 
     :param data: the packet; the other arguments are the members of struct
         ovs_upcall in bpf/lib/abi.h of these names
+    :param layer3: the Ethernet header before it is no part of the packet
     :raises RequestError: EINVAL when the packet is not what they say,
         EOPNOTSUPP for a GSO packet that cannot be cut
     """
-    if len(data) < 14:
+    if len(data) < ETH_HLEN:
         raise RequestError(errno.EINVAL, f"a packet of {len(data)} bytes")
     partial = ip_summed == OVS_CSUM_PARTIAL
     if gso_size:
@@ -66,6 +69,8 @@ def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
         packets = [bytes(whole)]
     else:
         packets = [bytes(data)]
+    if layer3:
+        return [packet[ETH_HLEN:] for packet in packets]
     if vlan_tpid == b"\0\0":
         return packets
     return [insert_vlan(packet, vlan_tpid, vlan_tci) for packet in packets]

@@ -13,15 +13,21 @@ from ipaddress import ip_address
 from typing import Any
 
 from lists import (
+    POP_ETH,
     POP_VLAN,
+    add_mpls,
     drop,
     output,
+    pop_mpls,
+    push_eth,
+    push_mpls,
     push_vlan,
     recirc,
     set_masked,
     set_whole,
     userspace,
 )
+from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
@@ -45,6 +51,9 @@ DATA = Raw(bytes(range(40)))
 ETHERNET, IPV4 = uapi.OVS_KEY_ATTR_ETHERNET, uapi.OVS_KEY_ATTR_IPV4
 IPV6, KEY_TCP = uapi.OVS_KEY_ATTR_IPV6, uapi.OVS_KEY_ATTR_TCP
 KEY_UDP = uapi.OVS_KEY_ATTR_UDP
+KEY_MPLS = uapi.OVS_KEY_ATTR_MPLS
+LSE = bytes.fromhex("00003b40")
+NEW = bytes.fromhex("02000000000c02000000000b")
 ONES4, ONES16 = b"\xff" * 4, b"\xff" * 16
 
 
@@ -73,6 +82,10 @@ V6 = ip_address("2001:db8::99").packed
 SET_DST6 = set_masked(IPV6, ipv6_value(dst=V6), bytes(16) + ONES16
                       + bytes(8))
 SET_SRC6 = set_masked(IPV6, ipv6_value(src=V6), ONES16 + bytes(24))
+
+
+def mpls(label: int, **fields: int) -> Packet:
+    return MPLS(label=label, **fields)
 
 
 def ports(src: int, dst: int) -> bytes:
@@ -313,6 +326,50 @@ CASES = (
     Case("change the VLAN", tagged(Dot1Q(vlan=7, prio=5)),
          POP_VLAN + push_vlan(0x8100, 8) + output(2),
          ((2, tagged(Dot1Q(vlan=8))),)),
+    Case("push a label", tcp4(), push_mpls(LSE, 0x8847) + output(2),
+         ((2, ether(type=0x8847) / mpls(3, ttl=64, cos=5, s=1)
+           / tcp4()[IP]),)),
+    Case("push two labels, pop one", tcp4(),
+         push_mpls(LSE, 0x8847) + push_mpls(b"\0\0\x20\x07", 0x8848)
+         + output(2) + pop_mpls(0x8847) + output(3),
+         ((2, ether(type=0x8848) / mpls(2, ttl=7, s=0)
+           / mpls(3, ttl=64, cos=5, s=1) / tcp4()[IP]),
+          (3, ether(type=0x8847) / mpls(3, ttl=64, cos=5, s=1)
+           / tcp4()[IP]))),
+    Case("push a label, then a tag", tcp4(),
+         push_mpls(LSE, 0x8847) + push_vlan(0x8100, 9) + output(2),
+         ((2, ether() / Dot1Q(vlan=9, type=0x8847)
+           / mpls(3, ttl=64, cos=5, s=1) / tcp4()[IP]),)),
+    Case("pop the only label", ether(type=0x8847) / mpls(3, s=1)
+         / tcp4()[IP], pop_mpls(0x0800) + output(2), ((2, tcp4()),)),
+    Case("pop a label, then recirculate", ether(type=0x8847) / mpls(3, s=1)
+         / tcp4()[IP], pop_mpls(0x0800) + output(2) + recirc(5),
+         ((2, tcp4()),)),
+    Case("label and TTL of the outer label", ether(type=0x8847)
+         / mpls(3, ttl=9, s=0) / mpls(4, s=1) / DATA,
+         set_masked(KEY_MPLS, bytes.fromhex("12345008"),
+                    bytes.fromhex("fffff0ff")) + output(2),
+         ((2, ether(type=0x8847) / mpls(0x12345, ttl=8, s=0)
+           / mpls(4, s=1) / DATA),)),
+    Case("a label below a tag", ether() / Dot1Q(vlan=9, type=0x8847)
+         / mpls(3, ttl=9, s=1) / DATA,
+         set_masked(KEY_MPLS, bytes(4), b"\0\0\0\xff") + output(2),
+         ((2, ether() / Dot1Q(vlan=9, type=0x8847) / mpls(3, ttl=0, s=1)
+           / DATA),)),
+    Case("Ethernet in MPLS in Ethernet", udp4(),
+         add_mpls(LSE, 0x8847, 0) + push_eth(NEW) + output(2),
+         ((2, Ether(src=C, dst=B, type=0x8847)
+           / mpls(3, ttl=64, cos=5, s=1) / udp4()),)),
+    Case("and out again", ether(type=0x8848) / mpls(3, s=1) / udp4(),
+         POP_ETH + pop_mpls(0x6558) + output(2), ((2, udp4()),)),
+    Case("a tagged frame out of MPLS", ether(type=0x8847) / mpls(3, s=1)
+         / tagged(Dot1Q(vlan=7)), POP_ETH + pop_mpls(0x6558) + output(2),
+         ((2, tagged(Dot1Q(vlan=7))),)),
+    Case("another Ethernet header", udp4(), POP_ETH + push_eth(NEW)
+         + SET_SRC4 + output(2), ((2, Ether(
+             src=C, dst=B) / udp4(src="10.9.8.7")[IP]),)),
+    Case("no Ethernet header", udp4(), output(2) + POP_ETH + output(3),
+         ((2, udp4()),), DropReason.LAYER3),
     Case("recirculation that no flow takes is an upcall of a miss", tcp4(),
          output(2) + recirc(5), ((2, tcp4()),)),
 )

@@ -37,7 +37,8 @@ BRIDGE = 0
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
 STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
-          Stage.ACTIONS: "ovs_actions", Stage.UPCALL: "ovs_upcall_pg"}
+          Stage.ACTIONS: "ovs_actions", Stage.UPCALL: "ovs_upcall_pg",
+          Stage.ENCAP: "ovs_encap"}
 
 _CLONE_NEWNET = 0x40000000
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_VNET_HDR = 263, 8, 15
@@ -153,6 +154,8 @@ def read_upcall(record: memoryview) -> UpcallRecord:
     fields = dict(zip(abi.UPCALL.fields, abi.UPCALL.struct.unpack(
         record[:size]), strict=True))
     packet = bytes(record[size:size + fields["len"]])
+    if fields["key"][abi.KEY["mac_proto"].offset]:
+        packet = packet[14:]  # of a layer-3 packet they say nothing
     if fields["vlan_tpid"] != bytes(2):
         packet = (packet[:12] + fields["vlan_tpid"] + fields["vlan_tci"]
                   + packet[12:])
@@ -288,11 +291,12 @@ class Datapath:
 
     # Configuration
 
-    def set_port(self, number: int, ifindex: int, mtu: int = 0) -> None:
+    def set_port(self, number: int, ifindex: int, mtu: int = 0,
+                 flags: int = abi.OVS_PORT_F_VETH) -> None:
         """Writes ovs_ports and ovs_devs."""
         view = self.mapped("ovs_ports")
         abi.PORT.struct.pack_into(view, number * abi.PORT.size, ifindex, mtu,
-                                  BRIDGE, abi.OVS_PORT_F_USED, 0, 0)
+                                  BRIDGE, abi.OVS_PORT_F_USED | flags, 0, 0)
         bpfsys.map_update(self.obj.map_fd("ovs_devs"), _U32.pack(ifindex),
                           _U32.pack(number))
 

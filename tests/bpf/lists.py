@@ -54,6 +54,26 @@ def set_masked(kind: int, value: bytes, mask: bytes) -> bytes:
     return nla(uapi.OVS_ACTION_ATTR_SET_MASKED, nla(kind, masked + mask))
 
 
+def push_mpls(lse: bytes, kind: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_PUSH_MPLS,
+               lse + struct.pack("!HH", kind, 0))
+
+
+def add_mpls(lse: bytes, kind: int, flags: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_ADD_MPLS,
+               lse + struct.pack("!H", kind) + struct.pack("=H", flags))
+
+
+def pop_mpls(kind: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_POP_MPLS, struct.pack("!H", kind))
+
+
+def push_eth(addresses: bytes) -> bytes:
+    """Source, then destination."""
+    return nla(uapi.OVS_ACTION_ATTR_PUSH_ETH, addresses)
+
+
+POP_ETH = nla(uapi.OVS_ACTION_ATTR_POP_ETH)
 POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
 
 
@@ -63,7 +83,9 @@ def facts_of(frame: bytes, parsed: Extract) -> KeyFacts:
     return KeyFacts(
         eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
         ip_frag=parsed.byte("ip_frag"),
-        vlan_tci=be16(frame, 14) | 0x1000 if tagged else 0)
+        vlan_tci=be16(frame, 14) | 0x1000 if tagged else 0,
+        mpls_num_lse=int.from_bytes(parsed.field("mpls_labels"),
+                                    "little").bit_count())
 
 
 def compiled(actions: bytes, frame: bytes, parsed: Extract) -> bytes:

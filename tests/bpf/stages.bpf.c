@@ -73,5 +73,6 @@ int name(struct __sk_buff *skb)		\
 }
 STAGE(ovs_actions)
 STAGE(ovs_upcall_pg)
+STAGE(ovs_encap)
 
 char LICENSE[] SEC("license") = "GPL";

@@ -17,9 +17,14 @@ from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_NONE, KeyFacts
 from dpif_bpf.wire.netlink import nla, nla_flag, nla_u32
 from dpif_bpf.wire.uapi import (
+    OVS_ACTION_ATTR_ADD_MPLS,
     OVS_ACTION_ATTR_DROP,
     OVS_ACTION_ATTR_OUTPUT,
+    OVS_ACTION_ATTR_POP_ETH,
+    OVS_ACTION_ATTR_POP_MPLS,
     OVS_ACTION_ATTR_POP_VLAN,
+    OVS_ACTION_ATTR_PUSH_ETH,
+    OVS_ACTION_ATTR_PUSH_MPLS,
     OVS_ACTION_ATTR_PUSH_VLAN,
     OVS_ACTION_ATTR_RECIRC,
     OVS_ACTION_ATTR_SET,
@@ -151,8 +156,8 @@ SETS = [
     ("tunnel", ANY, set_(nla(OVS_KEY_ATTR_TUNNEL, nla(1, bytes(4))))),
     ("SCTP", KeyFacts(eth_type=0x0800, ip_proto=132),
      set_(nla(OVS_KEY_ATTR_SCTP, bytes(4)))),
-    ("MPLS", KeyFacts(eth_type=0x8847), set_(nla(OVS_KEY_ATTR_MPLS,
-                                                 bytes(4)))),
+    ("MPLS on IPv4", TCP4, set_(nla(OVS_KEY_ATTR_MPLS, bytes(4)))),
+    ("MPLS on unknown", ANY, masked(nla(OVS_KEY_ATTR_MPLS, bytes(8)))),
     ("NSH", KeyFacts(eth_type=0x894F), set_(nla(OVS_KEY_ATTR_NSH, b""))),
     ("ct_mark", ANY, set_(nla(OVS_KEY_ATTR_CT_MARK, bytes(4)))),
     ("ct_labels", ANY, set_(nla(OVS_KEY_ATTR_CT_LABELS, bytes(16)))),
@@ -198,6 +203,7 @@ SIZES = [
     (OVS_KEY_ATTR_IPV6, 40, KeyFacts(eth_type=0x86DD)),
     (OVS_KEY_ATTR_TCP, 4, TCP4),
     (OVS_KEY_ATTR_UDP, 4, KeyFacts(eth_type=0x86DD, ip_proto=17)),
+    (OVS_KEY_ATTR_MPLS, 4, KeyFacts(eth_type=0x8848)),
 ]
 
 
@@ -270,7 +276,10 @@ def test_supported_actions_are_named() -> None:
         OVS_ACTION_ATTR_OUTPUT, OVS_ACTION_ATTR_USERSPACE,
         OVS_ACTION_ATTR_SET, OVS_ACTION_ATTR_SET_MASKED,
         OVS_ACTION_ATTR_PUSH_VLAN, OVS_ACTION_ATTR_POP_VLAN,
-        OVS_ACTION_ATTR_RECIRC, OVS_ACTION_ATTR_DROP}
+        OVS_ACTION_ATTR_RECIRC, OVS_ACTION_ATTR_DROP,
+        OVS_ACTION_ATTR_PUSH_MPLS, OVS_ACTION_ATTR_POP_MPLS,
+        OVS_ACTION_ATTR_ADD_MPLS, OVS_ACTION_ATTR_PUSH_ETH,
+        OVS_ACTION_ATTR_POP_ETH}
 
 
 def test_facts_after_actions() -> None:

@@ -295,13 +295,13 @@ class Ports:
 
 def _netdev_link(info: LinkInfo) -> Link:
     return Link(info.name, info.index, info.index, info.mtu, info.type,
-                info.flags, info.address)
+                info.flags, info.address, veth=info.kind == "veth")
 
 
 def _internal_link(visible: LinkInfo, hidden: LinkInfo) -> Link:
     return Link(visible.name, visible.index, hidden.index, visible.mtu,
                 visible.type, visible.flags, visible.address, True,
-                hidden.peer_nsid)
+                hidden.peer_nsid, veth=True)
 
 
 def _difference(old: Link, new: Link) -> LinkChange:
