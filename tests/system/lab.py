@@ -4,6 +4,8 @@
 The switch's network namespace holds ovsdb-server, ovs-bpfd and ovs-vswitchd
 with the plugin, their run directory is a temporary one and its BPF file
 system is private, so that labs do not meet.
+
+``OVS_LAB_PATIENCE`` multiplies all time limits, for emulated machines.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import ovs.flow.odp
 from netns import Namespace
 from ovs_build import TOP, OvsBuild
 
+PATIENCE = float(os.environ.get("OVS_LAB_PATIENCE", "1"))
 PROVIDER = "ovs-bpfd"
 SWITCH = "ovs-vswitchd"
 SERVER = "ovsdb-server"
@@ -64,7 +67,7 @@ class Host:
     def ping(self, to: str, count: int = 3) -> None:
         """All of `count` pings are answered."""
         output = self.ns.run("ping", "-n", "-q", "-c", str(count), "-i",
-                             "0.1", "-W", "2", to, check=False)
+                             "0.1", "-W", str(2 * PATIENCE), to, check=False)
         assert f" {count} received" in output, output
 
     def no_ping(self, to: str) -> None:
@@ -153,7 +156,7 @@ class Lab:
         """Ends a daemon, which is not started again."""
         process = self.processes.pop(name)
         process.send_signal(how)
-        process.wait(20)
+        process.wait(20 * PATIENCE)
 
     def stop(self) -> None:
         """Ends everything.
@@ -172,7 +175,7 @@ class Lab:
                 continue
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(20 * PATIENCE)
             except subprocess.TimeoutExpired:
                 trouble.append(f"{name} did not end")
                 process.kill()
@@ -242,7 +245,7 @@ class Lab:
         if plugin:
             argv = ["env", f"LD_PRELOAD={self.build.plugin}", *argv]
         done = subprocess.run(
-            self.ns.command(argv), check=False, timeout=60,
+            self.ns.command(argv), check=False, timeout=60 * PATIENCE,
             env={**self._env, **self.build.environment},
             capture_output=True, text=True)
         assert not check or not done.returncode, (
@@ -251,7 +254,8 @@ class Lab:
         return done.stdout
 
     def vsctl(self, *args: str) -> str:
-        return self.tool("ovs-vsctl", "--timeout=30", *args).strip()
+        return self.tool("ovs-vsctl", f"--timeout={30 * PATIENCE:.0f}",
+                         *args).strip()
 
     def ofctl(self, *args: str) -> str:
         return self.tool("ovs-ofctl", *args)
@@ -351,8 +355,8 @@ class Lab:
         start = time.monotonic()
         client = self.spawn(source, "tcp-source", sink.ip, "5001", str(size))
         try:
-            sent, _ = client.communicate(timeout=60)
-            got, _ = server.communicate(timeout=20)
+            sent, _ = client.communicate(timeout=60 * PATIENCE)
+            got, _ = server.communicate(timeout=20 * PATIENCE)
         finally:
             client.kill()
             server.kill()
@@ -366,7 +370,7 @@ class Lab:
         try:
             asking = self.spawn(client, "udp-ask", server.ip, "5002",
                                 str(count), str(size))
-            got, _ = asking.communicate(timeout=60)
+            got, _ = asking.communicate(timeout=60 * PATIENCE)
         finally:
             echo.kill()
             echo.wait()
@@ -374,7 +378,7 @@ class Lab:
 
     def until(self, done: Callable[[], bool], seconds: float = 20) -> None:
         """Waits until `done`, as long as the daemons run."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + seconds * PATIENCE
         while not done():
             for name, process in self.processes.items():
                 assert process.poll() is None, (
