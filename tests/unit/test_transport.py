@@ -462,7 +462,7 @@ def test_events(provider: Provider, peer: Peer) -> None:
     provider.start()
     peer("s = make()")
     peer("s.setsockopt(270, 1, 3)")
-    until(lambda: provider.clients[0][2] == 0b100)
+    until(lambda: [c[2] for c in provider.clients] == [0b100])
     provider.do(lambda server: server.multicast(3, message(0x20, 0, b"ev")))
     assert peer("poll(s, 2000)") == [1]
     assert parse(peer("recv(s)")) == (0x20, 0, b"ev")
