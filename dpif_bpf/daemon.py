@@ -57,6 +57,7 @@ class Daemon:
             headers=Path(args.bpf_dir).parent / "shim"))
         self._ports = Ports()
         self._db = Database(args.db)
+        self._db.set_status({"version": __version__})
         self._db_seqno = self._db.seqno
         self._ctl = Ctl(args.unixctl, __version__)
         self.provider = Provider(self._loader, self._ports, args.max_flows,

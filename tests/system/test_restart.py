@@ -9,6 +9,8 @@ import time
 import pytest
 from lab import PROVIDER, SERVER, SWITCH, Host, Lab
 
+import dpif_bpf
+
 GONE = r"ovs-bpfd|dpif_bpf|Connection (refused|reset)|Broken pipe"
 """What ovs-vswitchd may say while there is no provider."""
 
@@ -144,6 +146,12 @@ def test_switch_restarts(own_lab: Lab) -> None:
     lab.kill(SWITCH, signal.SIGTERM)
     lab.start_switch()
     one.ping(two.ip)
+
+
+def test_version_is_in_the_database(lab: Lab) -> None:
+    shown = lab.vsctl("get", "Open_vSwitch", ".",
+                      r"external_ids:ovs-bpfd\:version")
+    assert shown.strip('"') == dpif_bpf.__version__
 
 
 def test_database_restarts(own_lab: Lab) -> None:
