@@ -56,12 +56,17 @@ static __always_inline void *ctx_end(const struct __sk_buff *ctx)
 
 /*
  * `n` bytes of the packet at `off`, in place; NULL when the packet is shorter
- * or cannot be pulled.  `n` is a constant, `off` below 32768.
+ * or cannot be pulled.  `n` is a constant, `off` below 32768; the verifier of
+ * 6.1 forgets what is known of `off` when it is spilled to the stack ("R1
+ * offset is outside of the packet"), so that it is told again here.
  */
 static __always_inline void *ctx_at(struct __sk_buff *ctx, __u32 off, __u32 n)
 {
-	void *p = ctx_data(ctx) + off;
+	void *p;
 
+	if (!__builtin_constant_p(off))
+		asm volatile("%0 &= 0x7fff" : "+r"(off));
+	p = ctx_data(ctx) + off;
 	if (likely(p + n <= ctx_end(ctx)))
 		return p;
 	if (ctx_len(ctx) < off + n || bpf_skb_pull_data(ctx, off + n))

@@ -241,7 +241,6 @@ static __always_inline void ovs_parse_ipv4(struct ovs_parser *p)
 static __always_inline void ovs_parse_ipv6(struct ovs_parser *p)
 {
 	struct ovs_key *key = &p->pkt->key;
-	struct ovs_ip6 ip6 = {};
 	struct ipv6hdr *nh;
 	__u32 word;
 
@@ -258,20 +257,16 @@ static __always_inline void ovs_parse_ipv6(struct ovs_parser *p)
 	p->off += sizeof(*nh);
 
 	if (unlikely(ovs_is_ip6_ext(p->ip.ip_proto))) {
-		ip6.skb = p->skb;
-		ip6.off = p->off;
-		ip6.proto = p->ip.ip_proto;
-		ovs_parse_ip6_ext(&ip6);
-		key->ipv6_exthdrs = ip6.exthdrs;
-		p->ip.ip_proto = ip6.proto;
-		p->ip.ip_frag = ip6.frag;
-		p->pkt->routing = ip6.routing;
-		p->off = ip6.off;
-		if (!ip6.ok || p->off > OVS_IP6_MAX_OFF)
+		ovs_parse_ip6_ext(p->skb, p->pkt, p->off, p->ip.ip_proto);
+		p->ip.ip_proto = key->ip_proto;
+		p->ip.ip_frag = key->ip_frag;
+		p->off = p->pkt->l4_off;
+		if (!p->off)
 			return;
+	} else {
+		p->pkt->l4_off = p->off;
+		p->pkt->l4_proto = p->ip.ip_proto;
 	}
-	p->pkt->l4_off = p->off;
-	p->pkt->l4_proto = p->ip.ip_proto;
 	if (ovs_is_ufo(p))
 		p->ip.ip_frag = OVS_FRAG_TYPE_FIRST;
 	if (p->ip.ip_proto == IPPROTO_ICMPV6) {

@@ -2,8 +2,13 @@
 /*
  * Flow extract of what IPv6 puts behind its header: extension headers, and
  * the addresses and options of neighbour discovery.  Off the common way, so
- * they copy what they read, and their loops are bpf_loop()s, which the
- * verifier goes through once.
+ * they copy what they read, and their loops are bpf_loop()s.
+ *
+ * What a loop decides upon is in the key, not on the stack.  Linux 6.1 verifies
+ * the callback of bpf_loop() once, with what is on the stack before the loop:
+ * it believes those values to be the only ones and removes what they do not
+ * reach (found as wrong bits in ipv6_exthdrs).  What is behind a pointer is
+ * unknown to it.
  */
 #ifndef OVS_PARSE_IP6_H
 #define OVS_PARSE_IP6_H
@@ -22,6 +27,7 @@
 #define OVS_IEH_HOP		0x040
 #define OVS_IEH_UNREP		0x080
 #define OVS_IEH_UNSEQ		0x100
+#define OVS_IEH_DEST_TWICE	0x8000	/* while walking */
 
 #define ND_SOLICIT		135
 #define ND_ADVERT		136
@@ -30,16 +36,14 @@
 #define ND_OPT_SLL		1
 #define ND_OPT_TLL		2
 
-/* Walk over extension headers. */
+/*
+ * Walk over extension headers.  In the packet's state: key.ip_proto is the
+ * type of the header at l4_off, key.ip_frag and key.ipv6_exthdrs what has been
+ * found; l4_proto is set when the transport header is reached.
+ */
 struct ovs_ip6 {
 	struct __sk_buff *skb;
-	__u32 off;		/* of the next header */
-	__u16 exthdrs;		/* OVS_IEH_* */
-	__u8 proto;		/* type of the header at `off` */
-	__u8 frag;		/* enum ovs_frag_type */
-	__u8 dests;		/* destination options so far, up to 2 */
-	__u8 routing;		/* a routing header has segments left */
-	__u8 ok;		/* ended at a header that is no extension */
+	struct ovs_pkt *pkt;
 };
 
 static __always_inline int ovs_is_ip6_ext(__u8 proto)
@@ -53,118 +57,132 @@ static __always_inline int ovs_is_ip6_ext(__u8 proto)
  * Note a header: `bit` is its bit, `before` are the bits of those that may
  * precede it in the order that RFC 8200, 4.1 recommends.
  */
-static __always_inline void ovs_ip6_note(struct ovs_ip6 *ip6, __u16 bit,
+static __always_inline void ovs_ip6_note(struct ovs_key *key, __u16 bit,
 					 __u16 before)
 {
-	__u16 seen = ip6->exthdrs, add = bit;
+	__u16 seen = key->ipv6_exthdrs, add = bit;
 
 	if (seen & bit)
 		add |= OVS_IEH_UNREP;
-	if (seen & ~(before | OVS_IEH_UNREP) || ip6->dests >= 2)
+	if (seen & ~(before | OVS_IEH_UNREP))
 		add |= OVS_IEH_UNSEQ;
-	ip6->exthdrs = seen | add;
+	key->ipv6_exthdrs = seen | add;
 }
 
-static __always_inline void ovs_ip6_note_dest(struct ovs_ip6 *ip6)
+/* Destination options may come before a routing header, and at the end. */
+static __always_inline void ovs_ip6_note_dest(struct ovs_key *key)
 {
-	__u16 seen = ip6->exthdrs, add = 0;
+	__u16 seen = key->ipv6_exthdrs, add;
 
-	if (ip6->dests == 0) {
+	if (!(seen & OVS_IEH_DEST)) {
 		add = OVS_IEH_DEST;
 		if (seen & ~(OVS_IEH_HOP | OVS_IEH_UNREP))
 			add |= OVS_IEH_UNSEQ;
-	} else if (ip6->dests == 1) {
+	} else if (!(seen & OVS_IEH_DEST_TWICE)) {
+		add = OVS_IEH_DEST_TWICE;
 		if (seen & ~(OVS_IEH_HOP | OVS_IEH_DEST | OVS_IEH_ROUTER |
 			     OVS_IEH_FRAG | OVS_IEH_AUTH | OVS_IEH_UNREP))
-			add = OVS_IEH_UNSEQ;
+			add |= OVS_IEH_UNSEQ;
 	} else {
 		add = OVS_IEH_UNREP;
 	}
-	if (ip6->dests < 2)
-		ip6->dests++;
-	ip6->exthdrs = seen | add;
+	key->ipv6_exthdrs = seen | add;
 }
 
-/* One header; ends the walk with `ok`, or without it where none follows. */
+/* One header; the walk ends at the transport header, or in the middle. */
 static long ovs_ip6_step(__u32 i, struct ovs_ip6 *ip6)
 {
-	__u8 proto = ip6->proto, h[4];	/* type of the next, length, … */
-	__u32 len;
+	struct ovs_pkt *pkt = ip6->pkt;
+	struct ovs_key *key = &pkt->key;
+	__u8 proto = key->ip_proto, h[4];	/* type of the next, length, … */
+	__u32 off = pkt->l4_off, len;
 
 	switch (proto) {
 	case IPPROTO_HOPOPTS:
-		if (ip6->exthdrs & OVS_IEH_HOP)
-			ip6->exthdrs |= OVS_IEH_UNREP;
-		ip6->exthdrs |= ip6->exthdrs ? OVS_IEH_UNSEQ : OVS_IEH_HOP;
+		if (key->ipv6_exthdrs & OVS_IEH_HOP)
+			key->ipv6_exthdrs |= OVS_IEH_UNREP;
+		key->ipv6_exthdrs |= key->ipv6_exthdrs ? OVS_IEH_UNSEQ :
+							 OVS_IEH_HOP;
 		break;
 	case IPPROTO_DSTOPTS:
-		ovs_ip6_note_dest(ip6);
+		ovs_ip6_note_dest(key);
 		break;
 	case IPPROTO_ROUTING:
-		ovs_ip6_note(ip6, OVS_IEH_ROUTER, OVS_IEH_HOP | OVS_IEH_DEST);
+		ovs_ip6_note(key, OVS_IEH_ROUTER, OVS_IEH_HOP | OVS_IEH_DEST);
 		break;
 	case IPPROTO_FRAGMENT:
-		ovs_ip6_note(ip6, OVS_IEH_FRAG,
+		ovs_ip6_note(key, OVS_IEH_FRAG,
 			     OVS_IEH_HOP | OVS_IEH_DEST | OVS_IEH_ROUTER);
 		break;
 	case IPPROTO_AH:
-		ovs_ip6_note(ip6, OVS_IEH_AUTH,
+		ovs_ip6_note(key, OVS_IEH_AUTH,
 			     OVS_IEH_HOP | OVS_IEH_DEST | OVS_IEH_ROUTER |
 			     OVS_IEH_FRAG);
 		break;
 	case IPPROTO_NONE:
-		ip6->exthdrs |= OVS_IEH_NONEXT;
-		ip6->ok = 1;
-		return 1;
+		key->ipv6_exthdrs |= OVS_IEH_NONEXT;
+		/* fallthrough */
 	default:
-		ip6->ok = 1;
+		pkt->l4_proto = proto;
 		return 1;
 	}
 
-	if (ctx_load(ip6->skb, ip6->off, h, 2))
+	if (off > OVS_IP6_MAX_OFF || ctx_load(ip6->skb, off, h, 2))
 		return 1;
 	len = (h[1] + 1) * 8;
 	if (proto == IPPROTO_AH) {
 		len = (h[1] + 2) * 4;
 	} else if (proto == IPPROTO_ROUTING) {
-		if (ctx_load(ip6->skb, ip6->off, h, 4))
+		if (ctx_load(ip6->skb, off, h, 4))
 			return 1;
 		if (h[3])
-			ip6->routing = 1;
+			pkt->routing = 1;
 	} else if (proto == IPPROTO_FRAGMENT) {
-		/* The walk marks even a header that is cut short. */
-		ip6->frag = OVS_FRAG_TYPE_FIRST;
-		if (ctx_load(ip6->skb, ip6->off, h, 4))
+		/* Marked even where it is cut short. */
+		key->ip_frag = OVS_FRAG_TYPE_FIRST;
+		if (ctx_load(ip6->skb, off, h, 4))
 			return 1;
 		len = 8;
 		if (h[2] || h[3] & 0xf8) {
-			/* Nothing of a later fragment is a header, but
-			 * the kernel calls it so only when what the
-			 * fragment header names is no extension either.
+			/*
+			 * Nothing of a later fragment is a header, but the
+			 * kernel calls it one only when what the fragment
+			 * header names is no extension either.
 			 */
-			if (ovs_is_ip6_ext(h[0]) && h[0] != IPPROTO_NONE)
-				return 1;
-			ip6->frag = OVS_FRAG_TYPE_LATER;
+			if (!ovs_is_ip6_ext(h[0]) || h[0] == IPPROTO_NONE)
+				key->ip_frag = OVS_FRAG_TYPE_LATER;
 			return 1;
 		}
 	}
-	ip6->proto = h[0];
-	ip6->off += len;
+	key->ip_proto = h[0];
+	pkt->l4_off = off + len;
 	return 0;
 }
 
 /*
- * Go over the extension headers at `ip6->off`, the first of type
- * `ip6->proto`.  Leaves in `proto` what the key has: the transport protocol,
- * IPPROTO_FRAGMENT of a later fragment, or IPPROTO_NONE when the headers are
- * cut short.
+ * Go over the extension headers at `off`, the first of type `proto`.  Leaves
+ * in key.ip_proto what the key has: the transport protocol, IPPROTO_FRAGMENT
+ * of a later fragment, or IPPROTO_NONE when the headers are cut short; in the
+ * last two l4_off and l4_proto are 0.
  */
-static __always_inline void ovs_parse_ip6_ext(struct ovs_ip6 *ip6)
+static __always_inline void ovs_parse_ip6_ext(struct __sk_buff *skb,
+					      struct ovs_pkt *pkt, __u32 off,
+					      __u8 proto)
 {
-	bpf_loop(OVS_IP6_MAX_EXT, ovs_ip6_step, ip6, 0);
-	if (!ip6->ok)
-		ip6->proto = ip6->frag == OVS_FRAG_TYPE_LATER ?
-			     IPPROTO_FRAGMENT : IPPROTO_NONE;
+	struct ovs_ip6 ip6 = { .skb = skb, .pkt = pkt };
+	struct ovs_key *key = &pkt->key;
+
+	key->ip_proto = proto;
+	key->ip_frag = OVS_FRAG_TYPE_NONE;
+	pkt->l4_off = off;
+	bpf_loop(OVS_IP6_MAX_EXT, ovs_ip6_step, &ip6, 0);
+	key->ipv6_exthdrs &= ~OVS_IEH_DEST_TWICE;
+	if (!pkt->l4_proto || pkt->l4_off > OVS_IP6_MAX_OFF) {
+		key->ip_proto = key->ip_frag == OVS_FRAG_TYPE_LATER ?
+				IPPROTO_FRAGMENT : IPPROTO_NONE;
+		pkt->l4_proto = 0;
+		pkt->l4_off = 0;
+	}
 }
 
 struct ovs_nd {

@@ -27,6 +27,7 @@ from dpif_bpf import abi
 from dpif_bpf.abi import DropReason, Stage
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
+from dpif_bpf.edge.ports.clsact import Clsact
 from dpif_bpf.edge.ring import UpcallRing
 
 OBJECT = Path(__file__).parents[2] / "build" / "bpf" / "datapath.bpf.o"
@@ -212,8 +213,8 @@ class Datapath:
             near, far = f"{PREFIX}{name}a", f"{PREFIX}{name}b"
             lines.append(f"link add {near} mtu 9000 type veth"
                          f" peer name {far} mtu 9000")
-            lines += [f"link set {end} up arp off addrgenmode none"
-                      for end in (near, far)]
+            lines += [f"link set {end} {how}" for end in (near, far)
+                      for how in ("arp off addrgenmode none", "up")]
         ip(*lines)
         self.inject_name = f"{PREFIX}xb"
         self.inject = socket.if_nametoindex(self.inject_name)
@@ -237,12 +238,23 @@ class Datapath:
         self._roots = self.mapped("ovs_roots").cast("Q")
 
     def _hook(self, stack: contextlib.ExitStack) -> None:
-        devices = [(port.ifindex, "ovs_entry")
-                   for port in self.ports.values()]
-        for ifindex, name in [*devices, (self.inject, "ovs_inject")]:
-            link = bpfprog.link_create(self.obj.prog_fd(name), ifindex,
+        for port in self.ports.values():
+            stack.enter_context(self._attached("ovs_entry", port.ifindex))
+        stack.enter_context(self._attached("ovs_inject", self.inject))
+
+    @contextlib.contextmanager
+    def _attached(self, program: str, ifindex: int) -> Iterator[None]:
+        """A program at the ingress of a device, by what the kernel has."""
+        fd = self.obj.prog_fd(program)
+        if bpfprog.has_tcx():
+            link = bpfprog.link_create(fd, ifindex,
                                        bpfprog.ATTACH_TCX_INGRESS)
-            stack.callback(os.close, link)
+            with contextlib.closing(os.fdopen(link, "rb", buffering=0)):
+                yield
+        else:
+            with contextlib.closing(Clsact()) as clsact:
+                clsact.attach(ifindex, fd, program)
+                yield
 
     @staticmethod
     @contextlib.contextmanager
@@ -273,15 +285,12 @@ class Datapath:
         try:
             fcntl.ioctl(fd, _TUNSETIFF, struct.pack(
                 "16sH", name.encode(), _IFF_TAP_NO_PI_VNET_HDR).ljust(40))
-            ip(f"link set {name} up arp off addrgenmode none")
+            ip(f"link set {name} arp off addrgenmode none",
+               f"link set {name} up")
             ifindex = socket.if_nametoindex(name)
             self.set_port(number, ifindex)
-            link = bpfprog.link_create(self.obj.prog_fd("ovs_entry"), ifindex,
-                                       bpfprog.ATTACH_TCX_INGRESS)
-            try:
+            with self._attached("ovs_entry", ifindex):
                 yield fd
-            finally:
-                os.close(link)
         finally:
             os.close(fd)
 
@@ -377,7 +386,7 @@ class Datapath:
         return bpfprog.test_run(self.obj.prog_fd(program), packet,
                                 bytes(ctx), repeat)
 
-    def poll(self, count: int = 0, timeout: float = 1.0,
+    def poll(self, count: int = 0, timeout: float = 5.0,
              ) -> list[UpcallRecord]:
         """The upcalls since the last call.
 
@@ -391,7 +400,7 @@ class Datapath:
         found, self.upcalls[:] = list(self.upcalls), []
         return found
 
-    def outputs(self, count: int, timeout: float = 1.0,
+    def outputs(self, count: int, timeout: float = 5.0,
                 ) -> list[tuple[int, bytes, Vnet]]:
         """(port, packet, offloads) of what went out, by port.
 
