@@ -10,6 +10,7 @@ import struct
 
 import pytest
 
+from dpif_bpf import abi
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.plane import ANY_BRIDGE
@@ -446,3 +447,21 @@ def test_execute(peer: Peer) -> None:
     assert peer.do(PACKET, u.OVS_PACKET_CMD_EXECUTE, packet, in_port,
                    bad)[0] == errno.EINVAL
     assert len(the_plane(peer).executed) == 1
+
+
+def test_execute_of_layer_3(peer: Peer) -> None:
+    """The packet is given the room of an Ethernet header, and its type."""
+    data = bytes.fromhex("45") + bytes(19)
+    key = nla(u.OVS_PACKET_ATTR_KEY, nla_u32(u.OVS_KEY_ATTR_IN_PORT, 1)
+              + nla(u.OVS_KEY_ATTR_ETHERTYPE, b"\x08\0"))
+    packet = nla(u.OVS_PACKET_ATTR_PACKET, data)
+    push = nla(u.OVS_ACTION_ATTR_PUSH_ETH, bytes(12))
+    out = nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2)
+    assert peer.do(PACKET, u.OVS_PACKET_CMD_EXECUTE, packet, key, nla(
+        u.OVS_PACKET_ATTR_ACTIONS, push + out)) == (0, None)
+    ((_, _, image, sent),) = the_plane(peer).executed
+    assert image[abi.KEY["mac_proto"].offset] == abi.OVS_MAC_PROTO_NONE
+    assert sent == bytes(12) + b"\x08\0" + data
+    assert peer.do(PACKET, u.OVS_PACKET_CMD_EXECUTE, packet, key, nla(
+        u.OVS_PACKET_ATTR_ACTIONS, nla(u.OVS_ACTION_ATTR_POP_ETH, b"")
+        + out))[0] == errno.EINVAL

@@ -417,3 +417,43 @@ def test_as_gso() -> None:
             1, kind, at.payload, 1400, at.l4, place)
     with pytest.raises(RequestError):
         as_gso(bytes(E / ARP()), 1400)
+
+
+def test_layer_3_upcall() -> None:
+    """What is before the network header was only room."""
+    frame = bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2")
+                  / TCP(sport=1) / (b"abc" * 500))
+    assert upcall_packets(memoryview(frame), OVS_CSUM_NONE, 0, 0, 0, 0,
+                          bytes(2), bytes(2), True) == [frame[14:]]
+    assert len(upcall_packets(
+        memoryview(frame), OVS_CSUM_PARTIAL, 34, 16, 500, SKB_GSO_TCPV4,
+        bytes(2), bytes(2), True)) == 3
+
+
+@pytest.mark.parametrize("labels", [1, 2, 5])
+@pytest.mark.parametrize("network", [
+    IP(src="192.0.2.1", dst="192.0.2.2"),
+    IPv6(src="2001:db8::1", dst="2001:db8::2")], ids=["4", "6"])
+def test_segments_below_labels(network: Packet, labels: int) -> None:
+    """Cut as if there were no labels, and with all of them."""
+    frame = bytes(Ether() / network / TCP(sport=1, seq=9) / bytes(1500))
+    stack = b"\0\0\x30\x40" * (labels - 1) + b"\0\0\x31\x40"
+    kind = SKB_GSO_TCPV4 if isinstance(network, IP) else SKB_GSO_TCPV6
+    start = len(frame) - 1520
+    plain = upcall_packets(memoryview(frame), OVS_CSUM_PARTIAL, start, 16,
+                           600, kind, bytes(2), bytes(2))
+    labelled = upcall_packets(
+        memoryview(frame[:12] + b"\x88\x47" + stack + frame[14:]),
+        OVS_CSUM_PARTIAL, start + len(stack), 16, 600, kind, bytes(2),
+        bytes(2))
+    assert len(plain) == 3
+    assert labelled == [packet[:12] + b"\x88\x47" + stack + packet[14:]
+                        for packet in plain]
+
+
+def test_labels_without_bottom_or_ip() -> None:
+    for stack in (b"\0\0\x30\x40" * 3, b"\0\0\x31\x40" + bytes(40)):
+        with pytest.raises(RequestError):
+            upcall_packets(memoryview(bytes(12) + b"\x88\x47" + stack),
+                           OVS_CSUM_PARTIAL, 38, 16, 100, SKB_GSO_TCPV4,
+                           bytes(2), bytes(2))
