@@ -93,6 +93,7 @@ int ovs_rx(struct __sk_buff *skb)
 
 	if (unlikely(pkt->recirc_depth))
 		return ovs_process(skb, cpu, pkt);
+	pkt->cutlen = 0;
 	pkt->key.w[1] = 0;
 	pkt->key.w[4] = 0;
 	pkt->key.skb_priority = skb->priority;
@@ -136,6 +137,7 @@ int ovs_upcall_pg(struct __sk_buff *skb)
 		return ovs_drop(cpu, pkt, reason);
 	if (unlikely(reason))
 		ovs_count_drop(pkt->bridge, reason);
+	pkt->cutlen = 0;
 	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACTIONS);
 }
 
@@ -183,8 +185,10 @@ int ovs_inject(struct __sk_buff *skb)
 	pkt->bridge = slot->bridge;
 	pkt->exec_slot = skb->mark & ((1 << OVS_SLOT_BITS) - 1);
 	pkt->recirc_depth = slot->recirc_depth;
+	pkt->cutlen = slot->cutlen;
 	pkt->pc = slot->pc;
-	pkt->sent = 0;
+	/* A block that sends nothing is no drop: the list does, or not. */
+	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;
 	pkt->drop = 0;
 	skb->mark = pkt->key.skb_mark;
 	skb->priority = pkt->key.skb_priority;
@@ -195,6 +199,12 @@ int ovs_inject(struct __sk_buff *skb)
 		err = OVS_DROP_GSO;
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
+	if (slot->l3_off) {	/* exact, also behind many tags */
+		pkt->l3_off = slot->l3_off;
+		pkt->l4_off = slot->l4_off;
+		pkt->l4_proto = slot->l4_proto;
+		pkt->routing = slot->routing;
+	}
 	if (pkt->pc)
 		return ovs_act(skb, cpu, pkt);
 	if (!pkt->recirc_depth)

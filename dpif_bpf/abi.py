@@ -99,6 +99,8 @@ class DropReason(IntEnum):
     ENCAP = 21
     GSO = 22
     LAYER3 = 23
+    TRUNC = 24
+    TTL = 25
 
 
 OVS_DROP_MAX: Final = 64
@@ -123,9 +125,16 @@ class Op(IntEnum):
     SET_IPV6 = 13
     SET_TP = 14
     ENCAP = 15
+    TRUNC = 16
+    JUMP = 17
+    CLONE = 18
+    SAMPLE = 19
+    CHECK_PKT_LEN = 20
+    HASH = 21
+    DEC_TTL = 22
 
 
-OVS_OP_MAX: Final = 16
+OVS_OP_MAX: Final = 23
 
 
 class Encap(IntEnum):
@@ -441,7 +450,7 @@ UPCALL: Final = _record("ovs_upcall", f"""
     bridge I
     vlan_tci 2s
     vlan_tpid 2s
-    pad I
+    cutlen I
     key {OVS_KEY_BASE * 8}s
     """)
 """A record of ovs_upcalls; `len` bytes of packet follow it."""
@@ -451,7 +460,12 @@ SLOT: Final = _record("ovs_slot", f"""
     pc I
     bridge I
     recirc_depth I
-    pad I
+    cutlen I
+    l3_off H
+    l4_off H
+    l4_proto B
+    routing B
+    pad H
     key {KEY.size}s
     """)
 

@@ -144,7 +144,7 @@ class Provider:
             plane = BpfPlane(gen, Hooking(self._loader, name), pair,
                              self._max_flows,
                              lambda program: dp.programs.release(program))
-            dp = Datapath(name, number, plane, self._ports)
+            dp = Datapath(name, number, plane, self._ports, msec)
             upcalls = Upcalls(dp, self._send)
             ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
         except DpifError:

@@ -127,7 +127,8 @@ class FakeProvider:
         if any(dp.name == request.name for dp in self.dps):
             raise RequestError(17, "exists")
         plane = FakePlane()
-        dp = Datapath(request.name, len(self.dps), plane, self.ports)
+        dp = Datapath(request.name, len(self.dps), plane, self.ports,
+                      lambda: 0)
         dp.change(request)
         dp.make_port(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                      (request.upcall_pid or 0,))

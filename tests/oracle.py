@@ -31,8 +31,10 @@ from oracle_key import (
 from dpif_bpf.abi import DropReason
 
 OUTPUT, USERSPACE, SET, PUSH_VLAN, POP_VLAN = 1, 2, 3, 4, 5
-RECIRC, SET_MASKED, DROP = 7, 11, 24
 PUSH_ETH, POP_ETH = 14, 15
+SAMPLE, RECIRC, SET_MASKED, TRUNC, CLONE = 6, 7, 11, 13, 20
+CHECK_PKT_LEN, DEC_TTL, DROP = 21, 23, 24
+TAGS = {ETH_P_8021Q, ETH_P_8021AD}
 KEY_PRIORITY, KEY_ETHERNET, KEY_IPV4, KEY_IPV6 = 2, 4, 7, 8
 KEY_TCP, KEY_UDP, KEY_MARK = 9, 10, 15
 
@@ -75,16 +77,18 @@ class Result:
     """Events in order, and the reason when the packet itself is dropped.
 
     :param lost: reasons for which outputs failed
+    :param copies: the reasons of copies that blocks dropped
     """
 
     events: list[Event] = field(default_factory=list)
     drop: DropReason = DropReason.NONE
     lost: list[DropReason] = field(default_factory=list)
+    copies: list[DropReason] = field(default_factory=list)
 
     @property
     def drops(self) -> dict[DropReason, int]:
         """How often each reason is counted."""
-        reasons = [*self.lost, self.drop]
+        reasons = [*self.lost, *self.copies, self.drop]
         return {reason: reasons.count(reason) for reason in reasons
                 if reason is not DropReason.NONE}
 
@@ -97,6 +101,10 @@ class Result:
 
 class Undefined(Exception):
     """The kernel would write over unrelated bytes: no one may rely on it."""
+
+
+class _Ended(Exception):
+    """The list is over, and the packet taken care of."""
 
 
 class _Failure(Exception):
@@ -116,7 +124,10 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def execute(packet: bytes, actions: bytes, meta: Meta | None = None) -> Result:
-    """Run a list of actions on a packet."""
+    """Run a list of actions on a packet.
+
+    A sample's probability decides: above one half it happens.
+    """
     meta = meta or Meta()
     result = Result()
     parsed = extract(packet, meta)
@@ -125,14 +136,15 @@ def execute(packet: bytes, actions: bytes, meta: Meta | None = None) -> Result:
         return result
     state = _State(packet, meta, parsed)
     try:
-        for kind, payload in attributes(actions):
-            _step(kind, payload, state, result)
+        _run(actions, state, result)
     except _Failure as failure:
         result.drop = failure.reason
         return result
     except Refused:
         result.drop = DropReason.ENCAP
         return result
+    except _Ended:
+        pass
     if not result.events and not result.lost:
         result.drop = DropReason.EXPLICIT
     return result
@@ -144,11 +156,32 @@ class _State:
 
     :param parsed: offsets of its headers, which stay known however many tags
         are pushed, and the protocol
+    :param cutlen: bytes that a truncation takes from the next output
     """
 
     packet: bytes
     meta: Meta
     parsed: Extract
+    cutlen: int = 0
+
+    @property
+    def length(self) -> int:
+        """Without the outer tag, which the kernel keeps elsewhere."""
+        return len(self.packet) - self.outer
+
+    @property
+    def outer(self) -> int:
+        """Bytes of the outer tag."""
+        return (4 if self.meta.protocol is None
+                and be16(self.packet, 12) in TAGS else 0)
+
+    def cut(self, least: int) -> bytes:
+        """The packet as the next output has it."""
+        if not self.cutlen:
+            return self.packet
+        keep = max(self.length - self.cutlen, least)
+        self.cutlen = 0
+        return self.packet[:keep + self.outer]
 
     def move(self, by: int) -> None:
         """Tags of so many bytes were put before the headers."""
@@ -164,15 +197,88 @@ def _key(packet: bytes, meta: Meta) -> bytes:
     return parsed.key
 
 
+def _run(actions: bytes, state: _State, result: Result) -> None:
+    todo = list(attributes(actions))
+    for number, (kind, payload) in enumerate(todo, 1):
+        last = number == len(todo)
+        if kind in {SAMPLE, CLONE, CHECK_PKT_LEN}:
+            block = _choose(kind, payload, state)
+            if last:
+                _run(block, state, result)
+            else:
+                _run_copy(block, state, result)
+        elif kind == DEC_TTL:
+            _dec_ttl(payload, state, result)
+        else:
+            _step(kind, payload, state, result)
+
+
+def _run_copy(actions: bytes, state: _State, result: Result) -> None:
+    copy = replace(state)
+    try:
+        _run(actions, copy, result)
+    except _Failure as failure:
+        result.copies.append(failure.reason)
+    except Refused:
+        result.copies.append(DropReason.ENCAP)
+    except _Ended:
+        pass
+
+
+def _choose(kind: int, payload: bytes, state: _State) -> bytes:
+    """The list of a block, empty when it does not happen."""
+    if kind == CLONE:
+        return payload
+    found = dict(attributes(payload))
+    if kind == SAMPLE:
+        return found[2] if _u32(found[1]) > 1 << 31 else b""
+    longest, = struct.unpack_from("=H", found[1])
+    return found[2] if state.length > longest else found[3]
+
+
+def _dec_ttl(payload: bytes, state: _State, result: Result) -> None:
+    data, l3 = bytearray(state.packet), state.parsed.l3
+    protocol = state.meta.protocol
+    if protocol is None:
+        protocol = be16(data, 12 + state.outer)
+    sizes = {0x0800: (20, 8), 0x86dd: (40, 7)}
+    if protocol not in sizes:
+        return
+    if state.parsed.eth_type != protocol:
+        raise Undefined("a header behind tags that were not parsed")
+    size, at = sizes[protocol]
+    if len(data) < l3 + size:
+        raise _Failure(DropReason.SET)
+    if not state.parsed.l4:
+        raise Undefined("a header that flow extract refuses")
+    if data[l3 + at] <= 1:
+        block = dict(attributes(payload))[1]
+        if not block:
+            raise _Failure(DropReason.TTL)
+        _run(block, state, result)
+        raise _Ended
+    at += l3
+    old = bytes(data[at:at + 2])
+    data[at] -= 1
+    if protocol == 0x0800:
+        _patch(data, l3 + 10, old, bytes(data[at:at + 2]))
+    state.packet = bytes(data)
+
+
 def _step(kind: int, payload: bytes, state: _State, result: Result) -> None:
     packet, meta = state.packet, state.meta
     if kind == OUTPUT and meta.protocol is not None:
         result.lost.append(DropReason.LAYER3)
+        state.cutlen = 0
     elif kind == OUTPUT:
-        result.events.append(Output(_u32(payload), packet,
+        result.events.append(Output(_u32(payload), state.cut(14),
                                     meta.skb_priority, meta.skb_mark))
     elif kind == USERSPACE:
-        result.events.append(_userspace(payload, packet, meta))
+        key = _key(packet, meta)
+        result.events.append(_userspace(payload, state.cut(0), key))
+    elif kind == TRUNC:
+        if state.length > _u32(payload):
+            state.cutlen = state.length - _u32(payload)
     elif kind == RECIRC:
         new = replace(meta, recirc_id=_u32(payload))
         result.events.append(Recirc(new.recirc_id, packet,
@@ -207,17 +313,16 @@ def _u32(data: bytes) -> int:
     return value
 
 
-def _userspace(payload: bytes, packet: bytes, meta: Meta) -> Upcall:
+def _userspace(payload: bytes, packet: bytes, key: bytes) -> Upcall:
     found = dict(attributes(payload))
-    return Upcall(_u32(found[1]), found.get(2), 4 in found, packet,
-                  _key(packet, meta))
+    return Upcall(_u32(found[1]), found.get(2), 4 in found, packet, key)
 
 
 def _pop_vlan(packet: bytes) -> bytes:
-    if be16(packet, 12) not in {ETH_P_8021Q, ETH_P_8021AD}:
+    if be16(packet, 12) not in TAGS:
         return packet
     rest = packet[:12] + packet[16:]
-    if len(packet) < 18 or (be16(rest, 12) in {ETH_P_8021Q, ETH_P_8021AD}
+    if len(packet) < 18 or (be16(rest, 12) in TAGS
                             and len(rest) < 18):
         raise _Failure(DropReason.VLAN)
     return rest

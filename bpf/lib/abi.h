@@ -265,6 +265,8 @@ enum ovs_drop_reason {
 	OVS_DROP_ENCAP,			/* a header that cannot be pushed or popped */
 	OVS_DROP_GSO,			/* a GSO packet that cannot be changed so */
 	OVS_DROP_LAYER3,		/* no Ethernet header for such a port */
+	OVS_DROP_TRUNC,			/* a copy could not be cut */
+	OVS_DROP_TTL,			/* a TTL that ended */
 	OVS_DROP_MAX = 64,
 };
 
@@ -289,6 +291,17 @@ enum ovs_op {
 	OVS_OP_SET_IPV6,	/* data: struct ovs_set_ipv6 */
 	OVS_OP_SET_TP,		/* arg: IPPROTO_TCP/UDP; data: ovs_set_tp */
 	OVS_OP_ENCAP,		/* arg: enum ovs_encap */
+	OVS_OP_TRUNC,		/* imm: bytes that the next copy keeps; 0: all */
+	OVS_OP_JUMP,		/* imm: words, from the next instruction */
+	OVS_OP_CLONE,		/* imm: words of the block that follows, which
+				 * a copy runs; the packet goes on after it */
+	OVS_OP_SAMPLE,		/* imm: probability; data: words to jump over
+				 * when it does not happen */
+	OVS_OP_CHECK_PKT_LEN,	/* imm: length; data: words to jump over when
+				 * the packet is longer */
+	OVS_OP_HASH,		/* imm: basis; of layer 4, into dp_hash */
+	OVS_OP_DEC_TTL,		/* imm: a block for packets whose TTL ends
+				 * follows; data: its words, to jump over */
 	OVS_OP_MAX,
 };
 
@@ -366,8 +379,9 @@ struct ovs_set_tp {		/* 1 word */
 #define OVS_CSUM_COMPLETE	2
 #define OVS_CSUM_PARTIAL	3
 struct ovs_upcall {
-	__u32 len;		/* packet bytes in this record */
-	__u32 pkt_len;		/* packet bytes before truncation, no tag */
+	__u32 len;		/* packet bytes in this record: all, or all
+				 * that truncation leaves */
+	__u32 pkt_len;		/* packet bytes without truncation, no tag */
 	__u8 cmd;		/* OVS_PACKET_CMD_MISS or _ACTION */
 	__u8 ip_summed;		/* OVS_CSUM_* */
 	__u16 csum_start;	/* from the packet's first byte (PARTIAL) */
@@ -381,7 +395,7 @@ struct ovs_upcall {
 	__u32 bridge;
 	__be16 vlan_tci;	/* offloaded outer tag; tpid 0: none */
 	__be16 vlan_tpid;
-	__u32 pad;
+	__u32 cutlen;		/* bytes that truncation takes away */
 	__u64 key[OVS_KEY_BASE];
 };
 
@@ -406,7 +420,12 @@ struct ovs_slot {
 	__u32 pc;		/* instructions to run; 0: look the key up */
 	__u32 bridge;
 	__u32 recirc_depth;
-	__u32 pad;
+	__u32 cutlen;		/* as in struct ovs_pkt, these too */
+	__u16 l3_off;		/* 0: as parsed */
+	__u16 l4_off;
+	__u8 l4_proto;
+	__u8 routing;
+	__u16 pad;
 	struct ovs_key key;	/* metadata only; the rest is parsed */
 };
 

@@ -42,7 +42,10 @@ static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
 	return port->ifindex;
 }
 
-/* Send a copy; when it cannot go, that is counted and the list goes on. */
+/*
+ * Send a copy, which is not truncated (a block of OVS_OP_CLONE does that);
+ * when it cannot go, that is counted and the list goes on.
+ */
 static __always_inline void ovs_output(struct __sk_buff *skb,
 				       struct ovs_pkt *pkt, __u32 port_no)
 {
@@ -58,12 +61,32 @@ static __always_inline void ovs_output(struct __sk_buff *skb,
 	ovs_count_drop(pkt->bridge, reason);
 }
 
+/* Cut off what OVS_OP_TRUNC says; the Ethernet header stays. */
+static __always_inline __u32 ovs_trim(struct __sk_buff *skb,
+				      struct ovs_pkt *pkt)
+{
+	__u32 len = ctx_len(skb), keep = ETH_HLEN;
+
+	if (pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET)
+		return 0;	/* it goes nowhere */
+	if (len > pkt->cutlen && len - pkt->cutlen > keep)
+		keep = len - pkt->cutlen;
+	return bpf_skb_change_tail(skb, keep, 0) ? OVS_DROP_TRUNC : 0;
+}
+
 /* Send the packet itself. */
 static __always_inline void ovs_output_last(struct __sk_buff *skb,
 					    struct ovs_pkt *pkt, __u32 port_no)
 {
 	__u32 ifindex, reason;
 
+	if (unlikely(pkt->cutlen)) {
+		reason = ovs_trim(skb, pkt);
+		if (reason) {
+			pkt->drop = reason;
+			return;
+		}
+	}
 	ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
 	if (unlikely(!ifindex)) {
 		pkt->drop = reason;

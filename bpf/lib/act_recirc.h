@@ -13,7 +13,8 @@
 
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
 #define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */
-#define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost */
+#define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;
+				 * core/actions.py knows it, too */
 
 #define OVS_KEY_W(field) (__builtin_offsetof(struct ovs_key, field) / 8)
 
@@ -97,6 +98,11 @@ static __always_inline __u32 ovs_defer(struct __sk_buff *skb,
 	slot->pc = pc;
 	slot->bridge = pkt->bridge;
 	slot->recirc_depth = pkt->recirc_depth;
+	slot->cutlen = pkt->cutlen;
+	slot->l3_off = recirc_id ? 0 : pkt->l3_off;
+	slot->l4_off = pkt->l4_off;
+	slot->l4_proto = pkt->l4_proto;
+	slot->routing = pkt->routing;
 	ovs_copy_meta(&slot->key, &pkt->key);
 	if (recirc_id) {
 		slot->recirc_depth++;
@@ -111,16 +117,25 @@ static __always_inline __u32 ovs_defer(struct __sk_buff *skb,
 	return OVS_DROP_REDIRECT;
 }
 
-/* The slot that skb->mark names, or NULL when it is not armed for it. */
+/*
+ * The slot that skb->mark names, or NULL when it is not armed for it.  What a
+ * copy that was put off is to run has gone when it comes too late.
+ */
 static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)
 {
 	__u32 i = (mark & ((1 << OVS_SLOT_BITS) - 1)) - 1;
 	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &i);
+	__u64 whole;
 	__u32 state;
 
 	if (!slot)
 		return NULL;
-	state = slot->state;
+	whole = slot->state;
+	state = whole;
+	if (i >= OVS_EXEC_SLOTS &&
+	    (__s32)((bpf_ktime_get_coarse_ns() >> 20) -
+		    (whole >> OVS_SLOT_TIME_SHIFT)) >= OVS_SLOT_STALE)
+		return NULL;
 	if (!(state & OVS_SLOT_ARMED) ||
 	    (state >> OVS_SLOT_GEN_SHIFT & OVS_SLOT_GEN_MASK) !=
 	    mark >> OVS_SLOT_BITS)

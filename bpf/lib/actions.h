@@ -8,6 +8,7 @@
 #ifndef OVS_ACTIONS_H
 #define OVS_ACTIONS_H
 
+#include "act_flow.h"
 #include "act_output.h"
 #include "act_recirc.h"
 #include "act_set.h"
@@ -46,14 +47,15 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_pkt *pkt, __u32 id)
 	return OVS_DROP_NONE;
 }
 
-static __always_inline void ovs_recirc(struct ovs_run *run, __u32 id)
+/* Put a copy off: it is looked up again as `id`, or runs a block at `pc`. */
+static __always_inline void ovs_copy(struct ovs_run *run, __u32 id, __u32 pc)
 {
 	struct ovs_pkt *pkt = run->pkt;
 	__u32 err = OVS_DROP_RECIRC_LIMIT;
 
 	pkt->sent = 1;
-	if (pkt->recirc_depth < OVS_MAX_RECIRC)
-		err = ovs_defer(run->skb, run->cpu, pkt, id, 0);
+	if (pc || pkt->recirc_depth < OVS_MAX_RECIRC)
+		err = ovs_defer(run->skb, run->cpu, pkt, id, pc);
 	if (err)
 		ovs_count_drop(pkt->bridge, err);
 }
@@ -80,12 +82,22 @@ static __always_inline int ovs_refresh(struct __sk_buff *skb,
 	return err;
 }
 
+/* Whether an instruction must not find the key, or the offsets, stale. */
+static __always_inline int ovs_wants_fresh(__u8 op, __u8 stale)
+{
+	if (op == OVS_OP_USERSPACE || op == OVS_OP_RECIRC_LAST)
+		return 1;
+	return stale & OVS_STALE_OFFSETS &&
+	       (op == OVS_OP_CLONE || op == OVS_OP_CHECK_PKT_LEN ||
+		op == OVS_OP_DEC_TTL);
+}
+
 /* One instruction; 0 to go on with the next. */
 static long ovs_step(__u32 i, struct ovs_run *run)
 {
 	struct __sk_buff *skb = run->skb;
 	struct ovs_pkt *pkt = run->pkt;
-	__u32 pc = pkt->pc, at = pc + 1, err = 0;
+	__u32 pc = pkt->pc, at = pc + 1, err = 0, copy_id = 0, copy_pc = 0;
 	struct ovs_insn insn, *word;
 
 	word = bpf_map_lookup_elem(&ovs_acts, &pc);
@@ -93,8 +105,7 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		return ovs_end(pkt, OVS_DROP_BAD_INSN);
 	insn = *word;
 	pkt->pc = at + insn.len;
-	if (unlikely(pkt->stale) && (insn.op == OVS_OP_USERSPACE ||
-				     insn.op == OVS_OP_RECIRC_LAST)) {
+	if (unlikely(pkt->stale) && ovs_wants_fresh(insn.op, pkt->stale)) {
 		err = ovs_refresh(skb, pkt);
 		if (err)
 			return ovs_end(pkt, err);
@@ -120,8 +131,12 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		pkt->next = OVS_STAGE_UPCALL;
 		return 1;
 	case OVS_OP_RECIRC:
-		ovs_recirc(run, insn.imm);
-		return 0;
+		copy_id = insn.imm;
+		break;
+	case OVS_OP_CLONE:
+		copy_pc = at;
+		pkt->pc += insn.imm;
+		break;
 	case OVS_OP_RECIRC_LAST:
 		return ovs_end(pkt, ovs_recirc_last(pkt, insn.imm));
 	case OVS_OP_PUSH_VLAN:
@@ -154,11 +169,36 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		pkt->pc = pc;
 		pkt->next = OVS_STAGE_ENCAP;
 		return 1;
+	case OVS_OP_TRUNC:
+		ovs_trunc(skb, pkt, insn.imm);
+		return 0;
+	case OVS_OP_JUMP:
+		pkt->pc += insn.imm;
+		return 0;
+	case OVS_OP_SAMPLE:
+		if (!ovs_sampled(insn.imm))
+			pkt->pc += (__u32)ovs_operand(at);
+		return 0;
+	case OVS_OP_CHECK_PKT_LEN:
+		if (ovs_longer(skb, pkt, insn.imm))
+			pkt->pc += (__u32)ovs_operand(at);
+		return 0;
+	case OVS_OP_HASH:
+		ovs_hash(skb, pkt, insn.imm);
+		return 0;
+	case OVS_OP_DEC_TTL:
+		err = ovs_dec_ttl(skb, pkt);
+		if (err == OVS_DROP_TTL && insn.imm)
+			return 0;
+		pkt->pc += (__u32)ovs_operand(at);
+		break;
 	default:
 		err = OVS_DROP_BAD_INSN;
 	}
 	if (unlikely(err))
 		return ovs_end(pkt, err);
+	if (insn.op == OVS_OP_RECIRC || insn.op == OVS_OP_CLONE)
+		ovs_copy(run, copy_id, copy_pc);
 	return 0;
 }
 

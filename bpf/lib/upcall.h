@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Packets for user space: one record of ovs_upcalls each, the packet whole
- * and as it is.  A checksum that is still to be computed (CHECKSUM_PARTIAL)
+ * Packets for user space: one record of ovs_upcalls each, the packet as it is,
+ * and whole unless an action truncates it.  A checksum that is still to be computed (CHECKSUM_PARTIAL)
  * and a GSO packet that is still to be cut are finished by the provider, who
  * finds here what the device would be told.
  *
@@ -19,12 +19,12 @@
 
 static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 				       const struct ovs_pkt *pkt,
-				       struct ovs_upcall *up)
+				       struct ovs_upcall *up, __u32 len)
 {
 	struct sk_buff *k = (struct sk_buff *)skb;
 	__u32 i;
 
-	up->len = ctx_len(skb);
+	up->len = len;
 	up->pkt_len = ctx_len(skb);
 	up->cmd = pkt->upcall_cmd;
 	up->ip_summed = BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed);
@@ -53,27 +53,29 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 		up->vlan_tci = bpf_htons(ctx_get(skb, vlan_tci));
 		up->vlan_tpid = ctx_get(skb, vlan_proto);
 	}
-	up->pad = 0;
+	up->cutlen = 0;
+	if (pkt->upcall_cmd == OVS_PACKET_CMD_ACTION)
+		up->cutlen = pkt->cutlen;
 #pragma unroll
 	for (i = 0; i < OVS_KEY_BASE; i++)
 		up->key[i] = pkt->key.w[i];
 }
 
 /* Write a record with room for `room` bytes of packet, which is enough. */
-#define OVS_UPCALL_CLASS(skb, pkt, room) ({				\
+#define OVS_UPCALL_CLASS(skb, pkt, whole, room) ({			\
 	struct {							\
 		struct ovs_upcall up;					\
 		__u8 data[room];					\
 	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);	\
-	__u32 reason = OVS_DROP_UPCALL_FULL, len = ctx_len(skb);		\
+	__u32 reason = OVS_DROP_UPCALL_FULL, n = (whole);		\
 									\
 	if (rec) {							\
-		ovs_upcall_fill(skb, pkt, &rec->up);			\
-		if (len > (room))					\
-			len = (room);					\
-		if (len < 1)						\
-			len = 1;					\
-		if (ctx_load(skb, 0, rec->data, len)) {			\
+		ovs_upcall_fill(skb, pkt, &rec->up, n);			\
+		if (n > (room))						\
+			n = (room);					\
+		if (n < 1)						\
+			n = 1;						\
+		if (ctx_load(skb, 0, rec->data, n)) {			\
 			bpf_ringbuf_discard(rec, 0);			\
 			reason = OVS_DROP_PULL;				\
 		} else {						\
@@ -84,24 +86,41 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 	reason;								\
 })
 
+/*
+ * Bytes that go up: what truncation leaves, unless the provider needs all of
+ * them to finish a checksum or to cut segments.
+ */
+static __always_inline __u32 ovs_upcall_len(struct __sk_buff *skb,
+					    struct ovs_pkt *pkt)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+	__u32 len = ctx_len(skb), cut = pkt->cutlen;
+
+	if (likely(!cut) || pkt->upcall_cmd != OVS_PACKET_CMD_ACTION ||
+	    ctx_get(skb, gso_size) ||
+	    BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed) == OVS_CSUM_PARTIAL)
+		return len;
+	return len > cut ? len - cut : 1;
+}
+
 /* Hand a copy up.  Returns 0, or OVS_DROP_* when it is lost. */
 static __always_inline __u32 ovs_upcall(struct __sk_buff *skb,
 					struct ovs_pkt *pkt)
 {
-	__u32 len = ctx_len(skb);
+	__u32 len = ovs_upcall_len(skb, pkt);
 
 	if (len <= 128)
-		return OVS_UPCALL_CLASS(skb, pkt, 128);
+		return OVS_UPCALL_CLASS(skb, pkt, len, 128);
 	if (len <= 256)
-		return OVS_UPCALL_CLASS(skb, pkt, 256);
+		return OVS_UPCALL_CLASS(skb, pkt, len, 256);
 	if (len <= 512)
-		return OVS_UPCALL_CLASS(skb, pkt, 512);
+		return OVS_UPCALL_CLASS(skb, pkt, len, 512);
 	if (len <= 1600)
-		return OVS_UPCALL_CLASS(skb, pkt, 1600);
+		return OVS_UPCALL_CLASS(skb, pkt, len, 1600);
 	if (len <= 9216)
-		return OVS_UPCALL_CLASS(skb, pkt, 9216);
+		return OVS_UPCALL_CLASS(skb, pkt, len, 9216);
 	if (len <= 65664)
-		return OVS_UPCALL_CLASS(skb, pkt, 65664);
+		return OVS_UPCALL_CLASS(skb, pkt, len, 65664);
 	return OVS_DROP_UPCALL_SIZE;
 }
 

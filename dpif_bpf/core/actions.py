@@ -9,6 +9,7 @@ again by its bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dpif_bpf.core.arena import Arena
@@ -21,6 +22,10 @@ __all__ = ["Compiled", "DescTable", "Program", "ProgramCache",
            "UserspaceDesc", "compile_actions"]
 
 _ID_MASK = 0xFFFFFFFF
+
+COPIES_LATE = 1200
+"""ms after which a copy that was put off is refused: OVS_SLOT_STALE of
+bpf/lib/act_recirc.h and a clock that ticks rarely."""
 _VLAN_CFI = 0x1000
 
 
@@ -80,12 +85,17 @@ class ProgramCache:
 
     Programs that nobody holds are taken out at once, but their words and
     descriptors stay until a grace period has passed: see :meth:`seal`.
+
+    :param clock: ms, monotonic: copies that were put off may still need
+        their instructions after the grace period
     """
 
     KEYS = 256
     """How many (list, facts) are remembered of one program."""
 
-    def __init__(self, arena: Arena, descs: DescTable) -> None:
+    def __init__(self, arena: Arena, descs: DescTable,
+                 clock: Callable[[], int]) -> None:
+        self._clock = clock
         self._arena = arena
         self._descs = descs
         self._by_key: dict[tuple[bytes, KeyFacts], Program] = {}
@@ -137,9 +147,22 @@ class ProgramCache:
         self._forget(program)
         compiled = program._compiled
         del self._by_code[compiled.code, compiled.uspace]
+        if compiled.deferred:
+            self._retire_at(program, self._clock() + COPIES_LATE)
+        else:
+            self._retire(program)
+
+    def _retire(self, program: Program) -> None:
         self._arena.free(program.pc, program.words)
         for number in program.desc_ids:
             self._arena.quarantine.retire(self._descs.remove, number)
+
+    def _retire_at(self, program: Program, when: int) -> None:
+        """After grace periods that last until `when`, and one more."""
+        if self._clock() < when:
+            self._arena.quarantine.retire(self._retire_at, program, when)
+        else:
+            self._retire(program)
 
     def seal(self) -> int:
         """Closes the batch of what was released: Quarantine.seal()."""

@@ -19,6 +19,14 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from dpif_bpf.abi import OVS_MAX_PORTS, Op
+from dpif_bpf.core.compile_blocks import (
+    compile_check_pkt_len,
+    compile_clone,
+    compile_dec_ttl,
+    compile_hash,
+    compile_sample,
+    compile_trunc,
+)
 from dpif_bpf.core.compile_encap import (
     compile_add_mpls,
     compile_pop_eth,
@@ -32,9 +40,9 @@ from dpif_bpf.core.insn import (
     Context,
     Insn,
     UserspaceDesc,
-    assemble,
     bad,
 )
+from dpif_bpf.core.layout import Node, assemble
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
@@ -43,6 +51,9 @@ from dpif_bpf.wire.netlink import NLA_HDRLEN, iter_attrs
 _U32 = Struct("=I")
 _TPIDS = {0x8100, 0x88A8}
 _VLAN_CFI = 0x1000
+
+MAX_DEPTH = 16
+"""OVS_COPY_ACTIONS_MAX_DEPTH of the kernel: blocks within blocks."""
 
 ACTION_NAMES = {value: name for name, value in vars(uapi).items()
                 if name.startswith("OVS_ACTION_ATTR_")}
@@ -58,20 +69,43 @@ def compile_actions(data: bytes, facts: KeyFacts,
         the error
     :raises RequestError: EINVAL for what is malformed, not supported or not
         possible with these packets; ERANGE for a short attribute of a
-        userspace action; EMSGSIZE for more actions than can be run
+        userspace action or check_pkt_len; EMSGSIZE for more actions than can
+        be run; EOVERFLOW for blocks that are nested too deep
     """
-    context = Context(facts, data)
+    context = Context(facts, data, _block)
+    try:
+        _list(context)
+    except RequestError as error:
+        raise RequestError(error.errno, error.text, None if base is None
+                           else base + (error.offset or 0)) from None
+    return assemble(context.insns)
+
+
+def _list(context: Context) -> None:
+    """Compiles a list; the offset of an error is within it."""
     where = 0
     try:
-        for kind, start, stop in iter_attrs(data):
+        for kind, start, stop in iter_attrs(context.actions):
             where = start - NLA_HDRLEN
             _action(context, kind, start, stop)
     except RequestError as error:
         if error.offset is not None:
-            where = error.offset
-        raise RequestError(error.errno, error.text, None if base is None
-                           else base + where) from None
-    return assemble(context.insns)
+            raise
+        raise RequestError(error.errno, error.text, where) from None
+
+
+def _block(around: Context, start: int, stop: int) -> tuple[Node, ...]:
+    if around.depth >= MAX_DEPTH:
+        raise RequestError(errno.EOVERFLOW, f"actions are nested more than"
+                           f" {MAX_DEPTH} deep")
+    context = replace(around, actions=around.actions[start:stop],
+                      depth=around.depth + 1, insns=[])
+    try:
+        _list(context)
+    except RequestError as error:
+        raise RequestError(error.errno, error.text,
+                           start + (error.offset or 0)) from None
+    return tuple(context.insns)
 
 
 def _action(context: Context, kind: int, start: int, stop: int) -> None:
@@ -183,5 +217,11 @@ HANDLERS: dict[int, Handler] = {
     uapi.OVS_ACTION_ATTR_ADD_MPLS: Handler(8, compile_add_mpls),
     uapi.OVS_ACTION_ATTR_PUSH_ETH: Handler(12, compile_push_eth),
     uapi.OVS_ACTION_ATTR_POP_ETH: Handler(0, compile_pop_eth),
+    uapi.OVS_ACTION_ATTR_TRUNC: Handler(4, compile_trunc),
+    uapi.OVS_ACTION_ATTR_SAMPLE: Handler(None, compile_sample),
+    uapi.OVS_ACTION_ATTR_CLONE: Handler(None, compile_clone),
+    uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN: Handler(None, compile_check_pkt_len),
+    uapi.OVS_ACTION_ATTR_HASH: Handler(8, compile_hash),
+    uapi.OVS_ACTION_ATTR_DEC_TTL: Handler(None, compile_dec_ttl),
 }
 """By OVS_ACTION_ATTR_*: what can be done."""

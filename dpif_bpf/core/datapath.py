@@ -8,7 +8,7 @@ net/openvswitch/datapath.c (``ovs_dp_cmd_*``, ``ovs_vport_cmd_*``).
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import astuple
 
 from dpif_bpf import abi
@@ -60,10 +60,11 @@ class Datapath:
 
     :param number: of the datapath in this provider, for device names
     :param ports: performs what is done to devices
+    :param clock: ms, monotonic
     """
 
     def __init__(self, name: str, number: int, plane: Plane,
-                 ports: PortEdge) -> None:
+                 ports: PortEdge, clock: Callable[[], int]) -> None:
         self.name = name
         self.number = number
         self.plane = plane
@@ -73,7 +74,8 @@ class Datapath:
         self.lost = 0
         self.base = DpCounters()
         self.descs = DescTable()
-        self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs)
+        self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,
+                                     clock)
         self.records = Records(plane.nlmem, plane.max_flows)
         plane.classifier.add_root(ANY_BRIDGE)
         self.flows = FlowTable(plane, self.programs, self.records)

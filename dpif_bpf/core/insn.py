@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from struct import Struct
+from typing import TYPE_CHECKING
 
-from dpif_bpf.abi import INSN, Op
+from dpif_bpf.abi import Op
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.facts import KeyFacts
+
+if TYPE_CHECKING:
+    from dpif_bpf.core.layout import Node
 
 _U32 = Struct("=I")
 
@@ -55,11 +60,13 @@ class Compiled:
     :param uspace: descriptors of the userspace actions
     :param relocs: for each descriptor the byte offset in `code` of the
         32 bits that take its id
+    :param deferred: copies are put off that run blocks of it later
     """
 
     code: bytes
     uspace: tuple[UserspaceDesc, ...]
     relocs: tuple[int, ...]
+    deferred: bool = False
 
     def link(self, ids: tuple[int, ...]) -> bytes:
         """The code with the descriptors' ids in their places."""
@@ -76,52 +83,23 @@ class Context:
     """What is known at one place of a list of actions.
 
     :param facts: of the flow's masked key, with what earlier actions changed
-    :param actions: the whole list
+    :param actions: the whole list, or that of the block
+    :param nested: compiles a block: the context around it, and the place of
+        its list in `actions`
+    :param depth: in how many blocks this list is
     """
 
     facts: KeyFacts
     actions: bytes
-    insns: list[Insn] = field(default_factory=list)
+    nested: Callable[[Context, int, int], tuple[Node, ...]]
+    depth: int = 0
+    insns: list[Node] = field(default_factory=list)
+
+    def block(self, start: int, stop: int) -> tuple[Node, ...]:
+        """Compiles the list of actions at a place of `actions`."""
+        return self.nested(self, start, stop)
 
 
 def bad(text: str) -> RequestError:
     """EINVAL: what the kernel says to nearly everything."""
     return RequestError(errno.EINVAL, text)
-
-
-_EMITTING = {Op.OUTPUT: Op.OUTPUT_LAST, Op.RECIRC: Op.RECIRC_LAST,
-             Op.USERSPACE: Op.USERSPACE, Op.DROP: Op.DROP}
-"""Instructions that do more than change the packet: what becomes of them
-when they are the last ones of a list that do."""
-
-
-def assemble(insns: list[Insn]) -> Compiled:
-    """Lays instructions out.
-
-    What follows the last instruction that sends, reports or drops the packet
-    cannot be seen and is left out; that one gets the packet itself.
-
-    :raises RequestError: EMSGSIZE for more than MAX_INSNS instructions
-    """
-    end = len(insns)
-    while end and insns[end - 1].op not in _EMITTING:
-        end -= 1
-    insns = insns[:end]
-    if insns:
-        insns[-1] = replace(insns[-1], op=_EMITTING[insns[-1].op])
-    if not insns or insns[-1].op == Op.USERSPACE:
-        insns.append(Insn(Op.END))
-    if len(insns) > MAX_INSNS:
-        raise RequestError(errno.EMSGSIZE, f"{len(insns)} actions are more"
-                           f" than {MAX_INSNS}")
-    code = bytearray()
-    uspace: list[UserspaceDesc] = []
-    relocs: list[int] = []
-    for insn in insns:
-        if insn.desc is not None:
-            uspace.append(insn.desc)
-            relocs.append(len(code) + INSN["imm"].offset)
-        code += INSN.struct.pack(insn.op, len(insn.data) // 8, insn.arg,
-                                 insn.imm)
-        code += insn.data
-    return Compiled(bytes(code), tuple(uspace), tuple(relocs))

@@ -47,7 +47,7 @@ class Upcalls:
         """One record of ovs_upcalls: struct ovs_upcall and its packet."""
         (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
          gso_type, desc_id, hash_, hash_flags, cpu, _bridge, vlan_tci,
-         vlan_tpid, _pad, key) = _HEADER(record)
+         vlan_tpid, cutlen, key) = _HEADER(record)
         dp = self._dp
         in_port = int.from_bytes(key[_IN_PORT], "little")
         desc: UserspaceDesc | None = None
@@ -74,13 +74,17 @@ class Upcalls:
             return
         attrs = encode_key(key)
         full_hash = hash_ | hash_flags << 32
+        more = -ETH_HLEN if layer3 else 4 if vlan_tpid != b"\0\0" else 0
         for packet in packets:
+            full_len = 0
+            if cutlen:
+                full_len = len(packet) if gso_size else pkt_len + more
+                packet = packet[:max(pkt_len - cutlen + more, 0)]
             message = encode_upcall(
                 cmd, dp.dp_ifindex, attrs, packet, full_hash,
                 userdata=None if desc is None else desc.userdata,
                 actions=None if desc is None else desc.actions,
-                full_len=pkt_len - ETH_HLEN * layer3 if pkt_len > size
-                else 0)
+                full_len=full_len)
             if self._send(pid, message):
                 self.sent += 1
                 port = dp.vports.by_no.get(in_port)

@@ -40,6 +40,38 @@ def userspace(pid: int) -> bytes:
                u32(uapi.OVS_USERSPACE_ATTR_PID, pid))
 
 
+def trunc(length: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_TRUNC, length)
+
+
+def clone(*actions: bytes) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_CLONE, b"".join(actions))
+
+
+def sample(probability: int, *actions: bytes) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_SAMPLE,
+               u32(uapi.OVS_SAMPLE_ATTR_PROBABILITY, probability)
+               + nla(uapi.OVS_SAMPLE_ATTR_ACTIONS, b"".join(actions)))
+
+
+def check_pkt_len(length: int, greater: bytes, less_equal: bytes) -> bytes:
+    return nla(
+        uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN,
+        nla(uapi.OVS_CHECK_PKT_LEN_ATTR_PKT_LEN, struct.pack("=H", length))
+        + nla(uapi.OVS_CHECK_PKT_LEN_ATTR_ACTIONS_IF_GREATER, greater)
+        + nla(uapi.OVS_CHECK_PKT_LEN_ATTR_ACTIONS_IF_LESS_EQUAL, less_equal))
+
+
+def dec_ttl(*actions: bytes) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_DEC_TTL,
+               nla(uapi.OVS_DEC_TTL_ATTR_ACTION, b"".join(actions)))
+
+
+def hash_l4(basis: int) -> bytes:
+    return nla(uapi.OVS_ACTION_ATTR_HASH,
+               struct.pack("=II", uapi.OVS_HASH_ALG_L4, basis))
+
+
 def push_vlan(tpid: int, tci: int) -> bytes:
     return nla(uapi.OVS_ACTION_ATTR_PUSH_VLAN,
                struct.pack("!HH", tpid, tci | 0x1000))

@@ -14,7 +14,10 @@ from lists import (
     POP_ETH,
     POP_VLAN,
     add_mpls,
+    check_pkt_len,
+    clone,
     compiled,
+    dec_ttl,
     drop,
     output,
     pop_mpls,
@@ -22,7 +25,9 @@ from lists import (
     push_mpls,
     push_vlan,
     recirc,
+    sample,
     set_masked,
+    trunc,
     userspace,
 )
 from oracle_key import Extract, Meta, extract
@@ -45,6 +50,8 @@ class Lists:
         self.frame = frame
         self.parsed = parsed
         self.encapped = False
+        self.blocks = False
+        self.ids = 0
 
     def _bits(self, count: int) -> tuple[bytes, bytes]:
         value = self.rng.randbytes(count)
@@ -100,9 +107,41 @@ class Lists:
         return push_vlan(self.rng.choice((0x8100, 0x88a8)),
                          self.rng.getrandbits(16)), depth + 1
 
+    def _trunc(self) -> bytes:
+        """Not into the headers: see ovs_trim()."""
+        least = max(self.parsed.l4 + 60, 150)
+        return trunc(self.rng.randrange(least, least + 100))
+
+    def _block(self, depth: int, level: int) -> bytes:
+        """Sample, clone, check_pkt_len or dec_ttl."""
+        rng = self.rng
+        self.blocks = True
+
+        def block() -> bytes:
+            if rng.random() < .3:
+                return output(rng.choice((1, 2, 3, 4)))
+            found = self._list(depth, level + 1)
+            if rng.random() < .1:
+                return found + drop(0)
+            return found + output(rng.choice((1, 2, 3, 4)))
+
+        draw = rng.random()
+        if draw < .3:
+            return clone(block())
+        if draw < .6:
+            return sample(rng.choice((0, 1, 0xfffffffe, 0xffffffff)), block())
+        if draw < .8:
+            length = max(rng.choice((0, 1, -1, 50)) + len(self.frame), 1)
+            return check_pkt_len(length, block(), block())
+        return dec_ttl(block() if rng.random() < .5 else b"")
+
     def make(self) -> bytes:
+        """One list."""
+        return self._list(self._depth(), 0)
+
+    def _list(self, depth: int, level: int) -> bytes:
         """What follows the last action that can be seen is left out."""
-        rng, depth, ids = self.rng, self._depth(), 0
+        rng = self.rng
         actions = seen = b""
         for _ in range(rng.choice((0, 1, 2, 3, 5, 8))):
             draw = rng.random()
@@ -116,23 +155,29 @@ class Lists:
                 if new <= 3 and self._taken(actions + step):
                     actions, depth = actions + step, new
                 continue
-            if draw < .75 and not depth:
+            if draw < .65 and not depth and not level and not self.blocks:
                 actions = self._encap(actions)
                 continue
-            ids += 1
-            if draw < .9:
+            if draw < .7 and not self.encapped:
+                actions += self._trunc()
+                continue
+            self.ids += 1
+            if draw < .8:
                 actions += output(rng.choice((1, 2, 3, 4)))
-            elif draw < .95:
-                actions += userspace(1000 + ids)
+            elif draw < .85:
+                actions += userspace(1000 + self.ids)
+            elif draw < .9 or level == 3 or self.encapped:
+                actions += recirc(self.ids)
             else:
-                actions += recirc(ids)
+                actions += self._block(depth, level)
             seen = actions
         draw = rng.random()
         if draw < .5:
             seen = actions + output(rng.choice((1, 2, 3, 4)))
         elif draw < .6:
-            seen = actions + recirc(90)
-        elif draw < .65:
+            self.ids += 1
+            seen = actions + recirc(self.ids)
+        elif draw < .65 and not level:
             seen = actions + drop(rng.choice((0, 5)))
         return seen
 
@@ -229,10 +274,16 @@ def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
         before = dp.drops()
         where = f"seed {seed}, packet {frame.hex()}, {actions.hex()}: "
         got = run(dp, frame, code, expected)
-        assert got.outputs == sorted(expected.outputs,
-                                     key=lambda item: item[0]), where
-        wanted = [event for event in expected.events
-                  if isinstance(event, oracle.Upcall)]
+        after = dp.drops()
+        delta = {r: after[r] - before.get(r, 0) for r in after
+                 if after[r] != before.get(r, 0)}
+        where = f"{where}{delta} "
+        # A copy that is put off comes later.
+        assert sorted(got.outputs) == sorted(expected.outputs), where
+        wanted = sorted((event for event in expected.events
+                         if isinstance(event, oracle.Upcall)),
+                        key=lambda event: event.pid)
+        got.actions.sort()
         assert [(desc, packet) for desc, packet, _ in got.actions] == [
             (event.pid, event.packet) for event in wanted], where
         for (_, _, key), event in zip(got.actions, wanted, strict=True):
@@ -240,7 +291,4 @@ def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
         assert got.recircs == sorted(
             (event.key[:size], event.packet) for event in expected.events
             if isinstance(event, oracle.Recirc)), where
-        after = dp.drops()
-        delta = {r: after[r] - before.get(r, 0) for r in after
-                 if after[r] != before.get(r, 0)}
         assert delta == expected.drops, where

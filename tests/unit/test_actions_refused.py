@@ -279,7 +279,11 @@ def test_supported_actions_are_named() -> None:
         OVS_ACTION_ATTR_RECIRC, OVS_ACTION_ATTR_DROP,
         OVS_ACTION_ATTR_PUSH_MPLS, OVS_ACTION_ATTR_POP_MPLS,
         OVS_ACTION_ATTR_ADD_MPLS, OVS_ACTION_ATTR_PUSH_ETH,
-        OVS_ACTION_ATTR_POP_ETH}
+        OVS_ACTION_ATTR_POP_ETH,
+        # test_layout.py has those.
+        uapi.OVS_ACTION_ATTR_TRUNC, uapi.OVS_ACTION_ATTR_SAMPLE,
+        uapi.OVS_ACTION_ATTR_CLONE, uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN,
+        uapi.OVS_ACTION_ATTR_HASH, uapi.OVS_ACTION_ATTR_DEC_TTL}
 
 
 def test_facts_after_actions() -> None:

@@ -418,7 +418,7 @@ def test_replay_gives_the_same_datapath(peer: Peer) -> None:
         (0, "ovs-bpf", (0,)), (1, "p1", (5,)), (2, "p2", (5,))}
     plane = FakePlane()
     again = Datapath("ovs-bpf", kept.number, plane,
-                     peer.provider.ports.restarted())
+                     peer.provider.ports.restarted(), lambda: 0)
     again.change(kept.datapath)
     for request in kept.ports:
         again.hook_port(again.adopt_port(request))

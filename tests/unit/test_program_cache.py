@@ -9,12 +9,19 @@ import struct
 import pytest
 
 from dpif_bpf.abi import INSN, Op
-from dpif_bpf.core.actions import DescTable, ProgramCache, UserspaceDesc
+from dpif_bpf.core.actions import (
+    COPIES_LATE,
+    DescTable,
+    ProgramCache,
+    UserspaceDesc,
+)
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire.facts import KeyFacts
 from dpif_bpf.wire.netlink import nla, nla_u32
 from dpif_bpf.wire.uapi import (
+    OVS_ACTION_ATTR_CLONE,
+    OVS_ACTION_ATTR_DROP,
     OVS_ACTION_ATTR_OUTPUT,
     OVS_ACTION_ATTR_SET,
     OVS_ACTION_ATTR_USERSPACE,
@@ -24,6 +31,7 @@ from dpif_bpf.wire.uapi import (
 )
 
 ANY = KeyFacts()
+DROP = nla_u32(OVS_ACTION_ATTR_DROP, 0)
 TCP = KeyFacts(eth_type=0x0800, ip_proto=6)
 
 
@@ -42,7 +50,7 @@ def setup(words: int = 64) -> tuple[memoryview, Arena, DescTable,
     memory = memoryview(bytearray(words * 8)).cast("Q")
     arena = Arena(memory)
     descs = DescTable()
-    return memory, arena, descs, ProgramCache(arena, descs)
+    return memory, arena, descs, ProgramCache(arena, descs, lambda: 0)
 
 
 def insn(memory: memoryview, index: int) -> tuple[int, ...]:
@@ -150,3 +158,26 @@ def test_full() -> None:
         cache.get(out(3, 4), ANY)
     cache.advance(cache.seal())
     assert cache.get(out(3, 4), ANY).pc == kept.pc
+
+
+def test_copies_that_are_late_find_their_instructions() -> None:
+    """Words of a list with copies stay until such a copy is refused."""
+    now = [1000]
+    memory = memoryview(bytearray(64 * 8)).cast("Q")
+    arena, descs = Arena(memory), DescTable()
+    cache = ProgramCache(arena, descs, lambda: now[0])
+    block = nla(OVS_ACTION_ATTR_CLONE, user(b"x") + DROP)
+    program = cache.get(block + out(1), ANY)
+    before = list(memory)
+    cache.release(program)
+    for _ in range(3):
+        cache.advance(cache.seal())
+        assert list(memory) == before
+        assert descs.get(program.desc_ids[0]) is not None
+    now[0] += COPIES_LATE
+    for _ in range(2):
+        cache.advance(cache.seal())
+    assert descs.get(program.desc_ids[0]) is None
+    assert cache.seal() == 0
+    again = cache.get(out(3, 4), ANY)
+    assert again.pc == program.pc

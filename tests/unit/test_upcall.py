@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,13 +53,14 @@ class Bench:
     def record(self, cmd: int = MISS, *, desc: int = 0, cpu: int = 0,
                hash_: int = 0, packet: bytes = FRAME,
                pkt_len: int | None = None, gso_size: int = 0,
-               tag: bytes = bytes(4)) -> None:
+               tag: bytes = bytes(4), cutlen: int = 0) -> None:
         found = extract(packet, Meta(in_port=1))
         assert found is not None
         self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
             0, 0, 0, gso_size, 1 if gso_size else 0, desc, hash_, 3, cpu, 0,
-            tag[2:], tag[:2], 0, found.key[:abi.OVS_KEY_BASE * 8]) + packet))
+            tag[2:], tag[:2], cutlen,
+            found.key[:abi.OVS_KEY_BASE * 8]) + packet))
 
 
 @pytest.fixture
@@ -136,9 +138,24 @@ def test_large_packet_goes_up_in_segments(per_cpu: Bench) -> None:
 
 
 def test_truncated_packet_tells_its_length(per_cpu: Bench) -> None:
-    per_cpu.record(pkt_len=1500)
-    assert per_cpu.sent[0][1][u.OVS_PACKET_ATTR_LEN] == struct.pack(
-        "=I", 1500)
+    def cut(**fields: Any) -> tuple[bytes, int]:
+        number = per_cpu.dp.descs.add(UserspaceDesc(77))
+        per_cpu.record(ACTION, desc=number, **fields)
+        _, attrs = per_cpu.sent.pop()
+        length, = struct.unpack("=I", attrs[u.OVS_PACKET_ATTR_LEN])
+        return attrs[u.OVS_PACKET_ATTR_PACKET], length
+
+    size = len(FRAME)
+    assert cut(pkt_len=1500, cutlen=1500 - size) == (FRAME, 1500)
+    # One that had to come up whole is cut here.
+    assert cut(cutlen=size - 20) == (FRAME[:20], size)
+    tag = b"\x81\x00\x00\x05"
+    assert cut(cutlen=size - 20, tag=tag) == (
+        FRAME[:12] + tag + FRAME[12:20], size + 4)
+    large = bytes(Ether() / IP() / TCP(flags="PA") / Raw(b"y" * 2500))
+    packet, length = cut(packet=large, gso_size=2000, cutlen=2354)
+    assert (len(packet), length) == (200, 554)
+    assert len(per_cpu.sent.pop()[1][u.OVS_PACKET_ATTR_PACKET]) == 200
 
 
 @given(st.binary(min_size=0, max_size=60))

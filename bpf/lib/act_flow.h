@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What decides how the list goes on, and what needs few lines.
+ *
+ * A block of sample, clone or check_pkt_len is a list for a copy.  Where
+ * nothing follows it, or where it leaves the packet as it is, the packet
+ * itself runs it (dpif_bpf/core/layout.py); otherwise a copy is put off until
+ * the packet is done (act_recirc.h).  An error in a block that a copy runs
+ * ends that copy alone, whereas the kernel datapath drops the packet, too.
+ */
+#ifndef OVS_ACT_FLOW_H
+#define OVS_ACT_FLOW_H
+
+#include "act_set.h"
+#include "ctx.h"
+
+#define OVS_SKB_GSO_UDP_L4	(1 << 17)	/* SKB_GSO_UDP_L4 */
+#define OVS_SCTP_HLEN		12
+#define OVS_JHASH_INITVAL	0xdeadbeef
+
+/* The packet's length; a layer-3 packet has no Ethernet header. */
+static __always_inline __u32 ovs_packet_len(struct __sk_buff *skb,
+					    struct ovs_pkt *pkt)
+{
+	__u32 len = ctx_len(skb);
+
+	return pkt->key.mac_proto == OVS_MAC_PROTO_ETHERNET ? len :
+							      len - ETH_HLEN;
+}
+
+/* `keep` bytes, of those that the packet has now, go out next; 0: all. */
+static __always_inline void ovs_trunc(struct __sk_buff *skb,
+				      struct ovs_pkt *pkt, __u32 keep)
+{
+	__u32 len = ovs_packet_len(skb, pkt);
+
+	if (!keep)
+		pkt->cutlen = 0;
+	else if (len > keep)
+		pkt->cutlen = len - keep;
+}
+
+static __always_inline int ovs_sampled(__u32 probability)
+{
+	return probability && bpf_get_prandom_u32() <= probability;
+}
+
+/* Bytes of a segment of a GSO packet; 0 when that is not known. */
+static __always_inline __u32 ovs_segment_len(struct __sk_buff *skb,
+					     struct ovs_pkt *pkt)
+{
+	__u32 len = pkt->l4_off + ctx_get(skb, gso_size);
+	__u8 doff;
+
+	if (!pkt->l4_off)
+		return 0;
+	if (pkt->l4_proto == IPPROTO_TCP) {
+		if (ctx_load(skb, pkt->l4_off + 12, &doff, sizeof(doff)))
+			return 0;
+		return len + (doff >> 4) * 4;
+	}
+	if (pkt->l4_proto == IPPROTO_SCTP)
+		return len + OVS_SCTP_HLEN;
+	if (ctx_gso_type(skb) & OVS_SKB_GSO_UDP_L4)
+		return len + OVS_UDP_HLEN;
+	return len;
+}
+
+/* Whether a packet, or each segment of it, is longer than `max`. */
+static __always_inline int ovs_longer(struct __sk_buff *skb,
+				      struct ovs_pkt *pkt, __u32 max)
+{
+	__u32 len = ovs_packet_len(skb, pkt), segment;
+
+	if (len > max && ctx_get(skb, gso_size)) {
+		segment = ovs_segment_len(skb, pkt);
+		if (segment)
+			return segment > max;
+	}
+	return len > max;
+}
+
+static __always_inline __u32 ovs_rol(__u32 word, __u32 by)
+{
+	return word << by | word >> (32 - by);
+}
+
+/* Bob Jenkins' hash of one word: jhash_1word() of the kernel. */
+static __always_inline __u32 ovs_jhash(__u32 word, __u32 basis)
+{
+	__u32 a, b, c;
+
+	a = b = c = basis + OVS_JHASH_INITVAL + 4;
+	a += word;
+	c ^= b;
+	c -= ovs_rol(b, 14);
+	a ^= c;
+	a -= ovs_rol(c, 11);
+	b ^= a;
+	b -= ovs_rol(a, 25);
+	c ^= b;
+	c -= ovs_rol(b, 16);
+	a ^= c;
+	a -= ovs_rol(c, 4);
+	b ^= a;
+	b -= ovs_rol(a, 14);
+	c ^= b;
+	c -= ovs_rol(b, 24);
+	return c;
+}
+
+static __always_inline void ovs_hash(struct __sk_buff *skb,
+				     struct ovs_pkt *pkt, __u32 basis)
+{
+	__u32 hash = ovs_jhash(bpf_get_hash_recalc(skb), basis);
+
+	pkt->key.dp_hash = hash ? hash : 1;
+	pkt->dirty |= OVS_DIRTY_META;
+}
+
+/*
+ * Decrement the TTL or hop limit; other packets pass.  Returns OVS_DROP_TTL
+ * when it ends, and leaves the packet as it is.
+ */
+__noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
+{
+	__u8 old[4], new[4], hlimit;	/* IPv4: TTL, protocol, checksum */
+	__be16 protocol;
+	__u32 off;
+	__sum16 check;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	off = pkt->l3_off;
+	protocol = ctx_get(skb, protocol);
+	if (protocol == bpf_htons(ETH_P_IP)) {
+		if (!off || ctx_len(skb) < off + sizeof(struct iphdr) ||
+		    ctx_load(skb, off + 8, old, sizeof(old)))
+			return OVS_DROP_SET;
+		if (old[0] <= 1)
+			return OVS_DROP_TTL;
+		__builtin_memcpy(new, old, sizeof(new));
+		new[0]--;
+		__builtin_memcpy(&check, old + 2, 2);
+		check = ovs_csum_update(check, (__u16)~bpf_htons(0x100));
+		__builtin_memcpy(new + 2, &check, 2);
+		if (ctx_store(skb, off + 8, new, sizeof(new)))
+			return OVS_DROP_SET;
+		if (pkt->key.eth_type == protocol)
+			pkt->key.ip_ttl = new[0];
+	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
+		if (!off || ctx_len(skb) < off + sizeof(struct ipv6hdr) ||
+		    ctx_load(skb, off + 7, &hlimit, 1))
+			return OVS_DROP_SET;
+		if (hlimit <= 1)
+			return OVS_DROP_TTL;
+		hlimit--;
+		if (ctx_store_csum(skb, off + 7, &hlimit, 1))
+			return OVS_DROP_SET;
+		if (pkt->key.eth_type == protocol)
+			pkt->key.ip_ttl = hlimit;
+	}
+	return 0;
+}
+
+#endif /* OVS_ACT_FLOW_H */

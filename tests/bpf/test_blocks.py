@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples, hashes, truncated upcalls, and copies that come too late."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from cases import ether, tcp4
+from harness import Datapath, Vnet
+from lists import (
+    check_pkt_len,
+    clone,
+    compiled,
+    hash_l4,
+    output,
+    push_vlan,
+    recirc,
+    sample,
+    trunc,
+    userspace,
+)
+from oracle_key import Meta, extract
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.packet import Raw
+from test_offload import TCPV4, partial
+
+from dpif_bpf import abi
+from dpif_bpf.abi import DropReason
+
+TRIES = 2000
+
+
+def add(dp: Datapath, actions: bytes, frame: bytes) -> None:
+    parsed = extract(frame, Meta(in_port=1))
+    assert parsed is not None
+    mask = bytearray(abi.KEY.size)
+    mask[abi.KEY["recirc_id"].slice] = b"\xff" * 4
+    dp.add_flow(compiled(actions, frame, parsed), b"", bytes(mask))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_sample_happens_as_often_as_asked(dp: Datapath, share: float) -> None:
+    frame = bytes(tcp4())
+    add(dp, sample(int(share * 0xffffffff), userspace(1)) + output(2), frame)
+    dp.run(frame, repeat=TRIES)
+    found = len(dp.poll(TRIES, timeout=0.3))
+    # More than six standard deviations off: once in a thousand million runs.
+    assert abs(found - share * TRIES) < 6 * (TRIES * share * (1 - share)) ** .5
+
+
+def jhash(word: int, basis: int) -> int:
+    """jhash_1word() of <linux/jhash.h>."""
+    low = 0xffffffff
+    v = [(basis + 0xdeadbeef + 4) & low] * 3
+    v[0] = v[0] + word & low
+    for to, by, shift in ((2, 1, 14), (0, 2, 11), (1, 0, 25), (2, 1, 16),
+                          (0, 2, 4), (1, 0, 14), (2, 1, 24)):
+        turned = (v[by] << shift | v[by] >> 32 - shift) & low
+        v[to] = (v[to] ^ v[by]) - turned & low
+    return v[2]
+
+
+def test_hash(dp: Datapath) -> None:
+    """dp_hash is the packet's own hash, stirred; a flow's is always one."""
+    found = set()
+    for port in (1, 2, 2):
+        frame = bytes(ether() / IP() / UDP(sport=port) / Raw(b"x" * 30))
+        dp.clear()
+        add(dp, hash_l4(77) + userspace(1) + recirc(9), frame)
+        dp.ports[1].send(frame)
+        upcall, missed = dp.poll(2)
+        hashes = {struct.unpack("=I", u.key[abi.KEY["dp_hash"].slice])[0]
+                  for u in (upcall, missed)}
+        assert hashes == {jhash(int(upcall.fields["hash"]), 77) or 1}
+        found |= hashes
+    assert len(found) == 2
+
+
+def test_hash_does_not_stay(dp: Datapath) -> None:
+    """The next packet has none; a clone's is its own."""
+    frame = bytes(tcp4())
+    add(dp, clone(hash_l4(1), userspace(1), output(2)) + userspace(2), frame)
+    dp.ports[1].send(frame)
+    dp.ports[1].send(frame)
+    assert len(dp.outputs(2)) == 2
+    place = abi.KEY["dp_hash"].slice
+    got = sorted((int(u.fields["desc"]), any(u.key[place]))
+                 for u in dp.poll(4))
+    assert got == [(1, True), (1, True), (2, False), (2, False)]
+
+
+def test_truncated_upcall(dp: Datapath) -> None:
+    """It brings what is left; one with work to be done on it brings all."""
+    frame = bytes(tcp4())
+    add(dp, trunc(60) + userspace(1) + userspace(2) + output(2), frame)
+    dp.ports[1].send(frame)
+    data, csum = partial(tcp4())
+    dp.ports[1].send(data, Vnet(csum))
+    cut, whole, unfinished, whole2 = dp.poll(4)
+    assert cut.packet == frame[:60]
+    assert (cut.fields["pkt_len"], cut.fields["cutlen"]) == (
+        len(frame), len(frame) - 60)
+    for record in (whole, unfinished, whole2):
+        assert len(record.packet) == len(frame)
+    assert unfinished.fields["cutlen"] == len(frame) - 60
+    assert whole.fields["cutlen"] == whole2.fields["cutlen"] == 0
+    assert [len(packet) for _, packet, _ in dp.outputs(2)] == [
+        len(frame)] * 2
+
+
+def test_truncation_survives_recirculation(dp: Datapath) -> None:
+    frame = bytes(tcp4())
+    add(dp, trunc(60) + recirc(5) + output(3), frame)
+    key, mask = bytearray(abi.KEY.size), bytearray(abi.KEY.size)
+    place = abi.KEY["recirc_id"].slice
+    key[place], mask[place] = struct.pack("=I", 5), b"\xff" * 4
+    parsed = extract(frame, Meta(in_port=1))
+    assert parsed is not None
+    dp.add_flow(compiled(output(2), frame, parsed), bytes(key), bytes(mask))
+    dp.ports[1].send(frame)
+    assert [(port, len(packet)) for port, packet, _ in dp.outputs(2)] == [
+        (2, 60), (3, 60)]
+
+
+def test_segments_count_not_their_sum(dp: Datapath) -> None:
+    """check_pkt_len goes by what leaves the device."""
+    packet = ether() / IP() / TCP() / Raw(b"x" * 4000)
+    data, csum = partial(packet)
+    dp.clear()
+    add(dp, check_pkt_len(54 + 1000, output(2), output(3)), data)
+    for size in (1000, 1001):
+        dp.ports[1].send(data, Vnet(csum, (TCPV4, 54, size)))
+    assert [(port, vnet.gso[2]) for port, _, vnet in dp.outputs(2)] == [
+        (2, 1001), (3, 1000)]
+
+
+def test_a_copy_that_is_late_is_refused(dp: Datapath) -> None:
+    """Its instructions may be gone by then."""
+    frame = bytes(tcp4())
+    add(dp, clone(push_vlan(0x8100, 5), output(2)) + output(3), frame)
+    view = dp.mapped("ovs_slots")
+    slot = abi.OVS_EXEC_SLOTS
+    state = slot * abi.SLOT.size
+    struct.pack_into("=I", view, state + abi.SLOT["pc"].offset, 1)
+    before = dp.drops()
+    try:
+        # Armed at the beginning of time.
+        struct.pack_into("=Q", view, state, abi.OVS_SLOT_ARMED)
+        dp.run(frame, "ovs_inject", mark=slot + 1)
+    finally:
+        struct.pack_into("=Q", view, state, abi.OVS_SLOT_FREE)
+    after = dp.drops()
+    assert after == {**before, DropReason.SLOT:
+                     before.get(DropReason.SLOT, 0) + 1}
+    dp.ports[1].send(frame)
+    assert len(dp.outputs(2)) == 2
