@@ -220,7 +220,7 @@ static __always_inline int ovs_push_eth(struct __sk_buff *skb,
 	struct {
 		__u8 dst[8];
 		__u8 src[8];
-	} op;
+	} op OVS_WORDS;
 
 	OVS_OPERAND(&op, at);
 	if (ctx_store(skb, 0, op.dst, ETH_ALEN) ||

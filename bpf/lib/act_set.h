@@ -29,7 +29,12 @@ static __always_inline __u64 ovs_operand(__u32 i)
 	return word ? *word : 0;
 }
 
-/* Fill in an operand structure. */
+/*
+ * Fill in an operand structure, word by word: it is declared with
+ * OVS_WORDS, or clang 19 puts it where no word may be ("misaligned stack
+ * access").
+ */
+#define OVS_WORDS	__attribute__((aligned(8)))
 #define OVS_OPERAND(op, at) ({						\
 	__u64 *__word = (__u64 *)(op);					\
 									\
@@ -42,7 +47,7 @@ static __always_inline __u64 ovs_operand(__u32 i)
 __noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			   __u32 at)
 {
-	struct ovs_set_eth op;
+	struct ovs_set_eth op OVS_WORDS;
 	__u16 mac[6], *dst = (__u16 *)op.dst, *src = (__u16 *)op.src;
 	__u16 *dst_mask = (__u16 *)op.dst_mask;
 	__u16 *src_mask = (__u16 *)op.src_mask;
@@ -108,7 +113,7 @@ static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			    __u32 at)
 {
-	struct ovs_set_ipv4 op;
+	struct ovs_set_ipv4 op OVS_WORDS;
 	struct iphdr ip, old;
 	__s64 diff;
 	int err;
@@ -159,7 +164,7 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			    __u32 at)
 {
-	struct ovs_set_ipv6 op;
+	struct ovs_set_ipv6 op OVS_WORDS;
 	__u32 ip[10], old[10], word;	/* the header; 2: source, 6: dest. */
 	__s64 diff;
 	int err;
