@@ -31,9 +31,10 @@ class Namespace:
 
     def __init__(self, bpffs: bool = False) -> None:
         flags = ["--net", "--mount"] if bpffs else ["--net"]
-        # With a mount namespace comes its root, which is another when this
+        # With a mount namespace come its root and directory, others when this
         # is run in a change root.
-        self._enter_flags = ["-n", "-m", "-r"] if bpffs else ["-n"]
+        self._enter_flags = (["-n", "-m", "-r", "-w"] if bpffs
+                             else ["-n"])
         self._holder = subprocess.Popen(
             ["unshare", *flags, "sh", "-c",
              _HOLD_BPFFS if bpffs else _HOLD],
