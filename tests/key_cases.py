@@ -201,7 +201,7 @@ for _name, _type, _size in [
         ("TUNNEL", 16, 8), ("CT_STATE", 22, 4),
         ("CT_ZONE", 23, 2), ("CT_MARK", 24, 4), ("CT_LABELS", 25, 16),
         ("CT_ORIG_TUPLE_IPV4", 26, 16), ("CT_ORIG_TUPLE_IPV6", 27, 40),
-        ("NSH", 28, 0), ("IPV6_EXTHDRS", 32, 2)]:
+        ("IPV6_EXTHDRS", 32, 2)]:
     BAD_KEYS[f"{_name} is not supported"] = (
         UDP4 + nla(_type, bytes(_size)),
         f"OVS_KEY_ATTR_{_name} is not supported", len(UDP4))

@@ -157,8 +157,9 @@ struct ovs_key {
  */
 #define OVS_STALE_KEY		1	/* the key */
 #define OVS_STALE_OFFSETS	2	/* the offsets of headers */
-#define OVS_DIRTY_META	1	/* w15 .. w22 or w25 .. w34 are not all zero */
+#define OVS_DIRTY_META	1	/* w15 .. w22 or w28 .. w34 are not all zero */
 #define OVS_DIRTY_MPLS	2	/* w23, w24 are not all zero */
+#define OVS_DIRTY_NSH	4	/* w25 .. w27 are not all zero */
 struct ovs_pkt {
 	struct ovs_key key;
 	__u32 bridge;

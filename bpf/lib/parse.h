@@ -3,8 +3,9 @@
  * Flow extract: the words of the key that come from the packet, with the
  * results of the kernel datapath's key_extract() (net/openvswitch/flow.c).
  * A header that is short or malformed leaves its fields zero; the packet is
- * still looked up.  Only a frame without an Ethernet header is refused.  Of a
- * layer-3 packet that header is no part (act_encap.h), only its type counts.
+ * still looked up.  Only a frame without an Ethernet header is refused, and a
+ * malformed NSH.  Of a layer-3 packet the Ethernet header is no part
+ * (act_encap.h), only its type counts.
  *
  * Words are put together in registers and stored whole: the lookup reads them
  * whole soon afterwards, and a load that spans several stores has to wait.
@@ -29,6 +30,10 @@
 #define MPLS_BOS		0x100
 #define MPLS_KEY_LABELS		3
 #define MPLS_MAX_LABELS		64
+#define NSH_BASE_HLEN		8
+#define NSH_MD1_HLEN		24
+#define NSH_MD1			1
+#define NSH_MD2			2
 
 #define OVS_SKB_GSO_UDP		(1 << 16)	/* SKB_GSO_UDP: UFO */
 
@@ -348,8 +353,44 @@ static __always_inline void ovs_parse_mpls(struct ovs_parser *p)
 	p->pkt->key.mpls_labels = mpls.labels;
 }
 
+/* NSH, of which a malformed one is refused. */
+static __always_inline void ovs_parse_nsh(struct ovs_parser *p)
+{
+	struct ovs_key *key = &p->pkt->key;
+	__u32 word, len;
+	__u8 *nsh;
+
+	p->pkt->dirty |= OVS_DIRTY_NSH;
+	p->pkt->l3_off = p->off;
+	nsh = ovs_parse_at(p, NSH_BASE_HLEN);
+	if (!nsh)
+		goto bad;
+	word = bpf_ntohs(*(__be16 *)nsh);
+	len = (word & 0x3f) * 4;
+	key->nsh_flags = word >> 12 & 3;
+	key->nsh_ttl = word >> 6 & 0x3f;
+	key->nsh_mdtype = nsh[2];
+	key->nsh_np = nsh[3];
+	key->nsh_path_hdr = *(__be32 *)(nsh + 4);
+	if (word >> 14 || ctx_len(p->skb) < p->off + len)
+		goto bad;
+	if (key->nsh_mdtype == NSH_MD2)
+		return;
+	if (key->nsh_mdtype != NSH_MD1 || len != NSH_MD1_HLEN)
+		goto bad;
+	nsh = ovs_parse_at(p, NSH_MD1_HLEN);
+	if (!nsh)
+		goto bad;
+	__builtin_memcpy(key->nsh_context, nsh + NSH_BASE_HLEN,
+			 sizeof(key->nsh_context));
+	return;
+bad:
+	if (!p->err)
+		p->err = OVS_DROP_MALFORMED;
+}
+
 /*
- * Fill in words 1 to 14, 23 and 24 of the key and the offsets of the packet's
+ * Fill in words 1 to 14 and 23 to 27 of the key and the offsets of the packet's
  * headers; what the key has of metadata stays.  Returns 0, or OVS_DROP_*.
  */
 __noinline int ovs_parse(struct __sk_buff *skb, struct ovs_pkt *pkt)
@@ -371,6 +412,12 @@ __noinline int ovs_parse(struct __sk_buff *skb, struct ovs_pkt *pkt)
 		key->w[24] = 0;
 		pkt->dirty &= ~OVS_DIRTY_MPLS;
 	}
+	if (unlikely(pkt->dirty & OVS_DIRTY_NSH)) {
+		key->w[25] = 0;
+		key->w[26] = 0;
+		key->w[27] = 0;
+		pkt->dirty &= ~OVS_DIRTY_NSH;
+	}
 	pkt->l3_off = 0;
 	pkt->l4_off = 0;
 	pkt->l4_proto = 0;
@@ -390,6 +437,8 @@ __noinline int ovs_parse(struct __sk_buff *skb, struct ovs_pkt *pkt)
 	else if (p.ip.eth_type == bpf_htons(ETH_P_MPLS_UC) ||
 		 p.ip.eth_type == bpf_htons(ETH_P_MPLS_MC))
 		ovs_parse_mpls(&p);
+	else if (p.ip.eth_type == bpf_htons(ETH_P_NSH))
+		ovs_parse_nsh(&p);
 	key->w[1] = p.ip.w;
 	key->w[4] = p.tp.w;
 	return p.err;

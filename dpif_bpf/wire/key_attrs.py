@@ -26,7 +26,7 @@ SUPPORTED_KEYS = frozenset({
     uapi.OVS_KEY_ATTR_ICMPV6, uapi.OVS_KEY_ATTR_ARP, uapi.OVS_KEY_ATTR_ND,
     uapi.OVS_KEY_ATTR_SKB_MARK, uapi.OVS_KEY_ATTR_TCP_FLAGS,
     uapi.OVS_KEY_ATTR_DP_HASH, uapi.OVS_KEY_ATTR_RECIRC_ID,
-    uapi.OVS_KEY_ATTR_MPLS,
+    uapi.OVS_KEY_ATTR_MPLS, uapi.OVS_KEY_ATTR_NSH,
 })
 """What flows may match on and upcalls carry; all else is refused."""
 

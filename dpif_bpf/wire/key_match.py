@@ -11,11 +11,8 @@ and ``match_validate``.  Differences that a peer can see:
 - keys with attributes of several protocols at once, which no packet has, may
   be refused by one and not by the other.
 
-And as long as the attributes are not in SUPPORTED_KEYS:
-
-- a mask on OVS_KEY_ATTR_TUNNEL is checked and then left out, because no
-  packet has a tunnel key;
-- Ethernet types whose attribute is not supported (MPLS, NSH) need none.
+And as long as OVS_KEY_ATTR_TUNNEL is not in SUPPORTED_KEYS, a mask on it is
+checked and then left out, because no packet has a tunnel key.
 
 A flow without an inner VLAN tag matches packets without one only, as in the
 kernel; where the outer tag's absence says so, the mask does not repeat it.

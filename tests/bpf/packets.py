@@ -154,11 +154,20 @@ def mpls(rng: random.Random) -> bytes:
     return lses + _bytes(rng, rng.choice((0, 20)))
 
 
+def nsh(rng: random.Random) -> bytes:
+    """A service header with metadata of type 1, or 2 of any length."""
+    mdtype = rng.choice((1, 2))
+    size = 24 if mdtype == 1 else 8 + 4 * rng.choice((0, 1, 5, 55))
+    word = rng.getrandbits(14) & ~0x3f | size // 4
+    return (struct.pack("!HBB", word, mdtype, rng.getrandbits(8))
+            + _bytes(rng, size - 4) + _bytes(rng, rng.choice((0, 30))))
+
+
 def packet(rng: random.Random, tags: bool = True) -> bytes:
     """An Ethernet frame."""
     kinds = ((0x0800, ipv4), (0x86dd, ipv6), (0x0806, arp), (0x8035, arp),
-             (0x8847, mpls), (0x8848, mpls))
-    kind, make = rng.choices(kinds, (30, 30, 6, 2, 4, 2))[0]
+             (0x8847, mpls), (0x8848, mpls), (0x894f, nsh))
+    kind, make = rng.choices(kinds, (30, 30, 6, 2, 4, 2, 4))[0]
     body = make(rng)
     if rng.random() < .05:
         kind = rng.choice((0x88cc, 0x9000, 0x894e))

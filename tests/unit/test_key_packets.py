@@ -15,8 +15,7 @@ from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import key
 
 # Fields that upcalls do not carry yet.
-LATER = ("ipv6_exthdrs", "nsh_flags", "nsh_mdtype", "nsh_np", "nsh_ttl",
-         "nsh_path_hdr", "nsh_context")
+LATER = ("ipv6_exthdrs",)
 
 addresses = st.binary(min_size=6, max_size=6)
 ports = st.binary(min_size=4, max_size=4)
