@@ -30,7 +30,9 @@ def test_without_a_provider(stopped_lab: Lab) -> None:
     types = lab.vsctl("get", "Open_vSwitch", ".", "datapath_types")
     assert set(types.strip("[]").split(", ")) == {"bpf", "netdev", "system"}
     assert not lab.complaints()
-    assert len(lab.text(f"{SWITCH}.out").splitlines()) == 1, "log file's"
+    said = [line for line in lab.text(f"{SWITCH}.out").splitlines()
+            if "|vlog|" not in line and "etc/hosts" not in line]
+    assert not said
 
     lab.add_bridge("n0", "netdev")
     one = lab.add_host("q1", "n0", "10.2.0.1/24")
