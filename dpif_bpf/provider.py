@@ -35,6 +35,10 @@ from dpif_bpf.wire.messages import DatapathRequest
 vlog = ovs.vlog.Vlog("provider")
 
 
+TIDY_INTERVAL = 1000
+"""ms between looks at flows that are not in the first trees."""
+TIDY_FLOWS = 256
+"""Flows that one look moves at most: a few ms."""
 REAP_INTERVAL = 100
 """ms after which executes are looked after when nothing else happens."""
 
@@ -53,6 +57,7 @@ class Instance:
     pair: InjectPair
     ring: UpcallRing
     upcalls: Upcalls
+    tidied: int = 0
 
     def counters(self) -> dict[str, int]:
         """Events since the start, by name (coverage/show)."""
@@ -241,9 +246,18 @@ class Provider:
             drained &= instance.ring.run() < BUDGET
             if instance.plane.executing:
                 instance.plane.reap(msec())
+            self._tidy(instance)
         if drained:
             # Queued upcalls may name what is freed here.
             self._grace.run()
+
+    def _tidy(self, instance: Instance) -> None:
+        """Lets flows return to the first trees of their forests."""
+        now = msec()
+        if now - instance.tidied >= TIDY_INTERVAL:
+            tried = instance.plane.classifier.tidy(TIDY_FLOWS)
+            # Without work it is looked for when there is other work.
+            instance.tidied = now if tried else 0
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""
@@ -251,6 +265,9 @@ class Provider:
             instance.ring.wait(poller)
             if instance.plane.executing:
                 poller.timer_wait(REAP_INTERVAL)
+            if instance.tidied:
+                poller.timer_wait(
+                    instance.tidied + TIDY_INTERVAL - msec())
         self._grace.wait(poller)
 
     def link_events(
