@@ -8,8 +8,10 @@ A table is a TSV file with a heading and one line a test: ``number``,
 
 Commands::
 
-    collect SUITE SOURCE TABLE  after a run of the autotest script SUITE,
-                                made of the files in SOURCE
+    collect SUITE RUN SOURCE TABLE
+                                after a run of the autotest script SUITE,
+                                made of the files in the directory SOURCE,
+                                whose logs are in RUN
     count TABLE                 the count; status 1 when a test failed
     numbers EXPECTED            the tests' numbers, one a line
     check EXPECTED TABLE        status 1 unless each test of EXPECTED passed
@@ -171,8 +173,8 @@ def find_condition(source: Path, at: str) -> str:
     return lines[int(number) - 1].strip()
 
 
-def collect(suite: Path, source: Path, table: Path) -> None:
-    """Makes a table of what a run of ``suite`` left behind.
+def collect(suite: Path, run: Path, source: Path, table: Path) -> None:
+    """Makes a table of what a run of ``suite`` left behind in ``run``.
 
     ``source`` is the directory of the tests' own files.
 
@@ -184,8 +186,8 @@ def collect(suite: Path, source: Path, table: Path) -> None:
         capture_output=True, text=True,
     )
     rows = parse_list(listed.stdout)
-    logs = suite.with_name(f"{suite.name}.dir")
-    log = suite.with_name(f"{suite.name}.log").read_text(errors="replace")
+    logs = run / f"{suite.name}.dir"
+    log = (run / f"{suite.name}.log").read_text(errors="replace")
     for number, (result, at) in parse_log(log).items():
         cause = find_condition(source, at) if result == "skipped" else ""
         rows[number] = replace(
@@ -260,8 +262,8 @@ def merge(record: Path, rows: dict[int, Row]) -> None:
 def main(arguments: list[str]) -> int:
     """Runs one command; the exit status."""
     match arguments:
-        case ["collect", suite, source, table]:
-            collect(Path(suite), Path(source), Path(table))
+        case ["collect", suite, run, source, table]:
+            collect(Path(suite), Path(run), Path(source), Path(table))
         case ["count", table]:
             return 0 if count(read_table(Path(table))) else 1
         case ["numbers", expected]:

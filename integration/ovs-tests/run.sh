@@ -161,12 +161,16 @@ results()
     python3 "$here/results.py" "$@"
 }
 
-# run_suite: here, or in the guest when run.sh was started there.
+# run_suite: here, or in the guest when run.sh was started there.  There the
+# suite's log is on the host's side from the beginning.
 run_suite()
 {
     local script=system-$suite-testsuite status=0 libs
 
     rm -rf "$work/tests/$script.dir" "$work/tests/$script.log"
+    if [ -n "${OVS_TESTS_PREPARED-}" ]; then
+        ln -s "/mnt/share/$script.log" "$work/tests/$script.log"
+    fi
     libs=$build/lib/.libs:$build/ofproto/.libs:$build/ovsdb/.libs
     OVS_TESTS_DIR=$work/tests \
     LD_LIBRARY_PATH=$libs:$build/vtep/.libs \
@@ -177,14 +181,19 @@ run_suite()
     case " ${arguments[*]-} " in
     *" -l "* | *" --list "*) exit "$status" ;;
     esac
-    results collect "$work/tests/$script" "$source/tests" "$output"
+    if [ -n "${OVS_TESTS_PREPARED-}" ]; then
+        cp -r "$work/tests/$script.dir" /mnt/share/
+    fi
+    results collect "$work/tests/$script" "$work/tests" "$source/tests" \
+        "$output"
 }
 
-# run_guest: the same command in the guest, which finds everything made, and
-# the table back.
+# run_guest: the same command in the guest, which finds everything made; the
+# table back, or what the suite's log has when the guest's time was up.
 run_guest()
 {
-    local share=$work/guest-$guest-$suite status=0
+    local share=$work/guest-$guest-$suite script=system-$suite-testsuite
+    local status=0
 
     rm -rf "$share"
     mkdir -p "$share"
@@ -193,11 +202,15 @@ run_guest()
         "$here/run.sh" --suite="$suite" --ovs-src="$version" \
         --ovs-build="$build" ${plugin:+--plugin="$plugin"} \
         --output=/mnt/share/ovs-tests.tsv "${arguments[@]}" || status=$?
-    if [ ! -f "$share/ovs-tests.tsv" ]; then
+    if [ -f "$share/ovs-tests.tsv" ]; then
+        cp "$share/ovs-tests.tsv" "$output"
+    elif [ -f "$share/$script.log" ]; then
+        results collect "$work/tests/$script" "$share" "$source/tests" \
+            "$output"
+    else
         echo "run.sh: no results, the guest's status is $status" >&2
         exit 1
     fi
-    cp "$share/ovs-tests.tsv" "$output"
 }
 
 if [ -n "$ci" ]; then

@@ -130,7 +130,7 @@ def test_collect(tmp_path: Path) -> None:
     (tmp_path / "suite.dir" / "2" / "suite.log").write_text("#\n")
     (tmp_path / "a.at").write_text("AT_SETUP\n  OVS_CHECK_8021AD()\n")
     out = tmp_path / "out.tsv"
-    results.collect(suite, tmp_path, out)
+    results.collect(suite, tmp_path, tmp_path, out)
     assert results.read_table(out) == {
         1: results.Row(1, "one", "skipped", "a.at:2", "OVS_CHECK_8021AD()"),
         2: results.Row(2, "two", "failed", "", "did not end in time"),
