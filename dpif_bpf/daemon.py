@@ -42,6 +42,11 @@ DEFAULT_MAX_FLOWS = 200000
 GC_THRESHOLD = (100000, 50, 100)
 """Flows are many objects that stay: looking them all over for cycles every
 few thousand allocations took a third of the time of a flow dump."""
+LOG_TIMES = {"console": "%D{%Y-%m-%dT%H:%M:%SZ}",
+             "file": "%D{%Y-%m-%dT%H:%M:%S.###Z}"}
+LOG_PATTERN = "|%0N|%0c%0T|%0p|%0m"
+"""As OVS's daemons write them: ovs.vlog puts spaces around a field whose
+width does not begin with a zero."""
 DATABASE_WAIT = 500
 """ms that the database has to answer before pinned datapaths are taken over
 without it: their ports are then in no bridge until it does."""
@@ -255,6 +260,8 @@ def main() -> int:
     """The program ovs-bpfd; its exit status."""
     ovs.util.PROGRAM_NAME = "ovs-bpfd"
     gc.set_threshold(*GC_THRESHOLD)
+    for destination, time in LOG_TIMES.items():
+        ovs.vlog.Vlog.set_pattern(destination, time + LOG_PATTERN)
     args = parse_args(sys.argv[1:])
     ovs.daemon.daemonize_start()
     try:
@@ -265,5 +272,9 @@ def main() -> int:
         return 1
     ovs.daemon.daemonize_complete()
     vlog.info(f"ovs-bpfd {__version__} serves {args.socket}")
-    daemon.run()
+    try:
+        daemon.run()
+    except Exception:
+        vlog.exception("ended by what it did not expect")
+        raise
     return 0
