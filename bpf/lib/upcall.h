@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Packets for user space: one record of ovs_upcalls each, the packet as it is,
- * and whole unless an action truncates it.  A checksum that is still to be computed (CHECKSUM_PARTIAL)
- * and a GSO packet that is still to be cut are finished by the provider, who
- * finds here what the device would be told.
+ * and whole unless an action truncates it.  A checksum that is still to be
+ * computed (CHECKSUM_PARTIAL) and a GSO packet that is still to be cut are
+ * finished by the provider, who finds here what the device would be told.
  *
  * bpf_ringbuf_reserve() takes a constant size, so that records come in size
  * classes; the header says how much of one is packet.
@@ -61,21 +61,23 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 		up->key[i] = pkt->key.w[i];
 }
 
-/* Write a record with room for `room` bytes of packet, which is enough. */
-#define OVS_UPCALL_CLASS(skb, pkt, whole, room) ({			\
+/*
+ * Write a record with room for `room` bytes of packet, of which `len` are
+ * used.  The verifier of 6.1 learns nothing from a comparison with zero
+ * ("R3 min value is outside of the allowed memory range"), hence `last`.
+ */
+#define OVS_UPCALL_CLASS(skb, pkt, len, room) ({			\
 	struct {							\
 		struct ovs_upcall up;					\
 		__u8 data[room];					\
 	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);	\
-	__u32 reason = OVS_DROP_UPCALL_FULL, n = (whole);		\
+	__u32 reason = OVS_DROP_UPCALL_FULL, last = (len) - 1;		\
 									\
 	if (rec) {							\
-		ovs_upcall_fill(skb, pkt, &rec->up, n);			\
-		if (n > (room))						\
-			n = (room);					\
-		if (n < 1)						\
-			n = 1;						\
-		if (ctx_load(skb, 0, rec->data, n)) {			\
+		ovs_upcall_fill(skb, pkt, &rec->up, len);		\
+		barrier_var(last);					\
+		if (last >= (room) ||					\
+		    ctx_load(skb, 0, rec->data, last + 1)) {		\
 			bpf_ringbuf_discard(rec, 0);			\
 			reason = OVS_DROP_PULL;				\
 		} else {						\
