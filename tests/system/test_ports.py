@@ -150,6 +150,11 @@ def test_netdev_refusals(namespace: Namespace, ports: Ports) -> None:
         fcntl.ioctl(tun, TUNSETLINK, 512)   # ARPHRD_PPP
         refused(errno.EINVAL, ports.open_netdev, "ppp0")
     refused(errno.EBUSY, ports.open_netdev, "v1")
+    # As OVS makes them, for packets whose tunnel keys come along.
+    namespace.ip("link add vx0 type vxlan external dstport 4789")
+    refused(errno.EAFNOSUPPORT, ports.open_netdev, "vx0")
+    namespace.ip("link add vx1 type vxlan id 5 dstport 4790 remote 1.1.1.1")
+    ports.open_netdev("vx1")
     ports.open_netdev("v0")
     refused(errno.EBUSY, ports.open_netdev, "v0")
     ports.create_internal("int0", HIDDEN)
