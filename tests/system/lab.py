@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ovs.flow.odp
-from netns import Namespace
+from netns import WITH_US, Namespace
 from ovs_build import TOP, OvsBuild
 
 PATIENCE = float(os.environ.get("OVS_LAB_PATIENCE", "1"))
@@ -142,7 +142,8 @@ class Lab:
                env: dict[str, str]) -> None:
         with open(self.rundir / f"{name}.out", "ab") as output:
             self.processes[name] = subprocess.Popen(
-                self.ns.command(argv), env={**self._env, **env}, cwd="/",
+                [*WITH_US, *self.ns.command(argv)], cwd="/",
+                env={**self._env, **env},
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def _is_served(self) -> bool:
@@ -341,9 +342,9 @@ class Lab:
     def spawn(self, host: Host, *args: str) -> subprocess.Popen[str]:
         """Starts a part of traffic.py; one that lasts is ready then."""
         process = subprocess.Popen(
-            host.ns.command([sys.executable,
-                             str(Path(__file__).with_name("traffic.py")),
-                             *args]), stdout=subprocess.PIPE, text=True)
+            [*WITH_US, *host.ns.command([
+                sys.executable, str(Path(__file__).with_name("traffic.py")),
+                *args])], stdout=subprocess.PIPE, text=True)
         if args[0] in ("tcp-sink", "udp-echo", "udp-count", "udp-send"):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

@@ -17,6 +17,9 @@ from collections.abc import Iterator, Sequence
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
+WITH_US = ("setpriv", "--pdeathsig", "KILL")
+"""Before a command: it ends when its parent does, however that ends."""
+
 _HOLD_BPFFS = ("mount --make-rprivate / && "
                "mount -t bpf bpf /sys/fs/bpf && echo && exec sleep infinity")
 _HOLD = "echo && exec sleep infinity"
@@ -36,7 +39,7 @@ class Namespace:
         self._enter_flags = (["-n", "-m", "-r", "-w"] if bpffs
                              else ["-n"])
         self._holder = subprocess.Popen(
-            ["unshare", *flags, "sh", "-c",
+            [*WITH_US, "unshare", *flags, "sh", "-c",
              _HOLD_BPFFS if bpffs else _HOLD],
             stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         assert self._holder.stdout is not None
