@@ -25,7 +25,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["dpif_bpf", "dpif_bpf.*"]),
-    install_requires=["netaddr", "numpy", "ovs>=3.1", "pyroute2>=0.7"],
+    install_requires=["netaddr", "numpy", "ovs>=3.1", "pyroute2>=0.9,<0.10"],
     extras_require={
         "test": ["hypothesis", "ovs[flow]", "pytest", "scapy"],
         "dev": ["mypy", "ruff"],
