@@ -47,7 +47,8 @@ class Ctl:
         def run(conn: ovs.unixctl.server.UnixctlConnection,
                 argv: list[str], _aux: object) -> None:
             try:
-                conn.reply(command(argv))
+                text = command(argv)
+                conn.reply(text + "\n" if text else text)
             except DpifError as e:
                 conn.reply_error(str(e))
 
