@@ -109,7 +109,8 @@ def test_every_attribute_is_named(header: dict[str, int]) -> None:
     """No attribute or command of the header is missing in uapi."""
     text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.DOTALL)
     in_header = {name for name in re.findall(
-        r"^\s*(OVS_\w+_(?:ATTR|CMD)_\w+)\s*(?:=\s*\w+\s*)?,?\s*$", text, re.MULTILINE)
+        r"^\s*(OVS_\w+_(?:ATTR|CMD)_\w+)\s*(?:=\s*\w+\s*)?,?\s*$", text,
+        re.MULTILINE)
         if not re.search(r"_(UNSPEC|UNUSED\d|MAX)$", name)}
     assert "OVS_KEY_ATTR_IPV6_EXTHDRS" in in_header
     missing = in_header - set(constants())
