@@ -167,10 +167,6 @@ class FlowTable:
                       self._by_id):
             table.clear()
 
-    def by_id(self, flow_id: int) -> Flow | None:
-        """The flow that the classifier knows by `flow_id`."""
-        return self._by_id.get(flow_id)
-
     def add_bridge(self, bridge: int) -> None:
         """Flows that match any port are in every bridge's root."""
         self._bridges.add(bridge)
