@@ -8,22 +8,43 @@ that only agrees with itself is found.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 
+from frames import (
+    DATA,
+    ETHERNET,
+    IPV4,
+    IPV6,
+    KEY_TCP,
+    KEY_UDP,
+    SET_DST4,
+    SET_DST6,
+    SET_SRC4,
+    SET_SRC6,
+    A,
+    C,
+    Case,
+    ether,
+    fixed,
+    ipv4_value,
+    ipv6_value,
+    options4,
+    ping6,
+    ports,
+    tagged,
+    tcp4,
+    tcp6,
+    udp4,
+    udp4_zero,
+    udp6,
+)
 from lists import (
-    POP_ETH,
     POP_VLAN,
-    add_mpls,
     check_pkt_len,
     clone,
     dec_ttl,
     drop,
     output,
-    pop_mpls,
-    push_eth,
-    push_mpls,
     push_vlan,
     recirc,
     sample,
@@ -32,15 +53,12 @@ from lists import (
     trunc,
     userspace,
 )
-from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
-    ICMPv6EchoRequest,
     ICMPv6ND_NS,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
     IPv6ExtHdrFragment,
-    IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
 )
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
@@ -48,120 +66,12 @@ from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from dpif_bpf.abi import DropReason
-from dpif_bpf.wire import uapi
-
-A, B, C = ("02:00:00:00:00:0a", "02:00:00:00:00:0b", "02:00:00:00:00:0c")
-DATA = Raw(bytes(range(40)))
-
-ETHERNET, IPV4 = uapi.OVS_KEY_ATTR_ETHERNET, uapi.OVS_KEY_ATTR_IPV4
-IPV6, KEY_TCP = uapi.OVS_KEY_ATTR_IPV6, uapi.OVS_KEY_ATTR_TCP
-KEY_UDP = uapi.OVS_KEY_ATTR_UDP
-KEY_MPLS = uapi.OVS_KEY_ATTR_MPLS
-LSE = bytes.fromhex("00003b40")
-NEW = bytes.fromhex("02000000000c02000000000b")
-ONES4, ONES16 = b"\xff" * 4, b"\xff" * 16
-
-
-def ether(**fields: Any) -> Packet:
-    return Ether(**{"dst": B, "src": A, **fields})
-
-
-def ipv4_value(src: str = "0.0.0.0", dst: str = "0.0.0.0", tos: int = 0,
-               ttl: int = 0) -> bytes:
-    """struct ovs_key_ipv4."""
-    return (ip_address(src).packed + ip_address(dst).packed
-            + bytes((0, tos, ttl, 0)))
-
-
-def ipv6_value(src: bytes = bytes(16), dst: bytes = bytes(16),
-               label: int = 0, tclass: int = 0, hlimit: int = 0) -> bytes:
-    """struct ovs_key_ipv6."""
-    return (src + dst + label.to_bytes(4, "big")
-            + bytes((0, tclass, hlimit, 0)))
-
-
-SET_SRC4 = set_masked(IPV4, ipv4_value(src="10.9.8.7"), ONES4 + bytes(8))
-SET_DST4 = set_masked(IPV4, ipv4_value(dst="10.9.8.7"),
-                      bytes(4) + ONES4 + bytes(4))
-V6 = ip_address("2001:db8::99").packed
-SET_DST6 = set_masked(IPV6, ipv6_value(dst=V6), bytes(16) + ONES16
-                      + bytes(8))
-SET_SRC6 = set_masked(IPV6, ipv6_value(src=V6), ONES16 + bytes(24))
-
-
-def mpls(label: int, **fields: int) -> Packet:
-    return MPLS(label=label, **fields)
-
-
-def ports(src: int, dst: int) -> bytes:
-    return src.to_bytes(2, "big") + dst.to_bytes(2, "big")
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One case.
-
-    :param outputs: what is expected to go out, (port, packet)
-    :param upcalls: how many upcalls of userspace actions are expected
-    """
-
-    name: str
-    packet: Packet
-    actions: bytes
-    outputs: tuple[tuple[int, Packet], ...] = ()
-    drop: DropReason = DropReason.NONE
-    upcalls: int = 0
 
 
 def _same(name: str, make: Callable[..., Packet], actions: bytes,
           before: dict[str, Any], after: dict[str, Any]) -> Case:
     return Case(name, make(**before), actions + output(2),
                 ((2, make(**after)),))
-
-
-def tcp4(**fields: Any) -> Packet:
-    return (ether() / IP(**{"src": "192.0.2.1", "dst": "192.0.2.2",
-                            **fields})
-            / TCP(sport=1000, dport=2000, flags="S") / DATA)
-
-
-def udp4(**fields: Any) -> Packet:
-    return (ether() / IP(**{"src": "192.0.2.1", "dst": "192.0.2.2",
-                            **fields}) / UDP(sport=1000, dport=2000) / DATA)
-
-
-def udp4_zero(**fields: Any) -> Packet:
-    packet = udp4(**fields)
-    packet[UDP].chksum = 0
-    return packet
-
-
-def options4(**fields: Any) -> Packet:
-    packet = tcp4(**fields)
-    packet[IP].options = b"\x01" * 8
-    return packet
-
-
-def tcp6(**fields: Any) -> Packet:
-    return (ether() / IPv6(**{"src": "2001:db8::1", "dst": "2001:db8::2",
-                              **fields})
-            / TCP(sport=1000, dport=2000) / DATA)
-
-
-def udp6(**fields: Any) -> Packet:
-    return (ether() / IPv6(**{"src": "2001:db8::1", "dst": "2001:db8::2",
-                              **fields})
-            / IPv6ExtHdrHopByHop() / UDP(sport=1000, dport=2000) / DATA)
-
-
-def ping6(**fields: Any) -> Packet:
-    return (ether() / IPv6(**{"src": "2001:db8::1", "dst": "2001:db8::2",
-                              **fields}) / ICMPv6EchoRequest(data=b"hello"))
-
-
-def fixed(packet: Packet) -> Packet:
-    """The packet with its checksums as numbers, not to be computed again."""
-    return Ether(bytes(packet))
 
 
 def _later4() -> Case:
@@ -216,13 +126,6 @@ def _computed_zero() -> Case:
     return Case("a UDP checksum that comes out as zero is 0xffff",
                 packet("192.0.2.1", sport), SET_SRC4 + output(2),
                 ((2, after),))
-
-
-def tagged(*tags: Packet) -> Packet:
-    packet = ether()
-    for tag in tags:
-        packet = packet / tag
-    return packet / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / DATA
 
 
 def _masked_mac() -> Case:
@@ -331,61 +234,6 @@ CASES = (
     Case("change the VLAN", tagged(Dot1Q(vlan=7, prio=5)),
          POP_VLAN + push_vlan(0x8100, 8) + output(2),
          ((2, tagged(Dot1Q(vlan=8))),)),
-    Case("push a label", tcp4(), push_mpls(LSE, 0x8847) + output(2),
-         ((2, ether(type=0x8847) / mpls(3, ttl=64, cos=5, s=1)
-           / tcp4()[IP]),)),
-    Case("push two labels, pop one", tcp4(),
-         push_mpls(LSE, 0x8847) + push_mpls(b"\0\0\x20\x07", 0x8848)
-         + output(2) + pop_mpls(0x8847) + output(3),
-         ((2, ether(type=0x8848) / mpls(2, ttl=7, s=0)
-           / mpls(3, ttl=64, cos=5, s=1) / tcp4()[IP]),
-          (3, ether(type=0x8847) / mpls(3, ttl=64, cos=5, s=1)
-           / tcp4()[IP]))),
-    Case("push a label, then a tag", tcp4(),
-         push_mpls(LSE, 0x8847) + push_vlan(0x8100, 9) + output(2),
-         ((2, ether() / Dot1Q(vlan=9, type=0x8847)
-           / mpls(3, ttl=64, cos=5, s=1) / tcp4()[IP]),)),
-    Case("pop the only label", ether(type=0x8847) / mpls(3, s=1)
-         / tcp4()[IP], pop_mpls(0x0800) + output(2), ((2, tcp4()),)),
-    Case("pop a label, then recirculate", ether(type=0x8847) / mpls(3, s=1)
-         / tcp4()[IP], pop_mpls(0x0800) + output(2) + recirc(5),
-         ((2, tcp4()),)),
-    Case("label and TTL of the outer label", ether(type=0x8847)
-         / mpls(3, ttl=9, s=0) / mpls(4, s=1) / DATA,
-         set_masked(KEY_MPLS, bytes.fromhex("12345008"),
-                    bytes.fromhex("fffff0ff")) + output(2),
-         ((2, ether(type=0x8847) / mpls(0x12345, ttl=8, s=0)
-           / mpls(4, s=1) / DATA),)),
-    Case("a label below a tag", ether() / Dot1Q(vlan=9, type=0x8847)
-         / mpls(3, ttl=9, s=1) / DATA,
-         set_masked(KEY_MPLS, bytes(4), b"\0\0\0\xff") + output(2),
-         ((2, ether() / Dot1Q(vlan=9, type=0x8847) / mpls(3, ttl=0, s=1)
-           / DATA),)),
-    Case("Ethernet in MPLS in Ethernet", udp4(),
-         add_mpls(LSE, 0x8847, 0) + push_eth(NEW) + output(2),
-         ((2, Ether(src=C, dst=B, type=0x8847)
-           / mpls(3, ttl=64, cos=5, s=1) / udp4()),)),
-    Case("and out again", ether(type=0x8848) / mpls(3, s=1) / udp4(),
-         POP_ETH + pop_mpls(0x6558) + output(2), ((2, udp4()),)),
-    Case("a tagged frame out of MPLS", ether(type=0x8847) / mpls(3, s=1)
-         / tagged(Dot1Q(vlan=7)), POP_ETH + pop_mpls(0x6558) + output(2),
-         ((2, tagged(Dot1Q(vlan=7))),)),
-    Case("another Ethernet header", udp4(), POP_ETH + push_eth(NEW)
-         + SET_SRC4 + output(2), ((2, Ether(
-             src=C, dst=B) / udp4(src="10.9.8.7")[IP]),)),
-    Case("no Ethernet header", udp4(), output(2) + POP_ETH + output(3),
-         ((2, udp4()),), DropReason.LAYER3),
-    Case("a label in a clone", tcp4(),
-         clone(push_mpls(LSE, 0x8847), output(2)) + output(3),
-         ((2, ether(type=0x8847) / mpls(3, ttl=64, cos=5, s=1)
-           / tcp4()[IP]), (3, tcp4()))),
-    Case("no label, and a clone with one hop less",
-         ether(type=0x8847) / mpls(3, s=1) / tcp4(ttl=9)[IP],
-         pop_mpls(0x0800) + clone(dec_ttl(), output(2)) + output(3),
-         ((2, tcp4(ttl=8)), (3, tcp4(ttl=9)))),
-    Case("no Ethernet header in a clone", udp4(),
-         clone(POP_ETH, push_eth(NEW), output(2)) + output(3),
-         ((2, Ether(src=C, dst=B) / udp4()[IP]), (3, udp4()))),
     Case("truncate a copy, not the packet", tcp4(),
          trunc(60) + output(2) + output(3),
          ((2, Ether(_pkt=bytes(tcp4())[:60])), (3, tcp4()))),

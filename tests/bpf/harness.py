@@ -10,18 +10,17 @@ under test.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import fcntl
 import os
 import select
 import socket
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from devices import PREFIX, Port, Vnet, ip, network
 
 from dpif_bpf import abi
 from dpif_bpf.abi import DropReason, Stage
@@ -31,7 +30,6 @@ from dpif_bpf.edge.ports.clsact import Clsact
 from dpif_bpf.edge.ring import UpcallRing
 
 OBJECT = Path(__file__).parents[2] / "build" / "bpf" / "datapath.bpf.o"
-PREFIX = "bpft"
 BRIDGE = 0
 """The bridge of ovs_entry."""
 
@@ -41,99 +39,10 @@ STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
           Stage.ACTIONS: "ovs_actions", Stage.UPCALL: "ovs_upcall_pg",
           Stage.ENCAP: "ovs_encap"}
 
-_CLONE_NEWNET = 0x40000000
-_SOL_PACKET, _PACKET_AUXDATA, _PACKET_VNET_HDR = 263, 8, 15
-_ETH_P_ALL, _ETH_P_IP = 3, 0x0800
+_ETH_P_IP = 0x0800
 _TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
-_VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
-_AUXDATA = struct.Struct("=IIIHHHH")
-_VNET_HDR = struct.Struct("=BBHHHH")
 _U32 = struct.Struct("=I")
 _EDGE_LEAF = 1 << 38
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@contextlib.contextmanager
-def network() -> Iterator[None]:
-    """Be in a new network namespace, which goes away afterwards."""
-    before = os.open("/proc/self/ns/net", os.O_RDONLY)
-    if _libc.unshare(_CLONE_NEWNET):
-        raise OSError(ctypes.get_errno(), "unshare")
-    try:
-        yield
-    finally:
-        _libc.setns(before, _CLONE_NEWNET)
-        os.close(before)
-
-
-def ip(*lines: str) -> None:
-    """Runs ip -batch."""
-    subprocess.run(["ip", "-batch", "-"], input="\n".join(lines), text=True,
-                   check=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Vnet:
-    """struct virtio_net_hdr: offloads of a packet.
-
-    :param csum: checksum start and offset of one that is to be computed
-    :param gso: type, header length and segment size
-    """
-
-    csum: tuple[int, int] | None = None
-    gso: tuple[int, int, int] = (0, 0, 0)
-
-    def pack(self) -> bytes:
-        start, offset = self.csum or (0, 0)
-        kind, hdr_len, size = self.gso
-        return _VNET_HDR.pack(1 if self.csum else 0, kind, hdr_len, size,
-                              start, offset)
-
-
-class Port:
-    """One port: `ifindex` of the near end, and a socket on the far end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.near, self.far = f"{PREFIX}{number}a", f"{PREFIX}{number}b"
-        self.ifindex = socket.if_nametoindex(self.near)
-        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        self.sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-        self.sock.bind((self.far, _ETH_P_ALL))
-        self.sock.setblocking(False)
-
-    def send(self, packet: bytes, vnet: Vnet | None = None) -> None:
-        """A packet comes in by this port."""
-        self.sock.send((vnet or Vnet()).pack() + packet)
-
-    def receive(self) -> tuple[bytes, Vnet] | None:
-        """The next packet that went out, its outer tag put back."""
-        while True:
-            try:
-                data, extra, _, where = self.sock.recvmsg(1 << 17, 256)
-            except OSError as error:
-                if error.errno in {errno.EAGAIN, errno.ENETDOWN}:
-                    return None
-                raise
-            if where[2] != socket.PACKET_OUTGOING:
-                break
-        flags, kind, hdr_len, size, start, offset = _VNET_HDR.unpack(
-            data[:10])
-        packet = data[10:]
-        csum = (start, offset) if flags & 1 else None
-        for _level, _type, payload in extra:
-            status, _, _, _, _, tci, tpid = _AUXDATA.unpack(payload[:20])
-            if status & _VLAN_VALID:
-                if not status & _VLAN_TPID_VALID:
-                    tpid = 0x8100
-                packet = (packet[:12] + struct.pack("!HH", tpid, tci)
-                          + packet[12:])
-        return packet, Vnet(csum, (kind, hdr_len, size))
-
-    def close(self) -> None:
-        self.sock.close()
 
 
 @dataclass(frozen=True, slots=True)

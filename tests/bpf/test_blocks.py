@@ -6,8 +6,9 @@ from __future__ import annotations
 import struct
 
 import pytest
-from cases import ether, tcp4
-from harness import Datapath, Vnet
+from devices import Vnet
+from frames import ether, tcp4
+from harness import Datapath
 from lists import (
     check_pkt_len,
     clone,

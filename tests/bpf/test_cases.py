@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cases of cases.py through real devices."""
+"""The cases of cases.py and cases_encap.py through real devices."""
 
 from __future__ import annotations
 
 import pytest
-from cases import CASES, Case
+from cases import CASES
+from cases_encap import CASES as ENCAP
+from frames import Case
 from harness import Datapath
 from lists import compiled
 from oracle_key import Meta, extract
@@ -14,7 +16,8 @@ from dpif_bpf.abi import DropReason
 from dpif_bpf.wire.uapi import OVS_PACKET_CMD_ACTION
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.name))
+@pytest.mark.parametrize("case", CASES + ENCAP,
+                         ids=lambda case: str(case.name))
 def test_case(dp: Datapath, case: Case) -> None:
     frame = bytes(case.packet)
     parsed = extract(frame, Meta(in_port=1))

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from cases import LSE, NEW, ether
-from harness import Datapath, Vnet
+from devices import Vnet
+from frames import LSE, NEW, ether
+from harness import Datapath
 from lists import (
     POP_ETH,
     POP_VLAN,

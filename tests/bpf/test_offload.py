@@ -10,8 +10,9 @@ import struct
 import packets
 import pytest
 import verifier
-from cases import SET_DST6, SET_SRC4, SET_SRC6, ether, ports
-from harness import Datapath, Vnet, insn, key_words
+from devices import Vnet
+from frames import SET_DST6, SET_SRC4, SET_SRC6, ether, ports
+from harness import Datapath, insn, key_words
 from lists import compiled, output, push_vlan, set_whole, userspace
 from oracle_key import Meta, extract
 from packets import checksum, difference

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from devices import ip
 from harness import (
     BRIDGE,
     STAGES,
@@ -16,7 +17,6 @@ from harness import (
     TC_ACT_SHOT,
     Datapath,
     insn,
-    ip,
     key_words,
 )
 from oracle_key import Meta, extract

@@ -14,9 +14,9 @@ from oracle import (
     Undefined,
     Upcall,
     execute,
-    update_checksum,
 )
 from oracle_key import Extract, Meta, extract
+from oracle_set import update_checksum
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,

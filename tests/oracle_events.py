@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the oracle tells of a packet: what leaves, and what is dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dpif_bpf.abi import DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A packet that leaves by a port."""
+
+    port: int
+    packet: bytes
+    priority: int = 0
+    mark: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Upcall:
+    """OVS_PACKET_CMD_ACTION."""
+
+    pid: int
+    userdata: bytes | None
+    actions: bool
+    packet: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Recirc:
+    """A packet that is looked up again under another recirculation id."""
+
+    recirc_id: int
+    packet: bytes
+    key: bytes
+
+
+Event = Output | Upcall | Recirc
+
+
+@dataclass(slots=True)
+class Result:
+    """Events in order, and the reason when the packet itself is dropped.
+
+    :param lost: reasons for which outputs failed
+    :param copies: the reasons of copies that blocks dropped
+    """
+
+    events: list[Event] = field(default_factory=list)
+    drop: DropReason = DropReason.NONE
+    lost: list[DropReason] = field(default_factory=list)
+    copies: list[DropReason] = field(default_factory=list)
+
+    @property
+    def drops(self) -> dict[DropReason, int]:
+        """How often each reason is counted."""
+        reasons = [*self.lost, *self.copies, self.drop]
+        return {reason: reasons.count(reason) for reason in reasons
+                if reason is not DropReason.NONE}
+
+    @property
+    def outputs(self) -> list[tuple[int, bytes]]:
+        """(port, bytes) of each output."""
+        return [(event.port, event.packet) for event in self.events
+                if isinstance(event, Output)]
+
+
+class Undefined(Exception):
+    """The kernel would write over unrelated bytes: no one may rely on it."""
+
+
+class Failure(Exception):
+    def __init__(self, reason: DropReason) -> None:
+        super().__init__(reason.name)
+        self.reason = reason
