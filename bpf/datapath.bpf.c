@@ -16,6 +16,7 @@
 #include "lib/stats.h"
 #include "lib/actions.h"
 #include "lib/act_encap.h"
+#include "lib/layer3.h"
 #include "lib/upcall.h"
 
 #define OVS_LOOKUP(map, key)	bpf_map_lookup_elem(&map, key)
@@ -77,7 +78,7 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 SEC("tc")
 int ovs_entry(struct __sk_buff *skb)
 {
-	return ovs_entry_run(skb, 0);
+	return ovs_entry_run(skb, 0, OVS_STAGE_RX);
 }
 
 /*
@@ -94,8 +95,6 @@ int ovs_rx(struct __sk_buff *skb)
 	if (unlikely(pkt->recirc_depth))
 		return ovs_process(skb, cpu, pkt);
 	pkt->cutlen = 0;
-	pkt->key.w[1] = 0;
-	pkt->key.w[4] = 0;
 	pkt->key.skb_priority = skb->priority;
 	pkt->key.skb_mark = skb->mark;
 	if (unlikely(pkt->dirty)) {
@@ -108,6 +107,19 @@ int ovs_rx(struct __sk_buff *skb)
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
 	return ovs_process(skb, cpu, pkt);
+}
+
+/* Stage RX_L3, which leads to RX. */
+SEC("tc")
+int ovs_rx_l3(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+	__u32 err;
+
+	err = ovs_receive_l3(skb, pkt);
+	if (unlikely(err))
+		return ovs_drop(cpu, pkt, err);
+	return ovs_stage(skb, cpu, pkt, OVS_STAGE_RX);
 }
 
 /* Stage ACTIONS: go on at pkt->pc. */

@@ -2,8 +2,8 @@
 /*
  * The entry stage of one bridge: attached to the ingress of its ports, by tcx
  * or clsact.  bcc compiles this file at run time (dpif_bpf/edge/loader.py),
- * once; the loader then fills in the bridge's number, the maps of the
- * generation and the program array of the bridge.  These holes are 64-bit
+ * once; the loader then fills in the bridge's number, the stage to go on in, the
+ * maps of the generation and the program array of the bridge.  These holes are 64-bit
  * immediates with values that the loader knows: OVS_HOLE_*.
  */
 #include <linux/bpf.h>
@@ -37,9 +37,10 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 
 int ovs_entry(struct __sk_buff *skb)
 {
-	__u64 bridge;
+	__u64 bridge, stage;
 
-	/* Left to the compiler, it would be folded into other constants. */
+	/* Left to the compiler, they would be folded into other constants. */
 	asm("%0 = %1 ll" : "=r"(bridge) : "i"(OVS_HOLE_BRIDGE));
-	return ovs_entry_run(skb, bridge);
+	asm("%0 = %1 ll" : "=r"(stage) : "i"(OVS_HOLE_STAGE));
+	return ovs_entry_run(skb, bridge, stage);
 }

@@ -161,6 +161,7 @@ class Stage(IntEnum):
     ACTIONS = 2
     UPCALL = 3
     ENCAP = 4
+    RX_L3 = 5
 
 
 OVS_STAGE_MAX: Final = 16

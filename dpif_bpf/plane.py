@@ -190,9 +190,11 @@ class BpfPlane:
         self.gen.remove_bridge(bridge)
         self._bridges.discard(bridge)
 
-    def attach(self, ifindex: int, bridge: int) -> None:
-        self._hooking.attach(ifindex, self.gen.bridge(bridge).entry_fd,
-                             "ovs_entry")
+    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
+        pipeline = self.gen.bridge(bridge)
+        self._hooking.attach(
+            ifindex, pipeline.entry_l3_fd if layer3 else pipeline.entry_fd,
+            "ovs_entry")
 
     def detach(self, ifindex: int) -> None:
         self._hooking.detach(ifindex)

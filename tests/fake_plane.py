@@ -75,7 +75,7 @@ class FakePlane:
         assert bridge not in self.hooks.values()
         self.bridges.remove(bridge)
 
-    def attach(self, ifindex: int, bridge: int) -> None:
+    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
         assert bridge in self.bridges
         self.hooks[ifindex] = bridge
 

@@ -437,6 +437,7 @@ enum ovs_stage {
 	OVS_STAGE_ACTIONS,	/* go on at ovs_pkt.pc */
 	OVS_STAGE_UPCALL,	/* write ovs_upcalls, then go on */
 	OVS_STAGE_ENCAP,	/* OVS_OP_ENCAP, then go on */
+	OVS_STAGE_RX_L3,	/* a port without Ethernet headers: then RX */
 	OVS_STAGE_MAX = 16,
 };
 

@@ -18,6 +18,21 @@ static __always_inline int ovs_gso_covered(struct __sk_buff *skb)
 	       !ovs_is_vlan(ctx_get(skb, protocol));
 }
 
+/*
+ * Whether a device without Ethernet headers is sent a packet without one.
+ * bpf_redirect() takes off all that is before the network header.
+ */
+static __always_inline int ovs_is_for_l3(struct __sk_buff *skb,
+					 const struct ovs_pkt *pkt,
+					 const struct ovs_port *port)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+
+	return pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET &&
+	       port->flags & OVS_PORT_F_L3 &&
+	       BPF_CORE_READ(k, mac_len) == ETH_HLEN;
+}
+
 /* The device to send to; 0 with `*reason` set when the packet cannot go. */
 static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
 					    const struct ovs_pkt *pkt,
@@ -29,7 +44,9 @@ static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
 	if (!port || !(port->flags & OVS_PORT_F_USED))
 		return 0;
 	*reason = OVS_DROP_LAYER3;
-	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET))
+	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET ||
+		     port->flags & OVS_PORT_F_L3) &&
+	    !ovs_is_for_l3(skb, pkt, port))
 		return 0;
 	*reason = OVS_DROP_MTU;
 	if (unlikely(port->mtu && ctx_mtu_len(skb) > port->mtu &&
@@ -61,14 +78,12 @@ static __always_inline void ovs_output(struct __sk_buff *skb,
 	ovs_count_drop(pkt->bridge, reason);
 }
 
-/* Cut off what OVS_OP_TRUNC says; the Ethernet header stays. */
+/* Cut off what OVS_OP_TRUNC says; the Ethernet header, or its room, stays. */
 static __always_inline __u32 ovs_trim(struct __sk_buff *skb,
 				      struct ovs_pkt *pkt)
 {
 	__u32 len = ctx_len(skb), keep = ETH_HLEN;
 
-	if (pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET)
-		return 0;	/* it goes nowhere */
 	if (len > pkt->cutlen && len - pkt->cutlen > keep)
 		keep = len - pkt->cutlen;
 	return bpf_skb_change_tail(skb, keep, 0) ? OVS_DROP_TRUNC : 0;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The entry stage: the program at the ingress hook of a bridge's ports.  It
- * is compiled at run time by bcc, with the bridge's number a constant, or as
- * ovs_entry of the object.  So this file uses only what both have: no
+ * is compiled at run time by bcc, with the bridge's number and the stage to go
+ * on in as constants, or as ovs_entry of the object.  So this file uses only what both have: no
  * subprograms, no .rodata, and maps through macros, which the including file
  * defines:
  *
@@ -12,8 +12,8 @@
  *
  * What stage RX finds: a level of ovs_cpu claimed (ovs_cpu.level counts those
  * in use, the packet's state is pkt[level - 1]), and in that state key.w[0]
- * (port number, recirc_id 0), `bridge`, and zero in exec_slot, recirc_depth,
- * stale and drop.  Everything else is either written by the later stages
+ * (port number, recirc_id 0), zero in w[1] and w[4], `bridge`, and zero in
+ * exec_slot, recirc_depth, stale and drop.  Everything else is either written by the later stages
  * before they read it, or, like `dirty`, kept from packet to packet.
  * Every program that ends a packet's way gives the level back.
  */
@@ -63,7 +63,7 @@ ovs_entry_port(struct ovs_cpu *cpu, __u32 ifindex, __u32 *port_no)
 }
 
 static __attribute__((always_inline)) int
-ovs_entry_run(struct __sk_buff *skb, __u32 bridge)
+ovs_entry_run(struct __sk_buff *skb, __u32 bridge, __u32 stage)
 {
 	__u32 zero = 0, ifindex = skb->ifindex, level, port_no;
 	struct ovs_cpu *cpu;
@@ -82,13 +82,15 @@ ovs_entry_run(struct __sk_buff *skb, __u32 bridge)
 	pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
 	pkt->key.in_port = port_no;
 	pkt->key.recirc_id = 0;
+	pkt->key.w[1] = 0;
+	pkt->key.w[4] = 0;
 	pkt->bridge = bridge;
 	pkt->exec_slot = 0;
 	pkt->recirc_depth = 0;
 	pkt->stale = 0;
 	pkt->drop = 0;
 
-	OVS_TAIL_CALL(skb, OVS_STAGE_RX);
+	OVS_TAIL_CALL(skb, stage);
 	cpu->level = level;
 	return ovs_entry_drop(bridge, OVS_DROP_TAIL_CALL);
 }

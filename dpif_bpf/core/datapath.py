@@ -15,7 +15,6 @@ from dpif_bpf import abi
 from dpif_bpf.core.actions import DescTable, ProgramCache
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.core.edges import (
-    ARPHRD_NONE,
     Link,
     LinkChange,
     LinkEvent,
@@ -199,8 +198,12 @@ class Datapath:
 
     def hook_port(self, port: Vport) -> None:
         """Packets of the port come to this plane from now on."""
-        self.plane.attach(port.link.hook_ifindex, port.bridge)
+        self._attach(port)
         self._ports.start(port.link)
+
+    def _attach(self, port: Vport) -> None:
+        self.plane.attach(port.link.hook_ifindex, port.bridge,
+                          port.link.layer3)
 
     def _enter(self, name: str, type_: int, port_no: int,
                upcall_pids: tuple[int, ...], link: Link) -> Vport:
@@ -321,7 +324,7 @@ class Datapath:
         self.flows.move_port(port.port_no, bridge)
         port.bridge = bridge
         self._write(port)
-        self.plane.attach(port.link.hook_ifindex, bridge)
+        self._attach(port)
 
     # Upcalls
 
@@ -373,7 +376,7 @@ class Datapath:
             flags |= abi.OVS_PORT_F_INTERNAL
         if port.link.veth:
             flags |= abi.OVS_PORT_F_VETH
-        if port.link.type == ARPHRD_NONE:
+        if port.link.layer3:
             flags |= abi.OVS_PORT_F_L3
         self.plane.write_port(port.port_no, PortEntry(
             port.link.hook_ifindex, port.link.mtu, port.bridge, flags))

@@ -51,6 +51,11 @@ class Link:
     netnsid: int | None = None
     veth: bool = False
 
+    @property
+    def layer3(self) -> bool:
+        """Whether its packets have no Ethernet header."""
+        return self.type == ARPHRD_NONE
+
 
 class LinkChange(IntFlag):
     """What happened to the device of a port."""

@@ -74,9 +74,12 @@ class Plane(Protocol):
     def remove_bridge(self, bridge: int) -> None:
         """Unloads a pipeline; no port may be hooked to it any more."""
 
-    def attach(self, ifindex: int, bridge: int) -> None:
+    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
         """Hooks a device's ingress to a bridge's pipeline, or moves it
-        there from another one without losing a packet."""
+        there from another one without losing a packet.
+
+        :param layer3: its packets have no Ethernet header
+        """
 
     def detach(self, ifindex: int) -> None:
         """Takes the hook off; a device that has gone is no error."""

@@ -21,18 +21,23 @@ from dpif_bpf.edge.template import CONST_HOLE, MAP_HOLE, Template
 from dpif_bpf.errors import BackendError
 
 ENTRY = "ovs_entry"
+ENTRIES = {abi.Stage.RX: ENTRY, abi.Stage.RX_L3: "ovs_entry_l3"}
+"""The entry programs of a bridge by the stage that they lead to."""
+PIPELINE_PINS = ("progs", "entry", "entry_l3")
 
 HOLE_BRIDGE = CONST_HOLE
+HOLE_STAGE = CONST_HOLE + 1
 HOLE_PROGS = MAP_HOLE
 MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
              "ovs_drops": MAP_HOLE + 3, "ovs_ports": MAP_HOLE + 4}
-"""What bpf/entry.bcc.c leaves open: the bridge's number, its program array,
-maps of the generation."""
+"""What bpf/entry.bcc.c leaves open: the bridge's number, the stage to go on
+in, the bridge's program array, maps of the generation."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.ACTIONS: "ovs_actions",
           abi.Stage.UPCALL: "ovs_upcall_pg",
-          abi.Stage.ENCAP: "ovs_encap"}
+          abi.Stage.ENCAP: "ovs_encap",
+          abi.Stage.RX_L3: "ovs_rx_l3"}
 """The programs of bpf/datapath.bpf.c."""
 
 _U32 = struct.Struct("=I")
@@ -45,10 +50,17 @@ class Pipeline:
 
     :ivar progs_fd: its program array, whose slots are enum ovs_stage
     :ivar entry_fd: the program for its ports' ingress
+    :ivar entry_l3_fd: for ports whose packets have no Ethernet header
     """
 
     progs_fd: int
     entry_fd: int
+    entry_l3_fd: int
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """All of them."""
+        return self.progs_fd, self.entry_fd, self.entry_l3_fd
 
 
 class Generation:
@@ -139,25 +151,27 @@ class Generation:
         directory = self._path / "bridges" / str(bridge)
         progs = bpfsys.map_create(bpfsys.MAP_TYPE_PROG_ARRAY, 4, 4,
                                   abi.OVS_STAGE_MAX, name="ovs_bridge_prog")
-        entry = -1
+        fds = [progs]
         try:
             fill_stages(progs, self._progs)
             values = {hole: self.map_fd(name)
                       for name, hole in MAP_HOLES.items()}
             values[HOLE_PROGS] = progs
             values[HOLE_BRIDGE] = bridge
-            entry = bpfprog.prog_load(bpfprog.PROG_TYPE_SCHED_CLS,
-                                      template.fill(values), ENTRY)
+            for stage, name in ENTRIES.items():
+                values[HOLE_STAGE] = stage
+                fds.append(bpfprog.prog_load(
+                    bpfprog.PROG_TYPE_SCHED_CLS, template.fill(values), name))
             with backend_errors(f"cannot pin bridge {bridge}"):
                 directory.mkdir(parents=True)
-                bpfsys.obj_pin(progs, directory / "progs")
-                bpfsys.obj_pin(entry, directory / "entry")
+                for fd, name in zip(fds, PIPELINE_PINS, strict=True):
+                    bpfsys.obj_pin(fd, directory / name)
         except BackendError:
             remove_tree(directory)
-            bpfsys.close_all([fd for fd in (progs, entry) if fd >= 0])
+            bpfsys.close_all(fds)
             raise
-        self._bridges[bridge] = Pipeline(progs, entry)
-        return entry
+        self._bridges[bridge] = pipeline = Pipeline(*fds)
+        return pipeline.entry_fd
 
     def bridge(self, bridge: int) -> Pipeline:
         """The pipeline of a bridge.
@@ -174,7 +188,7 @@ class Generation:
         pipeline = self._bridges.pop(bridge, None)
         if pipeline is None:
             return
-        bpfsys.close_all((pipeline.entry_fd, pipeline.progs_fd))
+        bpfsys.close_all(pipeline.fds)
         with backend_errors(f"cannot remove bridge {bridge}"):
             remove_tree(self._path / "bridges" / str(bridge))
 
@@ -203,7 +217,7 @@ class Generation:
     def close(self) -> None:
         """Close the descriptors; what is pinned stays."""
         for pipeline in self._bridges.values():
-            bpfsys.close_all((pipeline.entry_fd, pipeline.progs_fd))
+            bpfsys.close_all(pipeline.fds)
         self._bridges.clear()
         for fds in (self._maps, self._progs):
             bpfsys.close_all(tuple(fds.values()))

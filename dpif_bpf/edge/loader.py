@@ -33,6 +33,7 @@ from dpif_bpf.edge.generation import (
     ENTRY,
     HOLE_BRIDGE,
     HOLE_PROGS,
+    HOLE_STAGE,
     MAP_HOLES,
     Generation,
     fill_stages,
@@ -63,6 +64,7 @@ def start_compilation(files: Files) -> Compilation:
     """Compile the entry stage with holes for what generation.py fills in."""
     flags = [f"-I{files.sources / 'lib'}",
              f"-DOVS_HOLE_BRIDGE={HOLE_BRIDGE:#x}",
+             f"-DOVS_HOLE_STAGE={HOLE_STAGE:#x}",
              f"-DOVS_HOLE_PROGS={HOLE_PROGS:#x}"]
     flags += [f"-DOVS_HOLE_{name.removeprefix('ovs_').upper()}={hole:#x}"
               for name, hole in MAP_HOLES.items()]
@@ -98,7 +100,8 @@ class Loader:
             compilation = self._start_compilation()
             self._compilation = None  # another one if this fails
             template = Template(compilation.result())
-            holes = {HOLE_BRIDGE, HOLE_PROGS, *MAP_HOLES.values()}
+            holes = {HOLE_BRIDGE, HOLE_STAGE, HOLE_PROGS,
+                     *MAP_HOLES.values()}
             if template.holes != holes:
                 raise BackendError(errno.ENOEXEC, "the entry lacks a hole")
             self._template = template

@@ -7,7 +7,8 @@
     ROOT/DP/N/maps/NAME         generation N of the datapath: every map,
     ROOT/DP/N/progs/NAME        every program,
     ROOT/DP/N/bridges/ID/progs  and each bridge's program array
-    ROOT/DP/N/bridges/ID/entry  and entry program
+    ROOT/DP/N/bridges/ID/entry  and entry program,
+    ROOT/DP/N/bridges/ID/entry_l3  that for ports without Ethernet headers
     ROOT/DP/new-N               a generation that is not complete
 
 A generation becomes valid by being renamed from new-N to N, and no port is

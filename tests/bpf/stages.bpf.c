@@ -74,5 +74,6 @@ int name(struct __sk_buff *skb)		\
 STAGE(ovs_actions)
 STAGE(ovs_upcall_pg)
 STAGE(ovs_encap)
+STAGE(ovs_rx_l3)
 
 char LICENSE[] SEC("license") = "GPL";

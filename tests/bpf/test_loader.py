@@ -95,7 +95,7 @@ def test_everything_is_pinned(loader: Loader,
     assert {"ovs_cpu", "ovs_progs", "ovs_nlmem", "ovs_flow_stats"} <= maps
     assert not any("rodata" in name for name in maps)
     assert names(path / "progs") == {
-        "ovs_rx", "ovs_actions", "ovs_upcall_pg", "ovs_encap",
+        "ovs_rx", "ovs_rx_l3", "ovs_actions", "ovs_upcall_pg", "ovs_encap",
         "ovs_inject"}
     for name in maps:
         fd = bpfsys.obj_get(path / "maps" / name)
@@ -243,7 +243,7 @@ def test_entry_gives_the_packet_to_its_bridge(
     assert not any(levels(generation))
     path = ROOT / DP / f"new-{generation.number}" / "bridges"
     assert names(path) == {"0", "3", "1023"}
-    assert names(path / "3") == {"progs", "entry"}
+    assert names(path / "3") == {"progs", "entry", "entry_l3"}
 
 
 def test_state_that_the_entry_makes(generation: Generation) -> None:

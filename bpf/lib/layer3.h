@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Packets of devices whose frames have no Ethernet header (ARPHRD_NONE): they
+ * get the room for one that act_encap.h says all packets have.
+ */
+#ifndef OVS_LAYER3_H
+#define OVS_LAYER3_H
+
+#include "act_encap.h"
+
+/*
+ * As key_extract_mac_proto() of the kernel's flow.c: what the device gives the
+ * type of Ethernet (ETH_P_TEB) is a frame, everything else is layer 3.
+ */
+static __always_inline int ovs_receive_l3(struct __sk_buff *skb,
+					  struct ovs_pkt *pkt)
+{
+	struct ethhdr eth = { .h_proto = ctx_get(skb, protocol) };
+
+	if (bpf_skb_change_head(skb, ETH_HLEN, 0) ||
+	    ctx_store(skb, 0, &eth, sizeof(eth)))
+		return OVS_DROP_ENCAP;
+	if (eth.h_proto == bpf_htons(ETH_P_TEB))
+		return ovs_uncover(skb, ETH_HLEN);
+	pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
+	return 0;
+}
+
+#endif /* OVS_LAYER3_H */
