@@ -2,9 +2,9 @@
 /*
  * The fixed programs of the datapath.  A packet comes in by the entry stage
  * of its bridge (entry.h) or, when it was sent by the provider or put off by
- * a program, by ovs_inject; each of the others is a stage that tail calls
- * lead to.  All end in ovs_exit() (drop.h): a redirect, or TC_ACT_SHOT with a
- * counted reason, so that no packet of a port ever gets to the host's stack.
+ * a program, by ovs_inject; tail calls lead to ovs_rx.  All end in ovs_exit()
+ * (drop.h): a redirect, or TC_ACT_SHOT with a counted reason, so that no
+ * packet of a port ever gets to the host's stack.
  */
 #include "lib/common.h"
 #include "lib/config.h"
@@ -15,9 +15,7 @@
 #include "lib/lookup.h"
 #include "lib/stats.h"
 #include "lib/actions.h"
-#include "lib/act_encap.h"
 #include "lib/layer3.h"
-#include "lib/upcall.h"
 
 #define OVS_LOOKUP(map, key)	bpf_map_lookup_elem(&map, key)
 #define OVS_TAIL_CALL(skb, index) ({			\
@@ -64,7 +62,7 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 			stats->missed++;
 		pkt->upcall_cmd = OVS_PACKET_CMD_MISS;
 		pkt->upcall_desc = 0;
-		return ovs_stage(skb, cpu, pkt, OVS_STAGE_UPCALL);
+		return ovs_drop(cpu, pkt, ovs_upcall(skb, pkt));
 	}
 	if (stats)
 		stats->hit++;
@@ -95,6 +93,7 @@ int ovs_rx(struct __sk_buff *skb)
 	if (unlikely(pkt->recirc_depth))
 		return ovs_process(skb, cpu, pkt);
 	pkt->cutlen = 0;
+	pkt->copies = 0;
 	pkt->key.skb_priority = skb->priority;
 	pkt->key.skb_mark = skb->mark;
 	if (unlikely(pkt->dirty)) {
@@ -120,51 +119,6 @@ int ovs_rx_l3(struct __sk_buff *skb)
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
 	return ovs_stage(skb, cpu, pkt, OVS_STAGE_RX);
-}
-
-/* Stage ACTIONS: go on at pkt->pc. */
-SEC("tc")
-int ovs_actions(struct __sk_buff *skb)
-{
-	OVS_STATE(cpu, pkt);
-
-	return ovs_act(skb, cpu, pkt);
-}
-
-/* Stage UPCALL: a miss ends here, an action's copy goes back to ACTIONS. */
-SEC("tc")
-int ovs_upcall_pg(struct __sk_buff *skb)
-{
-	OVS_STATE(cpu, pkt);
-	struct ovs_dp_stats *stats;
-	__u32 reason;
-
-	reason = ovs_upcall(skb, pkt);
-	if (unlikely(reason)) {
-		stats = ovs_dp_stats_of(pkt->bridge);
-		if (stats)
-			stats->lost++;
-	}
-	if (pkt->upcall_cmd == OVS_PACKET_CMD_MISS)
-		return ovs_drop(cpu, pkt, reason);
-	if (unlikely(reason))
-		ovs_count_drop(pkt->bridge, reason);
-	pkt->cutlen = 0;
-	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACTIONS);
-}
-
-/* Stage ENCAP: headers that are pushed and popped. */
-SEC("tc")
-int ovs_encap(struct __sk_buff *skb)
-{
-	OVS_STATE(cpu, pkt);
-	struct ovs_encap_run run = { .skb = skb, .pkt = pkt };
-
-	pkt->drop = OVS_DROP_BAD_INSN;
-	bpf_loop(OVS_MAX_INSNS, ovs_encap_step, &run, 0);
-	if (unlikely(pkt->drop))
-		return ovs_exit(cpu, pkt, TC_ACT_SHOT);
-	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACTIONS);
 }
 
 /*
@@ -198,6 +152,7 @@ int ovs_inject(struct __sk_buff *skb)
 	pkt->exec_slot = skb->mark & ((1 << OVS_SLOT_BITS) - 1);
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
+	pkt->copies = 0;
 	pkt->pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;

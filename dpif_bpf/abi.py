@@ -27,6 +27,7 @@ OVS_LEVELS: Final = 8
 OVS_DEV_CACHE: Final = 256
 OVS_MAX_NESTING: Final = 5
 OVS_MAX_RECIRC: Final = 16
+OVS_MAX_INSNS: Final = 65536
 OVS_EXEC_SLOTS: Final = 1024
 OVS_DEFER_SLOTS: Final = 4096
 OVS_SLOTS: Final = OVS_EXEC_SLOTS + OVS_DEFER_SLOTS
@@ -158,10 +159,7 @@ class Stage(IntEnum):
 
     RX = 0
     LOOKUP = 1
-    ACTIONS = 2
-    UPCALL = 3
-    ENCAP = 4
-    RX_L3 = 5
+    RX_L3 = 2
 
 
 OVS_STAGE_MAX: Final = 16
@@ -334,7 +332,8 @@ PKT: Final = _record("ovs_pkt", f"""
     l4_off H
     probes I
     l4_proto B
-    pad 3s
+    copies B
+    pad 2s
     cached I
     cache_on I
     cache_left I

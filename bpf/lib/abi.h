@@ -23,6 +23,7 @@
 #define OVS_DEV_CACHE		256	/* devices in ovs_cpu, power of two */
 #define OVS_MAX_NESTING		5	/* as the kernel datapath */
 #define OVS_MAX_RECIRC		16	/* recirculations of one packet */
+#define OVS_MAX_INSNS		65536	/* more than any list of actions has */
 #define OVS_EXEC_SLOTS		1024	/* owned by the provider */
 #define OVS_DEFER_SLOTS		4096	/* owned by the programs */
 #define OVS_SLOTS		(OVS_EXEC_SLOTS + OVS_DEFER_SLOTS)
@@ -181,7 +182,8 @@ struct ovs_pkt {
 	__u16 l4_off;
 	__u32 probes;		/* hash probes of the last lookup */
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
-	__u8 pad[3];
+	__u8 copies;		/* put off, until the rest is put off, too */
+	__u8 pad[2];
 	/* What the lookup keeps from packet to packet (lookup.h). */
 	__u32 cached;		/* the last lookup was answered by the cache */
 	__u32 cache_on;
@@ -306,7 +308,7 @@ enum ovs_op {
 	OVS_OP_MAX,
 };
 
-/* What OVS_OP_ENCAP does, in a stage of its own. */
+/* What OVS_OP_ENCAP does. */
 enum ovs_encap {
 	OVS_ENCAP_PUSH_MPLS,	/* imm: entry (be32); data: type (be16) */
 	OVS_ENCAP_ADD_MPLS,	/* likewise, before the Ethernet header */
@@ -434,9 +436,6 @@ struct ovs_slot {
 enum ovs_stage {
 	OVS_STAGE_RX,		/* parse, look up, act */
 	OVS_STAGE_LOOKUP,	/* look a changed key up again (recirc) */
-	OVS_STAGE_ACTIONS,	/* go on at ovs_pkt.pc */
-	OVS_STAGE_UPCALL,	/* write ovs_upcalls, then go on */
-	OVS_STAGE_ENCAP,	/* OVS_OP_ENCAP, then go on */
 	OVS_STAGE_RX_L3,	/* a port without Ethernet headers: then RX */
 	OVS_STAGE_MAX = 16,
 };

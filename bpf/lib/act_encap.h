@@ -241,56 +241,29 @@ static __always_inline int ovs_pop_eth(struct __sk_buff *skb,
 	return 0;
 }
 
-struct ovs_encap_run {
-	struct __sk_buff *skb;
-	struct ovs_pkt *pkt;
-};
-
-/* One instruction, while they are OVS_OP_ENCAP; `pkt->drop` when it fails. */
-static long ovs_encap_step(__u32 i, struct ovs_encap_run *run)
+/* OVS_OP_ENCAP, whose data begin at `at`.  Returns 0 or OVS_DROP_*. */
+__noinline int ovs_encap(struct __sk_buff *skb, struct ovs_pkt *pkt,
+			 __u32 kind, __u32 imm, __u32 at)
 {
-	struct __sk_buff *skb = run->skb;
-	struct ovs_pkt *pkt = run->pkt;
-	__u32 pc = pkt->pc, at = pc + 1;
-	struct ovs_insn insn, *word;
-	int err;
-
-	word = bpf_map_lookup_elem(&ovs_acts, &pc);
-	if (!word)
-		return 1;
-	insn = *word;
-	if (insn.op != OVS_OP_ENCAP) {
-		pkt->drop = OVS_DROP_NONE;
-		return 1;
-	}
-	pkt->pc = at + insn.len;
-	switch (insn.arg) {
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	switch (kind) {
 	case OVS_ENCAP_PUSH_MPLS:
 	case OVS_ENCAP_ADD_MPLS:
-		err = ovs_push_mpls(skb, pkt, insn.imm, ovs_operand(at),
-				    insn.arg == OVS_ENCAP_ADD_MPLS);
-		break;
+		return ovs_push_mpls(skb, pkt, imm, ovs_operand(at),
+				     kind == OVS_ENCAP_ADD_MPLS);
 	case OVS_ENCAP_POP_MPLS:
 	case OVS_ENCAP_POP_MPLS_ETH:
-		err = ovs_pop_mpls(skb, pkt, insn.imm,
-				   insn.arg == OVS_ENCAP_POP_MPLS_ETH);
-		break;
+		return ovs_pop_mpls(skb, pkt, imm,
+				    kind == OVS_ENCAP_POP_MPLS_ETH);
 	case OVS_ENCAP_SET_MPLS:
-		err = ovs_set_mpls(skb, pkt, insn.imm, ovs_operand(at));
-		break;
+		return ovs_set_mpls(skb, pkt, imm, ovs_operand(at));
 	case OVS_ENCAP_PUSH_ETH:
-		err = ovs_push_eth(skb, pkt, at);
-		break;
+		return ovs_push_eth(skb, pkt, at);
 	case OVS_ENCAP_POP_ETH:
-		err = ovs_pop_eth(skb, pkt);
-		break;
-	default:
-		err = OVS_DROP_BAD_INSN;
+		return ovs_pop_eth(skb, pkt);
 	}
-	if (!err)
-		return 0;
-	pkt->drop = err;
-	return 1;
+	return OVS_DROP_BAD_INSN;
 }
 
 #endif /* OVS_ACT_ENCAP_H */

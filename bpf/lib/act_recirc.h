@@ -11,6 +11,9 @@
 #include "ctx.h"
 #include "drop.h"
 
+#define OVS_MAX_COPIES	8	/* that a list puts off without a break, so
+				 * that those of a whole NAPI poll, 64
+				 * packets, find room in the backlog: 1000 */
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
 #define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */
 #define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;
@@ -80,8 +83,8 @@ static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
 }
 
 /*
- * Send a copy to the inject device.  `recirc_id` not 0: it is looked up
- * again with that; otherwise it runs the instructions at `pc`.
+ * Send a copy to the inject device.  `pc` not 0: it runs the instructions
+ * there; otherwise it is looked up again with `recirc_id`.
  */
 static __always_inline __u32 ovs_defer(struct __sk_buff *skb,
 				       struct ovs_cpu *cpu,
@@ -99,12 +102,13 @@ static __always_inline __u32 ovs_defer(struct __sk_buff *skb,
 	slot->bridge = pkt->bridge;
 	slot->recirc_depth = pkt->recirc_depth;
 	slot->cutlen = pkt->cutlen;
-	slot->l3_off = recirc_id ? 0 : pkt->l3_off;
+	slot->l3_off = !pc || pkt->stale & OVS_STALE_OFFSETS ?
+		       0 : pkt->l3_off;
 	slot->l4_off = pkt->l4_off;
 	slot->l4_proto = pkt->l4_proto;
 	slot->routing = pkt->routing;
 	ovs_copy_meta(&slot->key, &pkt->key);
-	if (recirc_id) {
+	if (!pc) {
 		slot->recirc_depth++;
 		slot->key.recirc_id = recirc_id;
 	}

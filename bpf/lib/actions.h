@@ -1,21 +1,22 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The interpreter of a flow's actions: one bpf_loop() over the instructions
- * in ovs_acts.  What is simple is done in the loop; what another program does
- * ends the loop with its stage in `pkt->next`, and it comes back by stage
- * ACTIONS.
+ * in ovs_acts.  What takes much of the verifier is a global function, which
+ * is verified by itself.  No action leads to another program but the last
+ * one, when that is a recirculation: the kernel ends a way of more than 33
+ * tail calls, which a list of actions must not meet.
  */
 #ifndef OVS_ACTIONS_H
 #define OVS_ACTIONS_H
 
+#include "act_encap.h"
 #include "act_flow.h"
 #include "act_output.h"
 #include "act_recirc.h"
 #include "act_set.h"
 #include "act_vlan.h"
 #include "parse.h"
-
-#define OVS_MAX_INSNS	8192	/* of one list */
+#include "upcall.h"
 
 struct ovs_run {
 	struct __sk_buff *skb;
@@ -47,17 +48,46 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_pkt *pkt, __u32 id)
 	return OVS_DROP_NONE;
 }
 
-/* Put a copy off: it is looked up again as `id`, or runs a block at `pc`. */
-static __always_inline void ovs_copy(struct ovs_run *run, __u32 id, __u32 pc)
+/* Hand a copy up; when it is lost, that is counted and the list goes on. */
+static __always_inline void ovs_userspace(struct __sk_buff *skb,
+					  struct ovs_pkt *pkt, __u32 desc)
+{
+	__u32 reason;
+
+	pkt->sent = 1;
+	pkt->upcall_cmd = OVS_PACKET_CMD_ACTION;
+	pkt->upcall_desc = desc;
+	reason = ovs_upcall(skb, pkt);
+	if (unlikely(reason))
+		ovs_count_drop(pkt->bridge, reason);
+	pkt->cutlen = 0;
+}
+
+/*
+ * Put a copy off, which runs a block at `pc` or, when that is 0, is looked up
+ * again as `id`.  After many of them the packet itself gets in line behind
+ * them, with the rest of the list, from the instruction at `self` on.
+ */
+static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
+				     __u32 self)
 {
 	struct ovs_pkt *pkt = run->pkt;
 	__u32 err = OVS_DROP_RECIRC_LIMIT;
+	int rest = pkt->copies >= OVS_MAX_COPIES;
 
 	pkt->sent = 1;
+	pkt->copies++;
+	if (unlikely(rest)) {
+		pkt->copies = 0;
+		pkt->pc = pc = self;
+	}
 	if (pc || pkt->recirc_depth < OVS_MAX_RECIRC)
 		err = ovs_defer(run->skb, run->cpu, pkt, id, pc);
+	if (unlikely(rest))	/* when there is no room for it, it goes on */
+		return err ? 0 : ovs_end(pkt, OVS_DROP_NONE);
 	if (err)
 		ovs_count_drop(pkt->bridge, err);
+	return 0;
 }
 
 /*
@@ -125,11 +155,8 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		return ovs_end(pkt, insn.imm ? OVS_DROP_ACTION_ERROR :
 					       OVS_DROP_ACTION);
 	case OVS_OP_USERSPACE:
-		pkt->sent = 1;
-		pkt->upcall_cmd = OVS_PACKET_CMD_ACTION;
-		pkt->upcall_desc = insn.imm;
-		pkt->next = OVS_STAGE_UPCALL;
-		return 1;
+		ovs_userspace(skb, pkt, insn.imm);
+		return 0;
 	case OVS_OP_RECIRC:
 		copy_id = insn.imm;
 		break;
@@ -166,9 +193,8 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		err = ovs_set_tp(skb, pkt, at, insn.arg);
 		break;
 	case OVS_OP_ENCAP:
-		pkt->pc = pc;
-		pkt->next = OVS_STAGE_ENCAP;
-		return 1;
+		err = ovs_encap(skb, pkt, insn.arg, insn.imm, at);
+		break;
 	case OVS_OP_TRUNC:
 		ovs_trunc(skb, pkt, insn.imm);
 		return 0;
@@ -198,7 +224,7 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	if (unlikely(err))
 		return ovs_end(pkt, err);
 	if (insn.op == OVS_OP_RECIRC || insn.op == OVS_OP_CLONE)
-		ovs_copy(run, copy_id, copy_pc);
+		return ovs_copy(run, copy_id, copy_pc, pc);
 	return 0;
 }
 

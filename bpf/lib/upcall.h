@@ -12,7 +12,7 @@
 #define OVS_UPCALL_H
 
 #include "ctx.h"
-#include "maps.h"
+#include "drop.h"
 
 #define OVS_UPCALL_SW_HASH	1
 #define OVS_UPCALL_L4_HASH	2
@@ -105,9 +105,8 @@ static __always_inline __u32 ovs_upcall_len(struct __sk_buff *skb,
 	return len > cut ? len - cut : 1;
 }
 
-/* Hand a copy up.  Returns 0, or OVS_DROP_* when it is lost. */
-static __always_inline __u32 ovs_upcall(struct __sk_buff *skb,
-					struct ovs_pkt *pkt)
+static __always_inline __u32 ovs_upcall_put(struct __sk_buff *skb,
+					    struct ovs_pkt *pkt)
 {
 	__u32 len = ovs_upcall_len(skb, pkt);
 
@@ -124,6 +123,26 @@ static __always_inline __u32 ovs_upcall(struct __sk_buff *skb,
 	if (len <= 65664)
 		return OVS_UPCALL_CLASS(skb, pkt, len, 65664);
 	return OVS_DROP_UPCALL_SIZE;
+}
+
+/*
+ * Hand a copy up, for the miss or the action that `pkt` tells of.  Returns 0,
+ * or OVS_DROP_* when it is lost, which is counted among the lost only.
+ */
+__noinline int ovs_upcall(struct __sk_buff *skb, struct ovs_pkt *pkt)
+{
+	struct ovs_dp_stats *stats;
+	__u32 reason;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	reason = ovs_upcall_put(skb, pkt);
+	if (unlikely(reason)) {
+		stats = ovs_dp_stats_of(pkt->bridge);
+		if (stats)
+			stats->lost++;
+	}
+	return reason;
 }
 
 #endif /* OVS_UPCALL_H */

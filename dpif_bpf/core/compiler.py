@@ -69,8 +69,8 @@ def compile_actions(data: bytes, facts: KeyFacts,
         the error
     :raises RequestError: EINVAL for what is malformed, not supported or not
         possible with these packets; ERANGE for a short attribute of a
-        userspace action or check_pkt_len; EMSGSIZE for more actions than can
-        be run; EOVERFLOW for blocks that are nested too deep
+        userspace action or check_pkt_len; EOVERFLOW for blocks that are
+        nested too deep
     """
     context = Context(facts, data, _block)
     try:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 _U32 = Struct("=I")
 
-MAX_INSNS = 8192
-"""OVS_MAX_INSNS of bpf/lib/actions.h: how many the interpreter runs."""
-
 
 @dataclass(frozen=True, slots=True)
 class UserspaceDesc:
@@ -60,7 +57,7 @@ class Compiled:
     :param uspace: descriptors of the userspace actions
     :param relocs: for each descriptor the byte offset in `code` of the
         32 bits that take its id
-    :param deferred: copies are put off that run blocks of it later
+    :param deferred: a copy may be put off that runs a part of it later
     """
 
     code: bytes

@@ -10,14 +10,12 @@ bpf/lib/act_recirc.h puts the copy off.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
 
-from dpif_bpf.abi import INSN, Op
-from dpif_bpf.core.insn import MAX_INSNS, Compiled, Insn, UserspaceDesc
-from dpif_bpf.errors import RequestError
+from dpif_bpf.abi import INSN, OVS_MAX_INSNS, Op
+from dpif_bpf.core.insn import Compiled, Insn, UserspaceDesc
 
 _WORD = Struct("=Q")
 ALWAYS = 0xFFFFFFFF
@@ -30,6 +28,9 @@ when they are the last ones of a list that do."""
 
 _LEAVING = {Op.OUTPUT, Op.RECIRC, Op.USERSPACE}
 """Those of them after which the packet is as it was before."""
+
+_COPYING = {Op.CLONE, Op.RECIRC}
+"""Instructions that put a copy off, and may put off the rest of the list."""
 
 _ENDING = {Op.OUTPUT_LAST, Op.RECIRC_LAST, Op.DROP, Op.END}
 """Instructions after which nothing runs."""
@@ -180,13 +181,10 @@ def assemble(nodes: Sequence[Node]) -> Compiled:
 
     What follows the last instruction that sends, reports or drops the packet
     cannot be seen and is left out; that one gets the packet itself.
-
-    :raises RequestError: EMSGSIZE for more than MAX_INSNS instructions
     """
     insns = _Layout(nodes, True, False).insns
-    if len(insns) > MAX_INSNS:
-        raise RequestError(errno.EMSGSIZE, f"{len(insns)} actions are more"
-                           f" than {MAX_INSNS}")
+    # No attribute of 4 bytes makes more than two, and none is beyond 64 kB.
+    assert len(insns) <= OVS_MAX_INSNS
     code = bytearray()
     uspace: list[UserspaceDesc] = []
     relocs: list[int] = []
@@ -198,4 +196,4 @@ def assemble(nodes: Sequence[Node]) -> Compiled:
                                  insn.imm)
         code += insn.data
     return Compiled(bytes(code), tuple(uspace), tuple(relocs),
-                    any(insn.op == Op.CLONE for insn in insns))
+                    any(insn.op in _COPYING for insn in insns))

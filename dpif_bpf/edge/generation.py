@@ -34,9 +34,6 @@ MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
 in, the bridge's program array, maps of the generation."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
-          abi.Stage.ACTIONS: "ovs_actions",
-          abi.Stage.UPCALL: "ovs_upcall_pg",
-          abi.Stage.ENCAP: "ovs_encap",
           abi.Stage.RX_L3: "ovs_rx_l3"}
 """The programs of bpf/datapath.bpf.c."""
 

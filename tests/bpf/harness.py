@@ -35,9 +35,7 @@ BRIDGE = 0
 
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
-STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
-          Stage.ACTIONS: "ovs_actions", Stage.UPCALL: "ovs_upcall_pg",
-          Stage.ENCAP: "ovs_encap"}
+STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx"}
 
 _ETH_P_IP = 0x0800
 _TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
@@ -136,7 +134,7 @@ class Datapath:
         obj.set_rodata("cfg_shared_stats", int(shared_stats))
         obj.set_rodata("cfg_inject_ifindex", self.inject)
         for name, count in (("ovs_flows", 256), ("ovs_descs", 256),
-                            ("ovs_buckets", 8), ("ovs_acts", 4096),
+                            ("ovs_buckets", 8), ("ovs_acts", 1 << 16),
                             ("ovs_flow_stats", 64 * cpus)):
             obj.set_max_entries(name, count)
         obj.load()

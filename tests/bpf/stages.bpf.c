@@ -65,15 +65,10 @@ int ovs_inject(struct __sk_buff *skb)
 	return TC_ACT_OK;
 }
 
-#define STAGE(name)			\
-SEC("tc")				\
-int name(struct __sk_buff *skb)		\
-{					\
-	return TC_ACT_SHOT;		\
+SEC("tc")
+int ovs_rx_l3(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
 }
-STAGE(ovs_actions)
-STAGE(ovs_upcall_pg)
-STAGE(ovs_encap)
-STAGE(ovs_rx_l3)
 
 char LICENSE[] SEC("license") = "GPL";

@@ -252,11 +252,36 @@ def check_keys(found: bytes, wanted: bytes, where: str) -> None:
                                                key_words(wanted))
 
 
+def check(dp: Datapath, frame: bytes, actions: bytes, parsed: Extract,
+          expected: oracle.Result) -> None:
+    """The programs do what the oracle expects."""
+    size = abi.OVS_KEY_BASE * 8
+    before = dp.drops()
+    got = run(dp, frame, compiled(actions, frame, parsed), expected)
+    after = dp.drops()
+    delta = {r: after[r] - before.get(r, 0) for r in after
+             if after[r] != before.get(r, 0)}
+    where = f"packet {frame.hex()}, {actions.hex()}: {delta} "
+    # A copy that is put off comes later.
+    assert sorted(got.outputs) == sorted(expected.outputs), where
+    wanted = sorted((event for event in expected.events
+                     if isinstance(event, oracle.Upcall)),
+                    key=lambda event: event.pid)
+    got.actions.sort()
+    assert [(desc, packet) for desc, packet, _ in got.actions] == [
+        (event.pid, event.packet) for event in wanted], where
+    for (_, _, key), event in zip(got.actions, wanted, strict=True):
+        check_keys(key, event.key[:size], where)
+    assert got.recircs == sorted(
+        (event.key[:size], event.packet) for event in expected.events
+        if isinstance(event, oracle.Recirc)), where
+    assert delta == expected.drops, where
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
     rng = random.Random(seed)
     meta = Meta(in_port=IN_PORT)
-    size = abi.OVS_KEY_BASE * 8
     done = 0
     while done < PER_SEED:
         frame = packets.broken(rng, packets.packet(rng))
@@ -270,26 +295,5 @@ def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
             expected = oracle.execute(frame, actions, meta)
         except oracle.Undefined:
             continue
-        code = compiled(actions, frame, parsed)
         done += 1
-        before = dp.drops()
-        where = f"seed {seed}, packet {frame.hex()}, {actions.hex()}: "
-        got = run(dp, frame, code, expected)
-        after = dp.drops()
-        delta = {r: after[r] - before.get(r, 0) for r in after
-                 if after[r] != before.get(r, 0)}
-        where = f"{where}{delta} "
-        # A copy that is put off comes later.
-        assert sorted(got.outputs) == sorted(expected.outputs), where
-        wanted = sorted((event for event in expected.events
-                         if isinstance(event, oracle.Upcall)),
-                        key=lambda event: event.pid)
-        got.actions.sort()
-        assert [(desc, packet) for desc, packet, _ in got.actions] == [
-            (event.pid, event.packet) for event in wanted], where
-        for (_, _, key), event in zip(got.actions, wanted, strict=True):
-            check_keys(key, event.key[:size], where)
-        assert got.recircs == sorted(
-            (event.key[:size], event.packet) for event in expected.events
-            if isinstance(event, oracle.Recirc)), where
-        assert delta == expected.drops, where
+        check(dp, frame, actions, parsed, expected)

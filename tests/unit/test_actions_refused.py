@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import struct
-from errno import EINVAL, EMSGSIZE, ERANGE
+from errno import EINVAL, ERANGE
 
 import pytest
 from hypothesis import given
@@ -293,11 +293,18 @@ def test_facts_after_actions() -> None:
         OVS_KEY_ATTR_IPV4, ipv4(6, 1))), FIRST4)
 
 
-def test_too_many() -> None:
-    """The interpreter's limit is beyond any list of outputs."""
-    compile_actions(POP * 8191 + OUT, ANY)
-    assert refused(POP * 8192 + OUT, ANY).errno == EMSGSIZE
-    compile_actions(POP * 8192, ANY)
+@pytest.mark.parametrize("step", [
+    POP, OUT, nla_u32(uapi.OVS_ACTION_ATTR_TRUNC, 64) + OUT,
+    user(PID), nla(uapi.OVS_ACTION_ATTR_CLONE, POP + OUT),
+    nla(uapi.OVS_ACTION_ATTR_SAMPLE, nla_u32(1, 1) + nla(2, POP + OUT)),
+    nla(uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN, nla(1, b"\1\0") + nla(
+        2, POP + OUT) + nla(3, POP + OUT)),
+    nla(uapi.OVS_ACTION_ATTR_DEC_TTL, nla(1, b""))])
+def test_none_is_too_long(step: bytes) -> None:
+    """As many as an attribute holds are within the interpreter's limit."""
+    trunc = nla_u32(uapi.OVS_ACTION_ATTR_TRUNC, 64)
+    times = (0xffff - 4 - len(trunc) - len(OUT)) // len(step)
+    compile_actions(trunc + step * times + OUT, ANY)
 
 
 def test_offset() -> None:
