@@ -22,7 +22,7 @@
 #define OVS_LEVELS		8	/* per-CPU packet states, power of two */
 #define OVS_DEV_CACHE		256	/* devices in ovs_cpu, power of two */
 #define OVS_MAX_NESTING		5	/* as the kernel datapath */
-#define OVS_MAX_RECIRC		16	/* recirculations of one packet */
+#define OVS_MAX_RECIRC		30	/* of one packet, as the kernel datapath */
 #define OVS_MAX_INSNS		65536	/* more than any list of actions has */
 #define OVS_EXEC_SLOTS		1024	/* owned by the provider */
 #define OVS_DEFER_SLOTS		4096	/* owned by the programs */
