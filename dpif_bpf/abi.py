@@ -41,6 +41,15 @@ OVS_PORT_F_INTERNAL: Final = 2
 OVS_PORT_F_L3: Final = 4
 OVS_PORT_F_VETH: Final = 8
 
+OVS_METERS: Final = 1 << 18
+OVS_METER_EXTRA: Final = 1 << 16
+OVS_METER_BANDS: Final = 8
+OVS_METER_F_USED: Final = 1
+OVS_METER_F_BAND: Final = 2
+OVS_METER_F_DROP: Final = 4
+OVS_METER_F_KBPS: Final = 8
+OVS_METER_F_CLEAR: Final = 16
+
 OVS_CSUM_NONE: Final = 0
 OVS_CSUM_UNNECESSARY: Final = 1
 OVS_CSUM_COMPLETE: Final = 2
@@ -103,6 +112,7 @@ class DropReason(IntEnum):
     LAYER3 = 23
     TRUNC = 24
     TTL = 25
+    METER = 26
 
 
 OVS_DROP_MAX: Final = 64
@@ -134,9 +144,10 @@ class Op(IntEnum):
     CHECK_PKT_LEN = 20
     HASH = 21
     DEC_TTL = 22
+    METER = 23
 
 
-OVS_OP_MAX: Final = 23
+OVS_OP_MAX: Final = 24
 
 
 class Encap(IntEnum):
@@ -383,6 +394,20 @@ DP_STATS: Final = _record("ovs_dp_stats", """
     cache_hit Q
     """)
 
+METER: Final = _record("ovs_meter", """
+    id I
+    next H
+    flags H
+    rate I
+    burst I
+    spent Q
+    used Q
+    packets Q
+    bytes Q
+    band_packets Q
+    band_bytes Q
+    """)
+
 INSN: Final = _record("ovs_insn", """
     op B
     len B
@@ -498,6 +523,6 @@ ROOT: Final = _record("ovs_root", f"""
     tree {OVS_CLS_TREES * 8}s
     """)
 
-RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, INSN,
-                  SET_ETH, SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
+RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
+                  INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
                   BUCKET, DESC, FLOW, ROOT)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,11 +21,13 @@ from dpif_bpf.edge.hooks import Hooks
 from dpif_bpf.edge.inject import ExecSlots, Injector
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ports import Clsact
+from dpif_bpf.errors import BackendError
 
 _U32 = struct.Struct("=I")
 _PORT = abi.PORT.struct
 
 INJECT = "ovs_inject"
+METERS = "ovs_meters"
 MAX_STRIPES = 64
 """CPUs beyond this many count in the stripes of others, atomically."""
 NS = 1000000
@@ -75,9 +78,13 @@ class Hooking:
             self._clsact.close()
 
 
-def load(loader: Loader, name: str, max_flows: int,
-         pair: InjectPair) -> Generation:
-    """A new generation with room for `max_flows` flows."""
+def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
+         old: Generation | None = None) -> Generation:
+    """A new generation with room for `max_flows` flows.
+
+    :param old: the one before, with which it shares the meters: buckets have
+        what they have, and no packet is counted twice or not at all
+    """
     sizes = Sizes.for_flows(max_flows)
     cpus = bpfsys.possible_cpus()
     stripes = min(cpus, MAX_STRIPES)
@@ -92,7 +99,19 @@ def load(loader: Loader, name: str, max_flows: int,
         "ovs_flow_stats": (stripes + 1) * sizes.flows,
         "ovs_acts": ACTS_WORDS,
         "ovs_nlmem": memory_words(sizes.flows),
-    })
+    }, _shared(old))
+
+
+def _shared(old: Generation | None) -> dict[str, int]:
+    """Maps of a generation, by name, that the next one takes."""
+    if old is None or METERS not in old.maps:
+        return {}
+    info = old.map_info(METERS)
+    if (info.value_size, info.max_entries) != (
+            abi.METER.size, abi.OVS_METERS + abi.OVS_METER_EXTRA):
+        raise BackendError(errno.EPROTO,
+                           "the pinned meters have another layout")
+    return {METERS: old.map_fd(METERS)}
 
 
 def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
@@ -141,6 +160,7 @@ class BpfPlane:
         self.max_flows = max_flows
         self.acts = gen.mapped("ovs_acts").cast("Q")
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
+        self.meters = gen.mapped(METERS).cast("Q")
         self._ports = gen.mapped("ovs_ports")
         self._stats = flow_stats_of(gen)
         self.classifier = Classifier(

@@ -134,17 +134,19 @@ class Provider:
         taken = {dp.number for dp in self.datapaths()}
         return next(n for n in range(len(taken) + 1) if n not in taken)
 
-    def _build(self, name: str, number: int, generation: int) -> Instance:
+    def _build(self, name: str, number: int, generation: int,
+               old: Generation | None = None) -> Instance:
         """
         :param generation: to be; two in a row have inject devices of their
             own, so that what is on its way through the old one's arrives
+        :param old: the one before, if there is one
         """
         turn = generation & 1
         pair = self._ports.open_inject(f"ovsx{number}s{turn}",
                                        f"ovsx{number}r{turn}")
         gen: Generation | None = None
         try:
-            gen = load(self._loader, name, self._max_flows, pair)
+            gen = load(self._loader, name, self._max_flows, pair, old)
             dp: Datapath
             plane = BpfPlane(gen, Hooking(self._loader, name), pair,
                              self._max_flows,
@@ -196,7 +198,7 @@ class Provider:
     def _take_over(self, name: str, old: Generation) -> None:
         started = msec()
         kept = restore.read(old.mapped("ovs_nlmem").cast("Q"))
-        instance = self._build(name, kept.number, old.number + 1)
+        instance = self._build(name, kept.number, old.number + 1, old)
         dp, plane = instance.dp, instance.plane
         try:
             moved = self._replay(dp, kept)
@@ -216,12 +218,14 @@ class Provider:
         plane.prune_hooks()
         self._instances[name] = instance
         vlog.info(f"took over datapath {name}: {len(dp.vports.by_no)} ports,"
-                  f" {len(dp.flows)} flows, {msec() - started} ms")
+                  f" {len(dp.flows)} flows, {len(dp.meters)} meters,"
+                  f" {msec() - started} ms")
 
     def _replay(self, dp: Datapath, kept: restore.Kept) -> dict[int, int]:
         """Fills a new datapath; flow ids then → now."""
         dp.change(kept.datapath)
         dp.set_bridges(self._bridges)
+        dp.meters.adopt()
         for request in kept.ports:
             try:
                 dp.adopt_port(request)

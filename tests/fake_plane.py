@@ -55,6 +55,8 @@ class FakePlane:
             seed=1, freed=self.stats.clear)
         self.acts = memory(1 << 16).cast("Q")
         self.nlmem = memory(memory_words(MAX_FLOWS) * 8).cast("Q")
+        self.meters = memory(abi.METER.size * (
+            abi.OVS_METERS + abi.OVS_METER_EXTRA)).cast("Q")
         self.ports: dict[int, PortEntry] = {}
         self.bridges: set[int] = set()
         self.hooks: dict[int, int] = {}

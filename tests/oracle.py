@@ -24,7 +24,10 @@ from dpif_bpf.abi import DropReason
 OUTPUT, USERSPACE, SET, PUSH_VLAN, POP_VLAN = 1, 2, 3, 4, 5
 PUSH_ETH, POP_ETH = 14, 15
 SAMPLE, RECIRC, SET_MASKED, TRUNC, CLONE = 6, 7, 11, 13, 20
-CHECK_PKT_LEN, DEC_TTL, DROP = 21, 23, 24
+CHECK_PKT_LEN, DEC_TTL, DROP, METER = 21, 23, 24, 19
+
+EXCEEDED = 0xdead
+"""The meter that every packet exceeds; others let all pass."""
 
 
 class _Ended(Exception):
@@ -154,6 +157,9 @@ def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
     elif kind == DROP:
         raise Failure(DropReason.ACTION_ERROR if u32(payload)
                        else DropReason.ACTION)
+    elif kind == METER:
+        if u32(payload) == EXCEEDED:
+            raise Failure(DropReason.METER)
     elif kind == PUSH_VLAN:
         tci = be16(payload, 2) & ~CFI
         state.packet = (packet[:12] + payload[:2] + struct.pack("!H", tci)

@@ -12,6 +12,8 @@
 
 #include <linux/types.h>
 
+#include "abi_meter.h"
+
 #define OVS_ABI_VERSION		1
 
 #define OVS_MAX_PORTS		65536	/* DP_MAX_PORTS + 1 */
@@ -270,6 +272,7 @@ enum ovs_drop_reason {
 	OVS_DROP_LAYER3,		/* no Ethernet header for such a port */
 	OVS_DROP_TRUNC,			/* a copy could not be cut */
 	OVS_DROP_TTL,			/* a TTL that ended */
+	OVS_DROP_METER,			/* a meter's band was exceeded */
 	OVS_DROP_MAX = 64,
 };
 
@@ -305,6 +308,9 @@ enum ovs_op {
 	OVS_OP_HASH,		/* imm: basis; of layer 4, into dp_hash */
 	OVS_OP_DEC_TTL,		/* imm: a block for packets whose TTL ends
 				 * follows; data: its words, to jump over */
+	OVS_OP_METER,		/* imm: id; a packet that exceeds it is dropped,
+				 * or, in a block that leaves the packet as it
+				 * is, jumps over the words that data says */
 	OVS_OP_MAX,
 };
 

@@ -11,6 +11,7 @@
 
 #include "act_encap.h"
 #include "act_flow.h"
+#include "act_meter.h"
 #include "act_output.h"
 #include "act_recirc.h"
 #include "act_set.h"
@@ -218,6 +219,14 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 			return 0;
 		pkt->pc += (__u32)ovs_operand(at);
 		break;
+	case OVS_OP_METER:
+		if (!ovs_meter(skb, pkt, insn.imm))
+			return 0;
+		if (!insn.len)
+			return ovs_end(pkt, OVS_DROP_METER);
+		pkt->pc += (__u32)ovs_operand(at);
+		ovs_count_drop(pkt->bridge, OVS_DROP_METER);
+		return 0;
 	default:
 		err = OVS_DROP_BAD_INSN;
 	}

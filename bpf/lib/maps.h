@@ -86,6 +86,18 @@ struct {
 	__type(value, struct ovs_flow_stats);
 } ovs_flow_stats SEC(".maps");
 
+/*
+ * Meters.  The provider sets them up, programs count and take from buckets.
+ * A new generation takes the old one's, with all that is in them.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, OVS_METERS + OVS_METER_EXTRA);
+	__type(key, __u32);
+	__type(value, struct ovs_meter);
+} ovs_meters SEC(".maps");
+
 /* The stages of the fixed programs; the loader fills it in. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);

@@ -166,6 +166,12 @@ def _drop(context: Context, start: int, stop: int) -> None:
         context.actions, start)[0]))
 
 
+def _meter(context: Context, start: int, _stop: int) -> None:
+    # One that there is not, or not yet, lets everything pass.
+    context.insns.append(Insn(Op.METER, imm=_U32.unpack_from(
+        context.actions, start)[0]))
+
+
 def _need_ethernet(context: Context, name: str) -> None:
     if context.facts.mac_proto != MAC_PROTO_ETHERNET:
         raise bad(f"{name} on packets without an Ethernet header")
@@ -212,6 +218,7 @@ HANDLERS: dict[int, Handler] = {
     uapi.OVS_ACTION_ATTR_RECIRC: Handler(4, _recirc),
     uapi.OVS_ACTION_ATTR_SET_MASKED: Handler(None, compile_set_masked),
     uapi.OVS_ACTION_ATTR_DROP: Handler(4, _drop),
+    uapi.OVS_ACTION_ATTR_METER: Handler(4, _meter),
     uapi.OVS_ACTION_ATTR_PUSH_MPLS: Handler(8, compile_push_mpls),
     uapi.OVS_ACTION_ATTR_POP_MPLS: Handler(2, compile_pop_mpls),
     uapi.OVS_ACTION_ATTR_ADD_MPLS: Handler(8, compile_add_mpls),

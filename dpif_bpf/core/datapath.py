@@ -21,6 +21,7 @@ from dpif_bpf.core.edges import (
     PortEdge,
 )
 from dpif_bpf.core.flow_table import FlowTable
+from dpif_bpf.core.meters import Meters
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, Plane, PortEntry
 from dpif_bpf.core.records import DATAPATH, PORT_BASE, Records
 from dpif_bpf.core.restore import DATAPATH_PREFIX
@@ -78,6 +79,7 @@ class Datapath:
         self.records = Records(plane.nlmem, plane.max_flows)
         plane.classifier.add_root(ANY_BRIDGE)
         self.flows = FlowTable(plane, self.programs, self.records)
+        self.meters = Meters(plane.meters, clock)
         self._ports = ports
         self._owner: dict[str, int] = {}
         self.bridges: dict[str, int] = {}

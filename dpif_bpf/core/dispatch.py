@@ -16,6 +16,7 @@ from typing import Protocol
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.execute import execute
 from dpif_bpf.core.flow_table import Flow
+from dpif_bpf.core.meters import MAX_BANDS, MAX_METERS
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
@@ -28,6 +29,7 @@ from dpif_bpf.wire.messages import (
     decode_packet,
     decode_vport,
 )
+from dpif_bpf.wire.meters import decode_meter
 from dpif_bpf.wire.netlink import (
     NLM_F_ACK,
     NLM_F_ECHO,
@@ -40,6 +42,8 @@ from dpif_bpf.wire.netlink import (
 from dpif_bpf.wire.replies import (
     ReplyHeader,
     encode_datapath,
+    encode_meter,
+    encode_meter_features,
     encode_vport,
     flow_body,
     flow_encoder,
@@ -86,6 +90,7 @@ class Dispatcher:
             uapi.OVS_VPORT_ID: self._vport,
             uapi.OVS_FLOW_ID: self._flow,
             uapi.OVS_PACKET_ID: self._packet,
+            uapi.OVS_METER_ID: self._meter,
         }
         self._requests = 0
         self._errors = 0
@@ -274,6 +279,28 @@ class Dispatcher:
         request = decode_packet(message)
         execute(self._numbered(request.dp_ifindex), request, self._clock())
         return iter(())
+
+    # ovs_meter
+
+    def _meter(self, message: Message) -> Iterator[bytes]:
+        """Each request has a reply, with or without NLM_F_ECHO."""
+        request = decode_meter(message)
+        header = ReplyHeader(message.seq, message.pid)
+        dp = self._numbered(request.dp_ifindex)
+        known: int | None = request.id
+        if request.cmd == uapi.OVS_METER_CMD_FEATURES:
+            yield encode_meter_features(header, dp.dp_ifindex, MAX_METERS,
+                                        MAX_BANDS)
+            return
+        if request.cmd == uapi.OVS_METER_CMD_SET:
+            stats = dp.meters.set(request)
+        elif request.cmd == uapi.OVS_METER_CMD_GET:
+            stats = dp.meters.get(request.id)
+        else:
+            stats = dp.meters.delete(request.id)
+            if stats is None:
+                known = None
+        yield encode_meter(header, request.cmd, dp.dp_ifindex, known, stats)
 
 
 def _dump_flows(dp: Datapath, request: FlowRequest) -> Iterator[bytes]:

@@ -22,12 +22,14 @@ ALWAYS = 0xFFFFFFFF
 """OVS_SAMPLE_ATTR_PROBABILITY of what happens to every packet."""
 
 _EMITTING = {Op.OUTPUT: Op.OUTPUT_LAST, Op.RECIRC: Op.RECIRC_LAST,
-             Op.USERSPACE: Op.USERSPACE, Op.DROP: Op.DROP}
+             Op.USERSPACE: Op.USERSPACE, Op.METER: Op.METER,
+             Op.DROP: Op.DROP}
 """Instructions that do more than change the packet: what becomes of them
 when they are the last ones of a list that do."""
 
-_LEAVING = {Op.OUTPUT, Op.RECIRC, Op.USERSPACE}
-"""Those of them after which the packet is as it was before."""
+_LEAVING = {Op.OUTPUT, Op.RECIRC, Op.USERSPACE, Op.METER}
+"""Those of them after which the packet is as it was before.  A packet that
+exceeds a meter jumps to the end of such a block."""
 
 _COPYING = {Op.CLONE, Op.RECIRC}
 """Instructions that put a copy off, and may put off the rest of the list."""
@@ -109,11 +111,16 @@ class _Layout:
     def __init__(self, nodes: Sequence[Node], last: bool, cut: bool) -> None:
         self.insns: list[Insn] = []
         self._cut = cut
+        self._ends = last
+        self._meters: list[int] = []
         nodes = _seen(nodes)
         for number, node in enumerate(nodes, 1):
             self._node(node, last and number == len(nodes))
         if last and (not self.insns or self.insns[-1].op not in _ENDING):
             self.insns.append(Insn(Op.END))
+        for at in reversed(self._meters):
+            rest = _WORD.pack(_words(self.insns[at + 1:]))
+            self.insns[at] = replace(self.insns[at], data=rest)
 
     def _node(self, node: Node, last: bool) -> None:
         if isinstance(node, Insn):
@@ -132,7 +139,10 @@ class _Layout:
                 self.insns.append(Insn(Op.END))
 
     def _insn(self, insn: Insn, last: bool) -> None:
-        if last:
+        if insn.op == Op.METER and not self._ends:
+            self._meters.append(len(self.insns))
+            self.insns.append(insn)
+        elif last:
             self.insns.append(replace(insn, op=_EMITTING[insn.op]))
         elif insn.op == Op.OUTPUT and self._cut:
             self.insns += _clone([replace(insn, op=Op.OUTPUT_LAST)])

@@ -60,6 +60,8 @@ class Plane(Protocol):
     """ovs_acts as 64-bit words."""
     nlmem: memoryview
     """ovs_nlmem as 64-bit words."""
+    meters: memoryview
+    """ovs_meters as 64-bit words: those of the generation before."""
     max_flows: int
 
     def write_port(self, port_no: int, entry: PortEntry) -> None:

@@ -102,6 +102,11 @@ class Generation:
         """Whether it is an earlier provider's."""
         return self._template is None
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps."""
+        return tuple(self._maps)
+
     def map_fd(self, name: str) -> int:
         """The descriptor of a map, this object's own."""
         return _named(self._maps, name)

@@ -87,6 +87,7 @@ class _Lib:
                 ("bpf_map__initial_value", c_void_p,
                  (c_void_p, POINTER(ctypes.c_size_t))),
                 ("bpf_map__set_max_entries", c_int, (c_void_p, c_uint32)),
+                ("bpf_map__reuse_fd", c_int, (c_void_p, c_int)),
                 ("bpf_program__name", c_char_p, (c_void_p,)),
                 ("bpf_program__fd", c_int, (c_void_p,)),
                 ("bpf_program__set_autoload", c_int, (c_void_p, c_bool)),
@@ -276,6 +277,12 @@ class BpfObject:
         """Set the size of a map."""
         self._check(_lib.c.bpf_map__set_max_entries(
             self._map(name), count), f"cannot size map {name}")
+
+    def reuse_map(self, name: str, fd: int) -> None:
+        """Take a map that is there, of the same kind, instead of making
+        one."""
+        self._check(_lib.c.bpf_map__reuse_fd(self._map(name), fd),
+                    f"cannot take map {name}")
 
     def set_autoload(self, name: str, load: bool) -> None:
         """Choose whether load() loads a program (the default)."""

@@ -3,7 +3,8 @@
 
 A generation is one load of build/bpf/datapath.bpf.o: its own maps and
 programs, pinned (``edge.pins`` has the layout).  A provider that starts makes
-a new one and never writes to one that it found::
+a new one and never writes to one that it found, but for maps that the two
+share::
 
     loader = Loader()
     old = loader.open_pinned("ovs-bpf")
@@ -108,11 +109,13 @@ class Loader:
         return self._template
 
     def create(self, dp: str, rodata: Mapping[str, int],
-               sizes: Mapping[str, int]) -> Generation:
+               sizes: Mapping[str, int],
+               shared: Mapping[str, int] | None = None) -> Generation:
         """Load a generation; nobody uses it yet.
 
         :param rodata: constants of bpf/lib/config.h
         :param sizes: elements of maps by name
+        :param shared: descriptors of maps that are there, by name
         :raises BackendError: with the verifier's log when it is refused
         """
         if self._template is None:
@@ -124,6 +127,8 @@ class Loader:
                     obj.set_rodata(name, value)
                 for name, count in sizes.items():
                     obj.set_max_entries(name, count)
+                for name, fd in (shared or {}).items():
+                    obj.reuse_map(name, fd)
                 obj.load()
                 progs = {name: obj.prog_fd(name) for name in obj.programs}
                 fill_stages(obj.map_fd("ovs_progs"), progs)

@@ -42,7 +42,8 @@ from dpif_bpf.wire.netlink import (
 )
 
 _OVSHDR_POS = NLMSG_HDRLEN + GENL_HDRLEN
-_ATTRS_POS = _OVSHDR_POS + uapi.OVS_HEADER.size
+ATTRS_POS = _OVSHDR_POS + uapi.OVS_HEADER.size
+"""Where the attributes of a request begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ def parse_genl(message: Message) -> tuple[int, int, int]:
     :raises RequestError: EINVAL when the headers are not there
     """
     raw = message.raw
-    if len(raw) < _ATTRS_POS:
+    if len(raw) < ATTRS_POS:
         raise RequestError(errno.EINVAL,
                            "no room for genlmsghdr and struct ovs_header")
     cmd, version, _ = GENLMSGHDR.unpack_from(raw, NLMSG_HDRLEN)
@@ -228,7 +229,7 @@ def decode_datapath(message: Message) -> DatapathRequest:
     """
     cmd, version, dp_ifindex = parse_genl(message)
     raw = message.raw
-    attrs = parse_attrs(raw, _ATTRS_POS, len(raw), _DATAPATH_POLICY)
+    attrs = parse_attrs(raw, ATTRS_POS, len(raw), _DATAPATH_POLICY)
     name = attrs.get(uapi.OVS_DP_ATTR_NAME)
     pids = attrs.get(uapi.OVS_DP_ATTR_PER_CPU_PIDS)
     request = DatapathRequest(
@@ -251,9 +252,9 @@ def decode_datapath(message: Message) -> DatapathRequest:
             f" up to {uapi.MASKS_CACHE_SIZE_MAX}",
             _pos(attrs, uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE))
     if cmd == uapi.OVS_DP_CMD_NEW:
-        _require(attrs, uapi.OVS_DP_ATTR_NAME, "OVS_DP_ATTR_NAME")
-        _require(attrs, uapi.OVS_DP_ATTR_UPCALL_PID,
-                 "OVS_DP_ATTR_UPCALL_PID")
+        require(attrs, uapi.OVS_DP_ATTR_NAME, "OVS_DP_ATTR_NAME")
+        require(attrs, uapi.OVS_DP_ATTR_UPCALL_PID,
+                "OVS_DP_ATTR_UPCALL_PID")
     return request
 
 
@@ -265,7 +266,7 @@ def decode_vport(message: Message) -> VportRequest:
     """
     cmd, _, dp_ifindex = parse_genl(message)
     raw = message.raw
-    attrs = parse_attrs(raw, _ATTRS_POS, len(raw), _VPORT_POLICY)
+    attrs = parse_attrs(raw, ATTRS_POS, len(raw), _VPORT_POLICY)
     name = attrs.get(uapi.OVS_VPORT_ATTR_NAME)
     options = attrs.get(uapi.OVS_VPORT_ATTR_OPTIONS)
     pids = attrs.get(uapi.OVS_VPORT_ATTR_UPCALL_PID)
@@ -287,10 +288,10 @@ def decode_vport(message: Message) -> VportRequest:
             f" below {uapi.DP_MAX_PORTS}",
             _pos(attrs, uapi.OVS_VPORT_ATTR_PORT_NO))
     if cmd == uapi.OVS_VPORT_CMD_NEW:
-        _require(attrs, uapi.OVS_VPORT_ATTR_NAME, "OVS_VPORT_ATTR_NAME")
-        _require(attrs, uapi.OVS_VPORT_ATTR_TYPE, "OVS_VPORT_ATTR_TYPE")
-        _require(attrs, uapi.OVS_VPORT_ATTR_UPCALL_PID,
-                 "OVS_VPORT_ATTR_UPCALL_PID")
+        require(attrs, uapi.OVS_VPORT_ATTR_NAME, "OVS_VPORT_ATTR_NAME")
+        require(attrs, uapi.OVS_VPORT_ATTR_TYPE, "OVS_VPORT_ATTR_TYPE")
+        require(attrs, uapi.OVS_VPORT_ATTR_UPCALL_PID,
+                "OVS_VPORT_ATTR_UPCALL_PID")
     elif (not message.is_dump and name is None
           and request.port_no is None):
         raise RequestError(errno.EINVAL, "neither OVS_VPORT_ATTR_NAME nor"
@@ -305,15 +306,15 @@ def decode_flow(message: Message) -> FlowRequest:
     """
     cmd, _, dp_ifindex = parse_genl(message)
     raw = message.raw
-    attrs = parse_attrs(raw, _ATTRS_POS, len(raw), _FLOW_POLICY)
+    attrs = parse_attrs(raw, ATTRS_POS, len(raw), _FLOW_POLICY)
     get = attrs.get
     key = get(uapi.OVS_FLOW_ATTR_KEY)
     mask = get(uapi.OVS_FLOW_ATTR_MASK)
     actions = get(uapi.OVS_FLOW_ATTR_ACTIONS)
     ufid = get(uapi.OVS_FLOW_ATTR_UFID)
     if cmd == uapi.OVS_FLOW_CMD_NEW:
-        _require(attrs, uapi.OVS_FLOW_ATTR_KEY, "OVS_FLOW_ATTR_KEY")
-        _require(attrs, uapi.OVS_FLOW_ATTR_ACTIONS, "OVS_FLOW_ATTR_ACTIONS")
+        require(attrs, uapi.OVS_FLOW_ATTR_KEY, "OVS_FLOW_ATTR_KEY")
+        require(attrs, uapi.OVS_FLOW_ATTR_ACTIONS, "OVS_FLOW_ATTR_ACTIONS")
     elif key is None and cmd != uapi.OVS_FLOW_CMD_DEL and not message.is_dump:
         if ufid is None:
             raise RequestError(errno.EINVAL, "neither OVS_FLOW_ATTR_KEY nor"
@@ -353,12 +354,12 @@ def decode_packet(message: Message) -> PacketRequest:
         raise RequestError(errno.EOPNOTSUPP,
                            f"command {cmd} of ovs_packet is not supported")
     raw = message.raw
-    attrs = parse_attrs(raw, _ATTRS_POS, len(raw), _PACKET_POLICY)
-    packet = _require(attrs, uapi.OVS_PACKET_ATTR_PACKET,
-                      "OVS_PACKET_ATTR_PACKET")
-    key = _require(attrs, uapi.OVS_PACKET_ATTR_KEY, "OVS_PACKET_ATTR_KEY")
-    actions = _require(attrs, uapi.OVS_PACKET_ATTR_ACTIONS,
-                       "OVS_PACKET_ATTR_ACTIONS")
+    attrs = parse_attrs(raw, ATTRS_POS, len(raw), _PACKET_POLICY)
+    packet = require(attrs, uapi.OVS_PACKET_ATTR_PACKET,
+                     "OVS_PACKET_ATTR_PACKET")
+    key = require(attrs, uapi.OVS_PACKET_ATTR_KEY, "OVS_PACKET_ATTR_KEY")
+    actions = require(attrs, uapi.OVS_PACKET_ATTR_ACTIONS,
+                      "OVS_PACKET_ATTR_ACTIONS")
     mru = attrs.get(uapi.OVS_PACKET_ATTR_MRU)
     hash_ = attrs.get(uapi.OVS_PACKET_ATTR_HASH)
     return PacketRequest(
@@ -390,7 +391,11 @@ def _pos(attrs: Attrs, type_: int) -> int:
     return attrs[type_][0] - NLA_HDRLEN
 
 
-def _require(attrs: Attrs, type_: int, name: str) -> tuple[int, int]:
+def require(attrs: Attrs, type_: int, name: str) -> tuple[int, int]:
+    """The place of an attribute that must be there.
+
+    :raises RequestError: EINVAL
+    """
     where = attrs.get(type_)
     if where is None:
         raise RequestError(errno.EINVAL, f"{name} is missing")

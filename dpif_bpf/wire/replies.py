@@ -141,6 +141,20 @@ def flow_body(parts: FlowParts, ufid_flags: int) -> bytes:
     return body
 
 
+@dataclass(frozen=True, slots=True)
+class MeterStats:
+    """What a meter has counted.
+
+    :param stats: packets and bytes
+    :param used: ms, CLOCK_MONOTONIC; of the last packet, or of its making
+    :param bands: packets and bytes that exceeded each band
+    """
+
+    stats: tuple[int, int]
+    used: int
+    bands: tuple[tuple[int, int], ...]
+
+
 FlowEncoder = Callable[[bytes, int, int, int, int], bytes]
 """body, packets, bytes, used (ms, CLOCK_MONOTONIC; 0: never), tcp_flags
 (host order; the low 8 bits are sent) -> netlink message."""
@@ -219,6 +233,44 @@ def encode_vport(header: ReplyHeader, cmd: int, vport: VportReply) -> bytes:
         parts.append(nla(uapi.OVS_VPORT_ATTR_OPTIONS, vport.options))
     return _message(uapi.OVS_VPORT_ID, header, cmd, uapi.OVS_VPORT_VERSION,
                     vport.dp_ifindex, parts)
+
+
+def encode_meter_features(header: ReplyHeader, dp_ifindex: int,
+                          max_meters: int, max_bands: int) -> bytes:
+    """The reply to OVS_METER_CMD_FEATURES."""
+    band = nla_u32(uapi.OVS_BAND_ATTR_TYPE, uapi.OVS_METER_BAND_TYPE_DROP)
+    return _message(
+        uapi.OVS_METER_ID, header, uapi.OVS_METER_CMD_FEATURES,
+        uapi.OVS_METER_VERSION, dp_ifindex, [
+            nla_u32(uapi.OVS_METER_ATTR_MAX_METERS, max_meters),
+            nla_u32(uapi.OVS_METER_ATTR_MAX_BANDS, max_bands),
+            nla(uapi.OVS_METER_ATTR_BANDS, nla(uapi.OVS_BAND_ATTR_UNSPEC,
+                                               band))])
+
+
+def encode_meter(header: ReplyHeader, cmd: int, dp_ifindex: int,
+                 meter_id: int | None, meter: MeterStats | None) -> bytes:
+    """A reply to OVS_METER_CMD_SET, GET or DEL.
+
+    :param meter_id: None to leave OVS_METER_ATTR_ID out
+    :param meter: None when there is nothing to be told
+    """
+    parts: list[bytes] = []
+    if meter_id is not None:
+        parts.append(nla_u32(uapi.OVS_METER_ATTR_ID, meter_id))
+    if meter is not None:
+        parts += [
+            nla(uapi.OVS_METER_ATTR_STATS,
+                uapi.OVS_FLOW_STATS.pack(*meter.stats)),
+            nla_u64(uapi.OVS_METER_ATTR_USED, meter.used),
+            nla(uapi.OVS_METER_ATTR_BANDS, b"".join(
+                nla(uapi.OVS_BAND_ATTR_UNSPEC,
+                    nla(uapi.OVS_BAND_ATTR_STATS,
+                        uapi.OVS_FLOW_STATS.pack(*band)))
+                for band in meter.bands)),
+        ]
+    return _message(uapi.OVS_METER_ID, header, cmd, uapi.OVS_METER_VERSION,
+                    dp_ifindex, parts)
 
 
 def encode_upcall(cmd: int, dp_ifindex: int, key: bytes, packet: bytes,

@@ -35,6 +35,10 @@ def drop(code: int) -> bytes:
     return u32(uapi.OVS_ACTION_ATTR_DROP, code)
 
 
+def meter(number: int) -> bytes:
+    return u32(uapi.OVS_ACTION_ATTR_METER, number)
+
+
 def userspace(pid: int) -> bytes:
     return nla(uapi.OVS_ACTION_ATTR_USERSPACE,
                u32(uapi.OVS_USERSPACE_ATTR_PID, pid))

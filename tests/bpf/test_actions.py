@@ -19,6 +19,7 @@ from lists import (
     compiled,
     dec_ttl,
     drop,
+    meter,
     output,
     pop_mpls,
     push_eth,
@@ -34,8 +35,11 @@ from oracle_key import Extract, Meta, extract
 from packets import difference
 
 from dpif_bpf import abi
+from dpif_bpf.core.meters import Meters
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
+from dpif_bpf.wire.meters import Band, MeterRequest
+from dpif_bpf.wire.netlink import Message
 
 PER_SEED = 400
 IN_PORT = 1
@@ -162,7 +166,9 @@ class Lists:
                 actions += self._trunc()
                 continue
             self.ids += 1
-            if draw < .8:
+            if draw < .73:
+                actions += meter(rng.choice((oracle.EXCEEDED, 1)))
+            elif draw < .8:
                 actions += output(rng.choice((1, 2, 3, 4)))
             elif draw < .85:
                 actions += userspace(1000 + self.ids)
@@ -280,6 +286,9 @@ def check(dp: Datapath, frame: bytes, actions: bytes, parsed: Extract,
 
 @pytest.mark.parametrize("seed", range(6))
 def test_agrees_with_the_oracle(dp: Datapath, seed: int) -> None:
+    Meters(dp.mapped("ovs_meters").cast("Q"), lambda: 0).set(MeterRequest(
+        Message(0, 0, 0, 0, b""), uapi.OVS_METER_CMD_SET, 1, oracle.EXCEEDED,
+        bands=(Band(uapi.OVS_METER_BAND_TYPE_DROP, 1, 0),)))
     rng = random.Random(seed)
     meta = Meta(in_port=IN_PORT)
     done = 0

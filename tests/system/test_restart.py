@@ -8,6 +8,7 @@ import time
 
 import pytest
 from lab import PROVIDER, SERVER, SWITCH, Host, Lab
+from streams import Stream
 
 import dpif_bpf
 
@@ -27,26 +28,6 @@ def two_hosts(lab: Lab) -> tuple[Host, Host]:
                    f" dev {host.device} nud permanent")
     one.ping(two.ip)
     return one, two
-
-
-class Stream:
-    """Numbered datagrams from one host to another, until lost()."""
-
-    def __init__(self, lab: Lab, source: Host, sink: Host,
-                 rate: int) -> None:
-        self._sink = lab.spawn(sink, "udp-count", sink.ip, "5003")
-        self._source = lab.spawn(source, "udp-send", sink.ip, "5003",
-                                 str(rate))
-
-    def lost(self) -> int:
-        """Ends it; how many did not arrive."""
-        self._source.send_signal(signal.SIGTERM)
-        sent, _ = self._source.communicate(timeout=60)
-        time.sleep(0.3)
-        self._sink.send_signal(signal.SIGTERM)
-        got, _ = self._sink.communicate(timeout=10)
-        assert int(sent) > 0
-        return int(sent) - int(got)
 
 
 def settle(lab: Lab, source: Host, sink: Host) -> None:

@@ -109,6 +109,9 @@ ATTRIBUTES = [
     ("output far beyond", ANY, nla_u32(OVS_ACTION_ATTR_OUTPUT, 1 << 31)),
     ("recirc, short", ANY, nla(OVS_ACTION_ATTR_RECIRC, bytes(2))),
     ("recirc, long", ANY, nla(OVS_ACTION_ATTR_RECIRC, bytes(5))),
+    ("meter, empty", ANY, nla(uapi.OVS_ACTION_ATTR_METER, b"")),
+    ("meter, short", ANY, nla(uapi.OVS_ACTION_ATTR_METER, bytes(3))),
+    ("meter, long", ANY, nla(uapi.OVS_ACTION_ATTR_METER, bytes(8))),
     ("drop, empty", ANY, nla(OVS_ACTION_ATTR_DROP, b"")),
     ("drop, long", ANY, nla(OVS_ACTION_ATTR_DROP, bytes(8))),
     ("drop before output", ANY, nla_u32(OVS_ACTION_ATTR_DROP, 0) + OUT),
@@ -283,7 +286,8 @@ def test_supported_actions_are_named() -> None:
         # test_layout.py has those.
         uapi.OVS_ACTION_ATTR_TRUNC, uapi.OVS_ACTION_ATTR_SAMPLE,
         uapi.OVS_ACTION_ATTR_CLONE, uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN,
-        uapi.OVS_ACTION_ATTR_HASH, uapi.OVS_ACTION_ATTR_DEC_TTL}
+        uapi.OVS_ACTION_ATTR_HASH, uapi.OVS_ACTION_ATTR_DEC_TTL,
+        uapi.OVS_ACTION_ATTR_METER}
 
 
 def test_facts_after_actions() -> None:

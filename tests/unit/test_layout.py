@@ -61,6 +61,10 @@ def trunc(length: int) -> bytes:
     return nla_u32(u.OVS_ACTION_ATTR_TRUNC, length)
 
 
+def meter(number: int) -> bytes:
+    return nla_u32(u.OVS_ACTION_ATTR_METER, number)
+
+
 def decode(code: bytes) -> Iterator[tuple[str, int, int]]:
     """(name, imm, data) of each instruction."""
     at = 0
@@ -91,6 +95,28 @@ def decode(code: bytes) -> Iterator[tuple[str, int, int]]:
       ("OUTPUT", 2, 0), ("OUTPUT_LAST", 3, 0)], True),
     (clone(DROP) + out(3), [("CLONE", 1, 0), ("DROP", 0, 0),
                             ("OUTPUT_LAST", 3, 0)], True),
+    # A meter can end the packet, ...
+    (meter(7) + out(1), [("METER", 7, 0), ("OUTPUT_LAST", 1, 0)], False),
+    (meter(7), [("METER", 7, 0), ("END", 0, 0)], False),
+    (out(1) + meter(7), [("OUTPUT", 1, 0), ("METER", 7, 0), ("END", 0, 0)],
+     False),
+    (clone(meter(7), out(1)), [("METER", 7, 0), ("OUTPUT_LAST", 1, 0)],
+     False),
+    (clone(meter(7), POP, out(1)) + out(2),
+     [("CLONE", 3, 0), ("METER", 7, 0), ("POP_VLAN", 0, 0),
+      ("OUTPUT_LAST", 1, 0), ("OUTPUT_LAST", 2, 0)], True),
+    # ... or a block that it runs itself.
+    (clone(meter(7), out(1)) + out(2),
+     [("METER", 7, 1), ("OUTPUT", 1, 0), ("OUTPUT_LAST", 2, 0)], False),
+    (sample(HALF, meter(7), meter(8), user(1)) + out(2),
+     [("SAMPLE", HALF, 5), ("METER", 7, 3), ("METER", 8, 1),
+      ("USERSPACE", 0, 0), ("OUTPUT_LAST", 2, 0)], False),
+    (clone(clone(meter(7), out(1)), out(2)) + meter(8) + out(3),
+     [("METER", 7, 1), ("OUTPUT", 1, 0), ("OUTPUT", 2, 0), ("METER", 8, 0),
+      ("OUTPUT_LAST", 3, 0)], False),
+    (check_len(meter(7), meter(8)) + out(3),
+     [("CHECK_PKT_LEN", 100, 3), ("METER", 8, 0), ("JUMP", 2, 0),
+      ("METER", 7, 0), ("OUTPUT_LAST", 3, 0)], False),
     (sample(HALF, out(1)) + out(2),
      [("SAMPLE", HALF, 1), ("OUTPUT", 1, 0), ("OUTPUT_LAST", 2, 0)], False),
     (sample(HALF, out(1)), [("SAMPLE", HALF, 1), ("OUTPUT_LAST", 1, 0),
