@@ -37,7 +37,7 @@ from dpif_bpf.wire.netlink import (
 CLONE_NEWNET = 0x40000000
 SKB_SIZE = 192
 """sizeof(struct __sk_buff), <linux/bpf.h>"""
-SKB_IFINDEX = 40
+SKB_MARK, SKB_IFINDEX = 8, 40
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -96,6 +96,10 @@ class Lab:
     def put(self, key: bytes, mask: bytes, actions: bytes) -> None:
         """Puts a flow, in place of all others."""
         self.ask(uapi.OVS_FLOW_ID, uapi.OVS_FLOW_CMD_DEL)
+        self.add(key, mask, actions)
+
+    def add(self, key: bytes, mask: bytes, actions: bytes) -> None:
+        """Puts a flow."""
         self.ask(uapi.OVS_FLOW_ID, uapi.OVS_FLOW_CMD_NEW,
                  nla(uapi.OVS_FLOW_ATTR_KEY, key),
                  nla(uapi.OVS_FLOW_ATTR_MASK, mask),

@@ -193,24 +193,36 @@ __noinline int ovs_pop_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	return ovs_uncover(skb, ETH_HLEN + OVS_LSE_LEN);
 }
 
+/* A label, most of which lie on one side of that border. */
+static __always_inline long ovs_store_lse(struct __sk_buff *skb, __u32 off,
+					  __be32 lse)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+	__u16 *half = (__u16 *)&lse;
+	__u32 mac_len = BPF_CORE_READ(k, mac_len);
+
+	if (off >= mac_len)
+		return ctx_store_csum(skb, off, &lse, sizeof(lse));
+	if (off + sizeof(lse) <= mac_len)
+		return ctx_store(skb, off, &lse, sizeof(lse));
+	return ovs_store_word(skb, off, half[0]) ?:
+	       ovs_store_word(skb, off + 2, half[1]);
+}
+
 static __always_inline int ovs_set_mpls(struct __sk_buff *skb,
 					struct ovs_pkt *pkt, __be32 value,
 					__be32 mask)
 {
 	__u32 off = pkt->l3_off;
-	union {
-		__be32 lse;
-		__u16 half[2];
-	} u;
+	__be32 lse;
 
-	if (!off || ctx_load(skb, off, &u.lse, sizeof(u.lse)))
+	if (!off || ctx_load(skb, off, &lse, sizeof(lse)))
 		return OVS_DROP_SET;
-	u.lse = OVS_MASKED(u.lse, value, mask);
-	if (ovs_store_word(skb, off, u.half[0]) ||
-	    ovs_store_word(skb, off + 2, u.half[1]))
+	lse = OVS_MASKED(lse, value, mask);
+	if (ovs_store_lse(skb, off, lse))
 		return OVS_DROP_SET;
 	pkt->dirty |= OVS_DIRTY_MPLS;
-	pkt->key.mpls_lse[0] = u.lse;
+	pkt->key.mpls_lse[0] = lse;
 	return 0;
 }
 

@@ -99,6 +99,26 @@ static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
 	       OVS_DROP_SET : 0;
 }
 
+/* By what the sum of words changes: bpf_csum_diff() without the call. */
+#define OVS_SUM_DIFF(old, new, words) ({				\
+	const __u32 *__old = (const __u32 *)(old);			\
+	const __u32 *__new = (const __u32 *)(new);			\
+	__u64 __sum = 0;						\
+									\
+	for (int __i = 0; __i < (words); __i++)				\
+		__sum += (__u64)(__u32)~__old[__i] + __new[__i];	\
+	__sum = (__sum & 0xffffffff) + (__sum >> 32);			\
+	(__u32)(__sum + (__sum >> 32));					\
+})
+
+#define OVS_DIFFER(old, new, words) ({					\
+	__u32 __differ = 0;						\
+									\
+	for (int __i = 0; __i < (words); __i++)				\
+		__differ |= (old)[__i] ^ (new)[__i];			\
+	__differ;							\
+})
+
 /* `check` after data whose sum changed by `diff`. */
 static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 {
@@ -115,7 +135,7 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 {
 	struct ovs_set_ipv4 op OVS_WORDS;
 	struct iphdr ip, old;
-	__s64 diff;
+	__u32 diff;
 	int err;
 
 	if (!pkt)
@@ -131,13 +151,12 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 	if ((ip.saddr != old.saddr || ip.daddr != old.daddr) &&
 	    pkt->l4_proto != IPPROTO_ICMPV6) {
-		diff = bpf_csum_diff(&old.saddr, 8, &ip.saddr, 8, 0);
+		diff = OVS_SUM_DIFF(&old.saddr, &ip.saddr, 2);
 		err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto, diff);
 		if (err)
 			return err;
 	}
-	diff = bpf_csum_diff((__be32 *)&old, sizeof(old),
-			     (__be32 *)&ip, sizeof(ip), 0);
+	diff = OVS_SUM_DIFF(&old, &ip, 5);
 	ip.check = ovs_csum_update(old.check, diff);
 	if (ctx_store(skb, pkt->l3_off, &ip, sizeof(ip)))
 		return OVS_DROP_SET;
@@ -166,7 +185,7 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 {
 	struct ovs_set_ipv6 op OVS_WORDS;
 	__u32 ip[10], old[10], word;	/* the header; 2: source, 6: dest. */
-	__s64 diff;
+	__u32 differ, diff;
 	int err;
 
 	if (!pkt)
@@ -185,10 +204,13 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	((__u8 *)ip)[7] = OVS_MASKED(((__u8 *)ip)[7], op.hlimit,
 				     op.hlimit_mask);
 
-	if (pkt->l4_proto) {
-		diff = bpf_csum_diff(old + 2, 16, ip + 2, 16, 0);
-		if (!pkt->routing)
-			diff = bpf_csum_diff(old + 6, 16, ip + 6, 16, diff);
+	differ = OVS_DIFFER(old + 2, ip + 2, 4);
+	diff = OVS_SUM_DIFF(old + 2, ip + 2, 4);
+	if (!pkt->routing && OVS_DIFFER(old + 6, ip + 6, 4)) {
+		differ = 1;
+		diff = OVS_SUM_DIFF(old + 2, ip + 2, 8);
+	}
+	if (differ && pkt->l4_proto) {
 		err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto, diff);
 		if (err)
 			return err;
