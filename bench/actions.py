@@ -33,6 +33,7 @@ FEW = 100
 
 OUTPUT = forward.OUTPUT
 RECIRC_ID = 7
+METER = 3
 _ONES = b"\xff"
 _LSE = struct.pack("!I", 16 << 12 | 1 << 8 | 64)
 _IPV4 = bytes((10, 0, 0, 1, 10, 0, 0, 2, IPPROTO_UDP, 4, 64, 0))
@@ -191,6 +192,10 @@ ACTIONS: dict[int, tuple[Bench, ...]] = {
     u.OVS_ACTION_ATTR_PUSH_ETH: (
         Bench("pop_eth, push_eth", _POP_ETH + _PUSH_ETH),),
     u.OVS_ACTION_ATTR_POP_ETH: (),
+    u.OVS_ACTION_ATTR_METER: (
+        Bench("meter, that passes", nla_u32(u.OVS_ACTION_ATTR_METER, METER)),
+        Bench("meter, that is not there", nla_u32(
+            u.OVS_ACTION_ATTR_METER, METER + 1))),
     u.OVS_ACTION_ATTR_TRUNC: (
         Bench("trunc, of nothing", nla_u32(u.OVS_ACTION_ATTR_TRUNC, 1000)),
         Bench("trunc, userspace", nla_u32(u.OVS_ACTION_ATTR_TRUNC, 50)
@@ -218,6 +223,16 @@ ACTIONS: dict[int, tuple[Bench, ...]] = {
 }
 """By OVS_ACTION_ATTR_*: tests/unit/test_bench.py compares with what there
 is."""
+
+
+def _add_meter(made: Lab) -> None:
+    """One that lets everything pass."""
+    band = (nla_u32(u.OVS_BAND_ATTR_TYPE, u.OVS_METER_BAND_TYPE_DROP)
+            + nla_u32(u.OVS_BAND_ATTR_RATE, 100_000_000)
+            + nla_u32(u.OVS_BAND_ATTR_BURST, 100_000_000))
+    made.ask(u.OVS_METER_ID, u.OVS_METER_CMD_SET,
+             nla_u32(u.OVS_METER_ATTR_ID, METER),
+             nla(u.OVS_METER_ATTR_BANDS, nla(0, band)))
 
 
 class _Turns:
@@ -277,6 +292,7 @@ def measure() -> list[Row]:
             missing.append(Row(ACTION_NAMES[kind], 0, "ns",
                                note="has no benchmark"))
     with lab(3) as made:
+        _add_meter(made)
         turns = _Turns(made, benches)
         for _ in range(TURNS):
             turns.run()
