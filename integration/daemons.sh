@@ -2,9 +2,10 @@
 # shellcheck shell=bash
 #
 # Starting and stopping ovsdb-server, ovs-bpfd and ovs-vswitchd.  Sourced, with
-# $top, and with OVS_RUNDIR, OVS_LOGDIR and OVS_DBDIR exported.
+# OVS_BIN, where run put their programs, and with OVS_RUNDIR, OVS_LOGDIR and
+# OVS_DBDIR exported.
 
-PATH=$top/build/bin:$PATH
+PATH=$OVS_BIN:$PATH
 
 # running DAEMON: its process, if it runs.
 running()
@@ -18,8 +19,7 @@ start_ovsdb()
 {
     mkdir -p "$OVS_RUNDIR" "$OVS_LOGDIR" "$OVS_DBDIR"
     if [ ! -f "$OVS_DBDIR/conf.db" ]; then
-        ovsdb-tool create "$OVS_DBDIR/conf.db" \
-            "$top"/build/ovs-3.1.*/src/vswitchd/vswitch.ovsschema
+        ovsdb-tool create "$OVS_DBDIR/conf.db"
     fi
     ovsdb-server "$OVS_DBDIR/conf.db" --detach --no-chdir --pidfile \
         -vconsole:off --log-file --remote=punix:"$OVS_RUNDIR/db.sock"

@@ -27,9 +27,9 @@ up()
     running ovs-bpfd > /dev/null || start_bpfd
     running ovs-vswitchd > /dev/null || start_vswitchd
     cat <<END
-Up.  The tools are in build/bin, logs in build/up/log.  For example:
+Up.  The tools are in ${OVS_BIN#"$top"/}, logs in build/up/log.  For example:
 
-    PATH=$top/build/bin:\$PATH
+    PATH=$OVS_BIN:\$PATH
     ovs-vsctl add-br br0 -- set bridge br0 datapath_type=bpf
     ovs-vsctl add-port br0 DEVICE
     ovs-dpctl show

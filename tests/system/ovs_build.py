@@ -2,7 +2,8 @@
 """Where the programs of Open vSwitch under test are.
 
 ``OVS_BUILD`` names a build directory and ``OVS_PLUGIN`` the plugin for it;
-without them the newest ``build/ovs-*`` of this tree is taken.
+without them it is that of the version ``OVS_VERSION`` in this tree's
+``build``, 3.1 unless said otherwise.
 """
 
 from __future__ import annotations
@@ -66,12 +67,13 @@ class OvsBuild:
 def find_build() -> OvsBuild:
     """The build to test, or the test is skipped."""
     named = os.environ.get("OVS_BUILD")
+    version = os.environ.get("OVS_VERSION", "3.1")
     found = ([Path(named)] if named else
-             sorted(TOP.glob("build/ovs-*/build"),
-                    key=lambda path: path.stat().st_mtime))
+             [ok.with_name("build")
+              for ok in sorted(TOP.glob(f"build/ovs-{version}.*/ok"))])
     if not found:
-        pytest.skip("needs a build of Open vSwitch: ./run build, or name one"
-                    " in OVS_BUILD")
+        pytest.skip(f"needs a build of Open vSwitch {version}: ./run setup,"
+                    " or name one in OVS_BUILD")
     build = found[-1].resolve()
     match = re.search(r"^abs_top_srcdir = (.+)$",
                       (build / "Makefile").read_text(), re.MULTILINE)
