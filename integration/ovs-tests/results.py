@@ -67,6 +67,10 @@ CHECK = re.compile(r"^\S*?([\w-]+\.at:\d+): (.*)$")
 #: Time and number of a line of a log.
 LOG_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z\|\d+\|")
 DEVICE = re.compile(r"\blink add .*\btype (\w+)")
+#: Warnings of ovs-vswitchd.log, which follows the log of a failed test: that a
+#: filter or action of tc is not there, and what the datapath refused.
+NO_FILTER = re.compile(r"adding cls_(\w+) policing .*failed: No such file")
+REFUSED = re.compile(r"^> .*\|dpif(?:\(\w+\))?\|WARN\|(.* failed .*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,8 @@ def find_cause(log: str) -> str:
         elif "Unknown device type" in line:
             option = DEVICE_OPTIONS.get(device, device)
             return f"kernel lacks {option}"
+        elif match := NO_FILTER.search(line):
+            return f"kernel lacks NET_CLS_{match[1].upper()}"
 
     # The last check's command and what it printed.
     command = ""
@@ -146,7 +152,8 @@ def find_cause(log: str) -> str:
         if match and match[2].startswith("exit code was"):
             break
         if match and match[2].startswith("wait failed"):
-            return f"{match[2]}: {command}"[:160]
+            command, output = f"{match[2]}: {command}", []
+            break
         if match and " waiting " in line:
             command, output = match[2].removeprefix("waiting "), []
         elif match and not match[2].startswith("wait succeeded"):
@@ -159,6 +166,9 @@ def find_cause(log: str) -> str:
         shown = output[-1]
     else:
         shown = output[0]
+    if shown == command or shown.startswith("-"):
+        # What is missing tells less than why it could not come.
+        shown = next((m[1] for m in map(REFUSED.match, lines) if m), shown)
     shown = LOG_TIME.sub("", re.sub(r"\s+", " ", shown).strip())
     return shown[:160]
 

@@ -170,6 +170,10 @@ run_suite()
     rm -rf "$work/tests/$script.dir" "$work/tests/$script.log"
     if [ -n "${OVS_TESTS_PREPARED-}" ]; then
         ln -s "/mnt/share/$script.log" "$work/tests/$script.log"
+        # The provider's files come into the guest once, before a test waits.
+        if [ "$suite" = bpf ]; then
+            "$work/bin/ovs-bpfd" --version
+        fi
     fi
     libs=$build/lib/.libs:$build/ofproto/.libs:$build/ovsdb/.libs
     OVS_TESTS_DIR=$work/tests \

@@ -119,6 +119,25 @@ def test_cause_is_the_condition_waited_for() -> None:
     )
 
 
+def test_cause_is_the_refusal_for_want_of_which_a_line_is_missing() -> None:
+    log = OTHER_OUTPUT + (
+        "> 2026-11-22T22:00:00.1Z|00081|dpif(handler1)|WARN|bpf@ovs-bpf:"
+        " execute ct(commit) failed (Invalid argument) on packet udp\n"
+    )
+    assert results.find_cause(log) == (
+        "bpf@ovs-bpf: execute ct(commit) failed (Invalid argument) on"
+        " packet udp"
+    )
+
+
+def test_cause_is_the_missing_filter() -> None:
+    log = OTHER_OUTPUT + (
+        "> 2026-11-22T23:02:47.1Z|00084|netdev_linux|WARN|ovs-p0: adding"
+        " cls_basic policing action failed: No such file or directory\n"
+    )
+    assert results.find_cause(log) == "kernel lacks NET_CLS_BASIC"
+
+
 def test_collect(tmp_path: Path) -> None:
     """A run that ended in test 2, of three tests."""
     suite = tmp_path / "suite"
