@@ -25,6 +25,7 @@ from dpif_bpf.wire.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_REQUEST,
+    NLMSG_ERROR,
     build,
     iter_messages,
     nla,
@@ -89,6 +90,8 @@ class Lab:
                 dps[0].dp_ifindex if dps else 0) + b"".join(attrs))
         for reply in self._dispatcher.serve(request):
             for message in iter_messages(reply):
+                if message.type != NLMSG_ERROR:
+                    continue
                 error, text, _ = parse_error(message)
                 if error:
                     raise OSError(error, text)
