@@ -57,10 +57,10 @@ class Kernel:
         self._socket.bind((0, 0))
         self._seq = 0
         self._dp_ifindex = 0
-        self._datapath = self._family("ovs_datapath")
-        self._flow = self._family("ovs_flow")
-        self._packet = self._family("ovs_packet")
-        code, _ = self._ask(
+        self._datapath = self.family("ovs_datapath")
+        self._flow = self.family("ovs_flow")
+        self._packet = self.family("ovs_packet")
+        code, _ = self.ask(
             self._datapath, uapi.OVS_DP_CMD_NEW,
             nla_string(uapi.OVS_DP_ATTR_NAME, "kdp"),
             nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0),
@@ -77,33 +77,33 @@ class Kernel:
                    nla(uapi.OVS_FLOW_ATTR_ACTIONS, b""), _UFID]
         if mask is not None:
             request.append(nla(uapi.OVS_FLOW_ATTR_MASK, mask))
-        code, _ = self._ask(self._flow, uapi.OVS_FLOW_CMD_NEW, *request)
+        code, _ = self.ask(self._flow, uapi.OVS_FLOW_CMD_NEW, *request)
         return code
 
     def take(self) -> tuple[bytes, bytes]:
         """Key and mask of the flow, which is deleted."""
-        code, attrs = self._ask(self._flow, uapi.OVS_FLOW_CMD_GET, _UFID)
+        code, attrs = self.ask(self._flow, uapi.OVS_FLOW_CMD_GET, _UFID)
         assert code == 0
-        assert self._ask(self._flow, uapi.OVS_FLOW_CMD_DEL)[0] == 0
+        assert self.ask(self._flow, uapi.OVS_FLOW_CMD_DEL)[0] == 0
         return attrs[uapi.OVS_FLOW_ATTR_KEY], attrs[uapi.OVS_FLOW_ATTR_MASK]
 
     def execute(self, attrs: bytes) -> int:
         """errno of a packet that is dropped."""
-        return self._ask(
+        return self.ask(
             self._packet, uapi.OVS_PACKET_CMD_EXECUTE,
             nla(uapi.OVS_PACKET_ATTR_PACKET, k.DST + k.SRC + b"\x88\xcc"
                 + bytes(50)),
             nla(uapi.OVS_PACKET_ATTR_KEY, attrs),
             nla(uapi.OVS_PACKET_ATTR_ACTIONS, b""))[0]
 
-    def _family(self, name: str) -> int:
-        code, attrs = self._ask(_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY,
+    def family(self, name: str) -> int:
+        code, attrs = self.ask(_GENL_ID_CTRL, _CTRL_CMD_GETFAMILY,
                                 nla_string(_CTRL_ATTR_FAMILY_NAME, name))
         if code:
             pytest.skip("the kernel has no openvswitch module")
         return int.from_bytes(attrs[_CTRL_ATTR_FAMILY_ID], "little")
 
-    def _ask(self, family: int, cmd: int, *attrs: bytes) -> tuple[int, Attrs]:
+    def ask(self, family: int, cmd: int, *attrs: bytes) -> tuple[int, Attrs]:
         self._seq += 1
         header = GENLMSGHDR.pack(cmd, 1, 0)
         if family != _GENL_ID_CTRL:

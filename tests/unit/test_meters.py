@@ -9,6 +9,21 @@ import errno
 import struct
 
 import pytest
+from meter_cases import (
+    CLEAR,
+    DEL,
+    FEATURES,
+    GET,
+    KBPS,
+    REFUSED,
+    SET,
+    STRICT,
+    TAKEN,
+    band,
+    bands,
+    ident,
+    stats,
+)
 
 from dpif_bpf import abi
 from dpif_bpf.core.meters import MAX_BANDS, MAX_METERS, Meters
@@ -24,42 +39,15 @@ from dpif_bpf.wire.netlink import (
     iter_attrs,
     iter_messages,
     nla,
-    nla_flag,
     nla_string,
     nla_u32,
-    nla_u64,
     parse_error,
 )
 from tests.fake_plane import FakeProvider, Peer, memory
 
 METER = u.OVS_METER_ID
-SET, GET, DEL, FEATURES = (u.OVS_METER_CMD_SET, u.OVS_METER_CMD_GET,
-                           u.OVS_METER_CMD_DEL, u.OVS_METER_CMD_FEATURES)
-KBPS = nla_flag(u.OVS_METER_ATTR_KBPS)
-CLEAR = nla_flag(u.OVS_METER_ATTR_CLEAR)
 WORDS = abi.METER.size // 8 * (abi.OVS_METERS + abi.OVS_METER_EXTRA)
 NOW = 5_000_000
-
-
-def ident(number: int) -> bytes:
-    return nla_u32(u.OVS_METER_ATTR_ID, number)
-
-
-def band(rate: int = 100, burst: int = 50,
-         type_: int = u.OVS_METER_BAND_TYPE_DROP) -> bytes:
-    return nla(u.OVS_BAND_ATTR_UNSPEC,
-               nla_u32(u.OVS_BAND_ATTR_TYPE, type_)
-               + nla_u32(u.OVS_BAND_ATTR_RATE, rate)
-               + nla_u32(u.OVS_BAND_ATTR_BURST, burst))
-
-
-def bands(*parts: bytes) -> bytes:
-    return nla(u.OVS_METER_ATTR_BANDS, b"".join(parts))
-
-
-def stats(packets: int, nbytes: int) -> bytes:
-    return nla(u.OVS_METER_ATTR_STATS, u.OVS_FLOW_STATS.pack(packets,
-                                                             nbytes))
 
 
 @pytest.fixture
@@ -167,66 +155,25 @@ def test_statistics_to_begin_with(peer: Peer) -> None:
     assert shown(asked(peer, GET, ident(1))) == ((0, 0), [])
 
 
-REFUSED = {
-    "no id": (SET, bands(band())),
-    "short id": (SET, nla(u.OVS_METER_ATTR_ID, bytes(3)), bands(band())),
-    "long id": (SET, nla(u.OVS_METER_ATTR_ID, bytes(8)), bands(band())),
-    "KBPS with a value": (SET, ident(1), nla_u32(u.OVS_METER_ATTR_KBPS, 1),
-                          bands(band())),
-    "CLEAR with a value": (SET, ident(1), bands(band()),
-                           nla_u32(u.OVS_METER_ATTR_CLEAR, 1)),
-    "no bands": (SET, ident(1)),
-    "short statistics": (SET, ident(1), bands(band()), nla(
-        u.OVS_METER_ATTR_STATS, bytes(15))),
-    "long statistics": (SET, ident(1), bands(band()), nla(
-        u.OVS_METER_ATTR_STATS, bytes(20))),
-    "a time": (SET, ident(1), bands(band()),
-               nla_u64(u.OVS_METER_ATTR_USED, 1)),
-    "a limit": (SET, ident(1), bands(band()),
-                nla_u32(u.OVS_METER_ATTR_MAX_METERS, 1)),
-    "unknown": (SET, ident(1), bands(band()), nla_u32(77, 1)),
-    "stray bytes": (SET, ident(1), bands(band()), b"\0\0"),
-    "stray bytes in bands": (SET, ident(1), bands(band(), b"\0\0\0\0")),
-    "rate 0": (SET, ident(1), bands(band(0))),
-    "last rate 0": (SET, ident(1), bands(band(), band(0))),
-    "too many": (SET, ident(1), bands(*[band()] * (MAX_BANDS + 1))),
-    "empty band": (SET, ident(1), bands(nla(0, b""))),
-    "GET without id": (GET,),
-    "DEL without id": (DEL,),
-    "GET, unknown": (GET, ident(1), nla_u32(77, 1)),
-    "FEATURES, unknown": (FEATURES, nla_u32(77, 1)),
-}
-PARTS = {"type": nla_u32(u.OVS_BAND_ATTR_TYPE, 1),
-         "rate": nla_u32(u.OVS_BAND_ATTR_RATE, 2),
-         "burst": nla_u32(u.OVS_BAND_ATTR_BURST, 3)}
-for _name, _part in PARTS.items():
-    _others = [part for name, part in PARTS.items() if name != _name]
-    for _how, _more in (("no", b""),
-                        ("short", _part[:4].replace(b"\x08", b"\x07")
-                         + bytes(4)),
-                        ("long", _part[:4].replace(b"\x08", b"\x0c")
-                         + bytes(8))):
-        REFUSED[f"{_how} {_name}"] = (SET, ident(1), bands(nla(
-            0, b"".join([*_others, _more]))))
-
-
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", REFUSED | STRICT)
 def test_refused(peer: Peer, case: str) -> None:
     asked(peer, SET, ident(1), bands(band(5, 6)))
     before = element(peer, 1)
-    cmd, *parts = REFUSED[case]
-    assert isinstance(cmd, int)
-    error, text = peer.do(METER, cmd, *parts)  # type: ignore[arg-type]
+    error, text = peer.do(METER, *(REFUSED | STRICT)[case])
     assert error == errno.EINVAL
     assert text
     assert element(peer, 1) == before
 
 
+@pytest.mark.parametrize("case", TAKEN)
+def test_taken(peer: Peer, case: str) -> None:
+    asked(peer, *TAKEN[case])
+
+
 def test_twice(peer: Peer) -> None:
     """The last one counts, as in nla_parse()."""
     asked(peer, SET, ident(1), ident(2), bands(band()), bands(nla(
-        0, PARTS["type"] + PARTS["rate"] + PARTS["burst"]
-        + nla_u32(u.OVS_BAND_ATTR_RATE, 9))))
+        0, band(2, 3)[4:] + nla_u32(u.OVS_BAND_ATTR_RATE, 9))))
     assert element(peer, 1)["flags"] == 0
     assert (element(peer, 2)["rate"], element(peer, 2)["burst"]) == (9, 3)
 
