@@ -16,7 +16,7 @@ import statistics
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from socket import IPPROTO_TCP, IPPROTO_UDP, if_nametoindex
+from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, if_nametoindex
 
 from bench import forward
 from bench.lab import SKB_IFINDEX, SKB_MARK, SKB_SIZE, Lab, lab
@@ -66,8 +66,10 @@ def _mpls() -> Packet:
 UDP4 = _packet(forward.IPV4_UDP, forward.ipv4(IPPROTO_UDP))
 TCP4 = _packet(forward.IPV4_TCP, forward.ipv4(IPPROTO_TCP))
 TCP6 = _packet(forward.IPV6_TCP, forward.ipv6(IPPROTO_TCP))
+SCTP4 = _packet(forward.IPV4_SCTP, forward.ipv4(IPPROTO_SCTP))
 MPLS = _mpls()
-PACKETS = {"UDP4": UDP4, "TCP4": TCP4, "TCP6": TCP6, "MPLS": MPLS}
+PACKETS = {"UDP4": UDP4, "TCP4": TCP4, "TCP6": TCP6, "SCTP4, 1,460 bytes":
+           SCTP4, "MPLS": MPLS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,11 @@ _PUSH_MPLS = nla(u.OVS_ACTION_ATTR_PUSH_MPLS, _LSE + b"\x88\x47\0\0")
 _POP_MPLS = nla(u.OVS_ACTION_ATTR_POP_MPLS, b"\x08\0")
 _POP_ETH = nla_flag(u.OVS_ACTION_ATTR_POP_ETH)
 _PUSH_ETH = nla(u.OVS_ACTION_ATTR_PUSH_ETH, bytes(6) + forward.ETH[:6])
+_NSH = u.OVS_NSH_KEY_BASE.pack(0, 63, 1, 0, b"\0\1\2\xff")
+_PUSH_NSH = nla(u.OVS_ACTION_ATTR_PUSH_NSH, nla(
+    u.OVS_KEY_ATTR_NSH, nla(u.OVS_NSH_KEY_ATTR_BASE, _NSH)
+    + nla(u.OVS_NSH_KEY_ATTR_MD1, bytes(16))))
+_POP_NSH = nla_flag(u.OVS_ACTION_ATTR_POP_NSH)
 _USER = nla(u.OVS_ACTION_ATTR_USERSPACE,
             nla_u32(u.OVS_USERSPACE_ATTR_PID, 1))
 _TTL = _masked(u.OVS_KEY_ATTR_IPV4, bytes(10) + b"\x40\0",
@@ -152,6 +159,9 @@ SETS: dict[int, tuple[Bench, ...]] = {
         Bench("set(tcp)", _set(u.OVS_KEY_ATTR_TCP, forward.TCP[:4]), TCP4),),
     u.OVS_KEY_ATTR_UDP: (
         Bench("set(udp)", _set(u.OVS_KEY_ATTR_UDP, forward.UDP[:4])),),
+    u.OVS_KEY_ATTR_SCTP: (
+        Bench("set(sctp), twice", _set(u.OVS_KEY_ATTR_SCTP, bytes(4))
+              + _set(u.OVS_KEY_ATTR_SCTP, forward.UDP[:4]), SCTP4),),
     u.OVS_KEY_ATTR_MPLS: (
         Bench("set(mpls)", _set(u.OVS_KEY_ATTR_MPLS, _LSE), MPLS),),
 }
@@ -192,6 +202,12 @@ ACTIONS: dict[int, tuple[Bench, ...]] = {
     u.OVS_ACTION_ATTR_PUSH_ETH: (
         Bench("pop_eth, push_eth", _POP_ETH + _PUSH_ETH),),
     u.OVS_ACTION_ATTR_POP_ETH: (),
+    u.OVS_ACTION_ATTR_PUSH_NSH: (
+        Bench("push_nsh, pop_nsh", _PUSH_NSH + _POP_NSH),
+        Bench("push_nsh, set(nsh), pop_nsh", _PUSH_NSH + _masked(
+            u.OVS_KEY_ATTR_NSH, nla(u.OVS_NSH_KEY_ATTR_BASE, bytes(15)
+                                    + _ONES), b"") + _POP_NSH)),
+    u.OVS_ACTION_ATTR_POP_NSH: (),
     u.OVS_ACTION_ATTR_METER: (
         Bench("meter, that passes", nla_u32(u.OVS_ACTION_ATTR_METER, METER)),
         Bench("meter, that is not there", nla_u32(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
-from socket import IPPROTO_TCP, IPPROTO_UDP, if_nametoindex
+from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, if_nametoindex
 
 from bench.lab import lab, redirect_prog, run_ns
 from bench.rows import Row
@@ -25,7 +25,7 @@ TCP = struct.pack("!HHIIBBHHH", 1000, 2000, 0, 0, 0x50, 0x10, 0, 0,
 
 
 def _ipv4(proto: int, payload: bytes) -> bytes:
-    """A frame of 60 bytes; the checksums play no part."""
+    """A frame, in which the checksums play no part."""
     return (ETH + b"\x08\0" + struct.pack(
         "!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0x4000, 64, proto, 0)
         + ADDRESSES4 + payload)
@@ -33,6 +33,7 @@ def _ipv4(proto: int, payload: bytes) -> bytes:
 
 IPV4_UDP = _ipv4(IPPROTO_UDP, UDP)
 IPV4_TCP = _ipv4(IPPROTO_TCP, TCP)
+IPV4_SCTP = _ipv4(IPPROTO_SCTP, UDP + bytes(1400))
 IPV6_TCP = (ETH + b"\x86\xdd" + struct.pack(
     "!IHBB", 6 << 28, len(TCP), IPPROTO_TCP, 64) + ADDRESSES6 + TCP)
 
@@ -56,6 +57,8 @@ def _transport(proto: int) -> bytes:
     if proto == IPPROTO_TCP:
         return (nla(u.OVS_KEY_ATTR_TCP, bytes(4))
                 + nla(u.OVS_KEY_ATTR_TCP_FLAGS, bytes(2)))
+    if proto == IPPROTO_SCTP:
+        return nla(u.OVS_KEY_ATTR_SCTP, bytes(4))
     return nla(u.OVS_KEY_ATTR_UDP, bytes(4))
 
 

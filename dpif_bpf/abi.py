@@ -160,9 +160,13 @@ class Encap(IntEnum):
     SET_MPLS = 4
     PUSH_ETH = 5
     POP_ETH = 6
+    PUSH_NSH = 7
+    POP_NSH = 8
+    SET_NSH = 9
+    SET_SCTP = 10
 
 
-OVS_ENCAP_MAX: Final = 7
+OVS_ENCAP_MAX: Final = 11
 
 
 class Stage(IntEnum):
@@ -460,6 +464,13 @@ SET_TP: Final = _record("ovs_set_tp", """
     dst_mask 2s
     """)
 
+SET_NSH: Final = _record("ovs_set_nsh", """
+    base 8s
+    context 16s
+    base_mask 8s
+    context_mask 16s
+    """)
+
 UPCALL: Final = _record("ovs_upcall", f"""
     len I
     pkt_len I
@@ -524,5 +535,5 @@ ROOT: Final = _record("ovs_root", f"""
     """)
 
 RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
-                  INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, UPCALL, SLOT,
-                  BUCKET, DESC, FLOW, ROOT)
+                  INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, SET_NSH, UPCALL,
+                  SLOT, BUCKET, DESC, FLOW, ROOT)

@@ -16,6 +16,8 @@ from oracle_encap import KINDS as ENCAPS
 from oracle_encap import Refused, encap
 from oracle_events import Failure, Output, Recirc, Result, Undefined, Upcall
 from oracle_key import CFI, Meta, be16, extract
+from oracle_nsh import KINDS as NSH_KINDS
+from oracle_nsh import encap as nsh_encap
 from oracle_set import patch, set_field
 from oracle_state import TAGS, State, attributes, u32
 
@@ -170,9 +172,10 @@ def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
         state.move(len(state.packet) - len(packet))
     elif kind in {SET, SET_MASKED}:
         set_field(kind == SET_MASKED, payload, state)
-    elif kind in ENCAPS:
-        state.packet, protocol, l3 = encap(kind, payload, packet,
-                                           meta.protocol)
+    elif kind in ENCAPS | NSH_KINDS:
+        change = encap if kind in ENCAPS else nsh_encap
+        state.packet, protocol, l3 = change(kind, payload, packet,
+                                            meta.protocol)
         state.meta = replace(meta, protocol=protocol)
         if kind in {PUSH_ETH, POP_ETH}:
             state.move(14 if kind == PUSH_ETH else -14)

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 from oracle_encap import KEY_MPLS, set_mpls
 from oracle_events import Failure, Undefined
-from oracle_key import ICMPV6, TCP, UDP, Extract, be16
+from oracle_key import ICMPV6, SCTP, TCP, UDP, Extract, be16
+from oracle_nsh import KEY_NSH, NSH, set_nsh
+from oracle_sctp import set_ports
 from oracle_state import State, attributes, u32
 
 from dpif_bpf.abi import DropReason
 
 KEY_PRIORITY, KEY_ETHERNET, KEY_IPV4, KEY_IPV6 = 2, 4, 7, 8
-KEY_TCP, KEY_UDP, KEY_MARK = 9, 10, 15
+KEY_TCP, KEY_UDP, KEY_MARK, KEY_SCTP = 9, 10, 15, 17
 
 
 def set_field(masked: bool, payload: bytes, state: State) -> None:
@@ -42,6 +44,13 @@ def set_field(masked: bool, payload: bytes, state: State) -> None:
     elif kind == KEY_MPLS:
         if not set_mpls(data, parsed.l3, value, mask):
             raise Failure(DropReason.SET)
+    elif kind == KEY_NSH:
+        found = (be16(data, parsed.l3 - 2) if meta.protocol is None
+                 else meta.protocol)
+        if found != NSH or not set_nsh(masked, body, data, parsed.l3):
+            raise Failure(DropReason.SET)
+    elif kind == KEY_SCTP:
+        _set_sctp(data, parsed, value, mask)
     elif kind in {KEY_TCP, KEY_UDP}:
         _set_ports(data, parsed, TCP if kind == KEY_TCP else UDP,
                    value, mask)
@@ -173,3 +182,16 @@ def _set_ports(data: bytearray, parsed: Extract, proto: int, value: bytes,
             patch(data, check, old, bytes(data[at:at + 2]))
     if proto == UDP and live and not any(data[check:check + 2]):
         data[check:check + 2] = b"\xff\xff"
+
+
+def _set_sctp(data: bytearray, parsed: Extract, value: bytes,
+              mask: bytes) -> None:
+    l4 = parsed.l4
+    if (not l4 or parsed.byte("ip_frag") == 2
+            or parsed.byte("ip_proto") != SCTP):
+        raise Undefined("no SCTP header to write to")
+    if len(data) < l4 + 12:
+        raise Failure(DropReason.SET)
+    ports = bytearray(data[l4:l4 + 4])
+    _merge(ports, 0, value, mask)
+    set_ports(data, parsed.l3, l4, bytes(ports))

@@ -314,7 +314,7 @@ enum ovs_op {
 	OVS_OP_MAX,
 };
 
-/* What OVS_OP_ENCAP does. */
+/* What OVS_OP_ENCAP does: headers, and sets that are rare. */
 enum ovs_encap {
 	OVS_ENCAP_PUSH_MPLS,	/* imm: entry (be32); data: type (be16) */
 	OVS_ENCAP_ADD_MPLS,	/* likewise, before the Ethernet header */
@@ -323,6 +323,11 @@ enum ovs_encap {
 	OVS_ENCAP_SET_MPLS,	/* imm: value (be32); data: mask (be32) */
 	OVS_ENCAP_PUSH_ETH,	/* data: dst, 2 bytes, src, 2 bytes */
 	OVS_ENCAP_POP_ETH,
+	OVS_ENCAP_PUSH_NSH,	/* imm: bytes of the header, which are the data;
+				 * its next protocol is filled in */
+	OVS_ENCAP_POP_NSH,
+	OVS_ENCAP_SET_NSH,	/* data: struct ovs_set_nsh */
+	OVS_ENCAP_SET_SCTP,	/* data: struct ovs_set_tp */
 	OVS_ENCAP_MAX,
 };
 
@@ -377,6 +382,13 @@ struct ovs_set_tp {		/* 1 word */
 	__be16 dst;
 	__be16 src_mask;
 	__be16 dst_mask;
+};
+
+struct ovs_set_nsh {		/* 6 words: the header as in the packet */
+	__u8 base[8];
+	__u8 context[16];	/* of metadata type 1 */
+	__u8 base_mask[8];
+	__u8 context_mask[16];
 };
 
 /*
@@ -529,6 +541,7 @@ _Static_assert(sizeof(struct ovs_set_eth) == 32, "ovs_set_eth");
 _Static_assert(sizeof(struct ovs_set_ipv4) == 24, "ovs_set_ipv4");
 _Static_assert(sizeof(struct ovs_set_ipv6) == 80, "ovs_set_ipv6");
 _Static_assert(sizeof(struct ovs_set_tp) == 8, "ovs_set_tp");
+_Static_assert(sizeof(struct ovs_set_nsh) == 48, "ovs_set_nsh");
 _Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
 _Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");

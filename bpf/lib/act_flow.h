@@ -15,7 +15,6 @@
 #include "ctx.h"
 
 #define OVS_SKB_GSO_UDP_L4	(1 << 17)	/* SKB_GSO_UDP_L4 */
-#define OVS_SCTP_HLEN		12
 #define OVS_JHASH_INITVAL	0xdeadbeef
 
 /* The packet's length; a layer-3 packet has no Ethernet header. */

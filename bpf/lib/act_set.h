@@ -21,6 +21,7 @@
 #define OVS_TCP_HLEN	20
 #define OVS_UDP_HLEN	8
 #define OVS_ICMPV6_HLEN	8
+#define OVS_SCTP_HLEN	12
 
 static __always_inline __u64 ovs_operand(__u32 i)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Packets of devices whose frames have no Ethernet header (ARPHRD_NONE): they
- * get the room for one that act_encap.h says all packets have.
+ * get the room for one that act_room.h says all packets have.
  */
 #ifndef OVS_LAYER3_H
 #define OVS_LAYER3_H
 
-#include "act_encap.h"
+#include "act_room.h"
 
 /*
  * As key_extract_mac_proto() of the kernel's flow.c: what the device gives the

@@ -5,7 +5,7 @@
  * A header that is short or malformed leaves its fields zero; the packet is
  * still looked up.  Only a frame without an Ethernet header is refused, and a
  * malformed NSH.  Of a layer-3 packet the Ethernet header is no part
- * (act_encap.h), only its type counts.
+ * (act_room.h), only its type counts.
  */
 #ifndef OVS_PARSE_H
 #define OVS_PARSE_H

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from dpif_bpf.abi import SET_ETH, SET_IPV4, SET_IPV6, SET_TP, Encap, Op
+from dpif_bpf.core.compile_nsh import compile_set_nsh
 from dpif_bpf.core.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
@@ -23,6 +24,7 @@ ETH_P_IPV6 = 0x86DD
 _MPLS = {0x8847, 0x8848}
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
+IPPROTO_SCTP = 132
 _LABEL_BITS = 0xFFFFF
 
 _U32 = Struct("=I")
@@ -67,6 +69,9 @@ def _compile(context: Context, start: int, stop: int, masked: bool) -> None:
         raise bad(f"{action} has {stop - start} bytes with nla_len {size}"
                   " in them, which is not one key")
     name = KEY_NAMES.get(kind, f"key type {kind}")
+    if kind == uapi.OVS_KEY_ATTR_NSH:
+        compile_set_nsh(context, start + NLA_HDRLEN, start + size, masked)
+        return
     field = FIELDS.get(kind)
     if field is None:
         raise bad(f"{action} of {name} is not supported")
@@ -159,23 +164,29 @@ def _ipv6(facts: KeyFacts, this: _Set) -> Insn:
         tclass, tclass_mask, hlimit, hlimit_mask, 0))
 
 
-def _ports(facts: KeyFacts, this: _Set, proto: int, name: str) -> Insn:
+def _ports(facts: KeyFacts, this: _Set, proto: int, name: str) -> bytes:
     if (facts.eth_type not in {ETH_P_IP, ETH_P_IPV6}
             or facts.ip_proto != proto):
         raise bad(f"{name} on packets of Ethernet type"
                   f" {facts.eth_type:#06x}, protocol {facts.ip_proto}")
     src, dst = _PORTS.unpack(this.value)
     src_mask, dst_mask = _PORTS.unpack(this.mask)
-    return Insn(Op.SET_TP, arg=proto, data=SET_TP.struct.pack(
-        src, dst, src_mask, dst_mask))
+    return SET_TP.struct.pack(src, dst, src_mask, dst_mask)
 
 
 def _tcp(facts: KeyFacts, this: _Set) -> Insn:
-    return _ports(facts, this, IPPROTO_TCP, "OVS_KEY_ATTR_TCP")
+    return Insn(Op.SET_TP, IPPROTO_TCP, data=_ports(
+        facts, this, IPPROTO_TCP, "OVS_KEY_ATTR_TCP"))
 
 
 def _udp(facts: KeyFacts, this: _Set) -> Insn:
-    return _ports(facts, this, IPPROTO_UDP, "OVS_KEY_ATTR_UDP")
+    return Insn(Op.SET_TP, IPPROTO_UDP, data=_ports(
+        facts, this, IPPROTO_UDP, "OVS_KEY_ATTR_UDP"))
+
+
+def _sctp(facts: KeyFacts, this: _Set) -> Insn:
+    return Insn(Op.ENCAP, Encap.SET_SCTP, data=_ports(
+        facts, this, IPPROTO_SCTP, "OVS_KEY_ATTR_SCTP"))
 
 
 def _mpls(facts: KeyFacts, this: _Set) -> Insn:
@@ -202,6 +213,7 @@ FIELDS: dict[int, _Field] = {
     uapi.OVS_KEY_ATTR_IPV6: _Field(40, _ipv6),
     uapi.OVS_KEY_ATTR_TCP: _Field(4, _tcp),
     uapi.OVS_KEY_ATTR_UDP: _Field(4, _udp),
+    uapi.OVS_KEY_ATTR_SCTP: _Field(4, _sctp),
     uapi.OVS_KEY_ATTR_MPLS: _Field(4, _mpls),
 }
-"""By OVS_KEY_ATTR_*: what can be set."""
+"""By OVS_KEY_ATTR_*: what can be set, beside OVS_KEY_ATTR_NSH."""

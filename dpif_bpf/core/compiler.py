@@ -34,6 +34,7 @@ from dpif_bpf.core.compile_encap import (
     compile_push_eth,
     compile_push_mpls,
 )
+from dpif_bpf.core.compile_nsh import compile_pop_nsh, compile_push_nsh
 from dpif_bpf.core.compile_set import compile_set, compile_set_masked
 from dpif_bpf.core.insn import (
     Compiled,
@@ -224,6 +225,8 @@ HANDLERS: dict[int, Handler] = {
     uapi.OVS_ACTION_ATTR_ADD_MPLS: Handler(8, compile_add_mpls),
     uapi.OVS_ACTION_ATTR_PUSH_ETH: Handler(12, compile_push_eth),
     uapi.OVS_ACTION_ATTR_POP_ETH: Handler(0, compile_pop_eth),
+    uapi.OVS_ACTION_ATTR_PUSH_NSH: Handler(None, compile_push_nsh),
+    uapi.OVS_ACTION_ATTR_POP_NSH: Handler(0, compile_pop_nsh),
     uapi.OVS_ACTION_ATTR_TRUNC: Handler(4, compile_trunc),
     uapi.OVS_ACTION_ATTR_SAMPLE: Handler(None, compile_sample),
     uapi.OVS_ACTION_ATTR_CLONE: Handler(None, compile_clone),

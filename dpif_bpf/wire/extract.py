@@ -9,8 +9,10 @@ programs extract the whole key when the packet passes.
 
 from __future__ import annotations
 
+import errno
 from struct import Struct
 
+from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
 
 ETH_P_IP = 0x0800
@@ -21,6 +23,7 @@ ETH_P_8021Q = 0x8100
 ETH_P_8021AD = 0x88A8
 ETH_P_MPLS_UC = 0x8847
 ETH_P_MPLS_MC = 0x8848
+ETH_P_NSH = 0x894F
 ETH_P_802_3_MIN = 0x0600
 ETH_P_802_2 = 0x0004
 
@@ -39,7 +42,10 @@ _ARP = bytes((0, 1, 8, 0, 6, 4))
 def packet_facts(packet: bytes) -> KeyFacts:
     """The facts of a frame that begins with its Ethernet header.
 
-    Headers that are cut off or malformed leave their fields at 0.
+    Headers that are cut off or malformed leave their fields at 0, but for
+    NSH, without which there is no key.
+
+    :raises RequestError: EINVAL for a malformed NSH
     """
     at, end, tci = 12, len(packet), 0
     eth_type: int = _U16(packet, at)[0]
@@ -53,7 +59,7 @@ def packet_facts(packet: bytes) -> KeyFacts:
     at += 2
     if eth_type < ETH_P_802_3_MIN:
         eth_type, at = _llc(packet, at)
-    proto, frag, labels = 0, FRAG_NONE, 0
+    proto, frag, labels, nsh = 0, FRAG_NONE, 0, (0, 0)
     if eth_type == ETH_P_IP:
         proto, frag = _ipv4(packet, at)
     elif eth_type == ETH_P_IPV6:
@@ -64,9 +70,11 @@ def packet_facts(packet: bytes) -> KeyFacts:
             proto = op if op <= 0xff else 0
     elif eth_type in (ETH_P_MPLS_UC, ETH_P_MPLS_MC):
         labels = _mpls(packet, at)
+    elif eth_type == ETH_P_NSH:
+        nsh = _nsh(packet, at)
     return KeyFacts(eth_type=eth_type, ip_proto=proto, vlan_tci=tci,
                     mac_proto=MAC_PROTO_ETHERNET, ip_frag=frag,
-                    mpls_num_lse=labels)
+                    nsh_mdtype=nsh[0], nsh_np=nsh[1], mpls_num_lse=labels)
 
 
 def _llc(packet: bytes, at: int) -> tuple[int, int]:
@@ -126,3 +134,14 @@ def _mpls(packet: bytes, at: int) -> int:
             return min(labels, 3)
         at += 4
     return 0
+
+
+def _nsh(packet: bytes, at: int) -> tuple[int, int]:
+    """Metadata type and next protocol."""
+    if at + 8 <= len(packet):
+        size = (packet[at + 1] & 0x3f) * 4
+        mdtype, np = packet[at + 2:at + 4]
+        if (packet[at] < 0x40 and at + size <= len(packet)
+                and (mdtype == 2 or (mdtype == 1 and size == 24))):
+            return mdtype, np
+    raise RequestError(errno.EINVAL, "the packet's NSH is malformed")

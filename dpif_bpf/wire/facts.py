@@ -37,6 +37,7 @@ class KeyFacts:
     :param ip_frag: enum ovs_frag_type: 0 none, 1 first, 2 later
     :param tun_proto: AF_INET or AF_INET6 of the tunnel key, 0: no tunnel
     :param nsh_mdtype: NSH metadata type, 0 when none is matched
+    :param nsh_np: NSH next protocol, 0 when none is matched
     :param mpls_num_lse: number of MPLS labels that the packet must have
     """
 
@@ -47,4 +48,5 @@ class KeyFacts:
     ip_frag: int = 0
     tun_proto: int = 0
     nsh_mdtype: int = 0
+    nsh_np: int = 0
     mpls_num_lse: int = 0

@@ -55,7 +55,7 @@ _TP_SRC = bits("tp_src")
 _ICMP_TYPE = be16_bits("tp_src", 0xff)
 _FACT_BITS = (bits("eth_type") | bits("mac_proto") | bits("ip_frag")
               | bits("ip_proto") | bits("vlan_tci") | bits("nsh_mdtype")
-              | bits("mpls_labels") | bits("tun_proto"))
+              | bits("nsh_np") | bits("mpls_labels") | bits("tun_proto"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +380,7 @@ def _key_facts(masked: int) -> KeyFacts:
         mac_proto=(MAC_PROTO_NONE if value("mac_proto")
                    else MAC_PROTO_ETHERNET),
         ip_frag=value("ip_frag"), tun_proto=value("tun_proto"),
-        nsh_mdtype=value("nsh_mdtype"),
+        nsh_mdtype=value("nsh_mdtype"), nsh_np=value("nsh_np"),
         mpls_num_lse=value("mpls_labels", "little").bit_count())
     if len(_facts) >= FACTS:
         _facts.clear()

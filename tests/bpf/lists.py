@@ -109,6 +109,33 @@ def push_eth(addresses: bytes) -> bytes:
     return nla(uapi.OVS_ACTION_ATTR_PUSH_ETH, addresses)
 
 
+def nsh_base(spi: int, si: int, flags: int = 0, ttl: int = 0,
+             mdtype: int = 0, np: int = 0) -> bytes:
+    """struct ovs_nsh_key_base."""
+    return struct.pack("!BBBBI", flags, ttl, mdtype, np, spi << 8 | si)
+
+
+def push_nsh(base: bytes, metadata: bytes) -> bytes:
+    """`metadata` of the type that is in `base`."""
+    kind = (uapi.OVS_NSH_KEY_ATTR_MD1 if base[2] == 1
+            else uapi.OVS_NSH_KEY_ATTR_MD2)
+    return nla(uapi.OVS_ACTION_ATTR_PUSH_NSH, nla(
+        uapi.OVS_KEY_ATTR_NSH,
+        nla(uapi.OVS_NSH_KEY_ATTR_BASE, base) + nla(kind, metadata)))
+
+
+def set_nsh(base: bytes = b"", context: bytes = b"") -> bytes:
+    """Values with their masks behind them."""
+    inner = b""
+    if base:
+        inner += nla(uapi.OVS_NSH_KEY_ATTR_BASE, base)
+    if context:
+        inner += nla(uapi.OVS_NSH_KEY_ATTR_MD1, context)
+    return nla(uapi.OVS_ACTION_ATTR_SET_MASKED,
+               nla(uapi.OVS_KEY_ATTR_NSH, inner))
+
+
+POP_NSH = nla(uapi.OVS_ACTION_ATTR_POP_NSH)
 POP_ETH = nla(uapi.OVS_ACTION_ATTR_POP_ETH)
 POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
 
@@ -120,6 +147,7 @@ def facts_of(frame: bytes, parsed: Extract) -> KeyFacts:
         eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
         ip_frag=parsed.byte("ip_frag"),
         vlan_tci=be16(frame, 14) | 0x1000 if tagged else 0,
+        nsh_mdtype=parsed.byte("nsh_mdtype"), nsh_np=parsed.byte("nsh_np"),
         mpls_num_lse=int.from_bytes(parsed.field("mpls_labels"),
                                     "little").bit_count())
 

@@ -159,8 +159,12 @@ def nsh(rng: random.Random) -> bytes:
     mdtype = rng.choice((1, 2))
     size = 24 if mdtype == 1 else 8 + 4 * rng.choice((0, 1, 5, 55))
     word = rng.getrandbits(14) & ~0x3f | size // 4
-    return (struct.pack("!HBB", word, mdtype, rng.getrandbits(8))
-            + _bytes(rng, size - 4) + _bytes(rng, rng.choice((0, 30))))
+    below = rng.choice((1, 2, 3, 3, 4, 5, rng.getrandbits(8)))
+    inner = {1: ipv4, 2: ipv6, 3: packet, 4: nsh, 5: mpls}.get(below)
+    return (struct.pack("!HBB", word, mdtype, below)
+            + _bytes(rng, size - 4)
+            + (inner(rng) if inner and rng.random() < .9
+               else _bytes(rng, rng.choice((0, 30)))))
 
 
 def packet(rng: random.Random, tags: bool = True) -> bytes:

@@ -12,6 +12,7 @@ import pytest
 from harness import Datapath, key_words
 from lists import (
     POP_ETH,
+    POP_NSH,
     POP_VLAN,
     add_mpls,
     check_pkt_len,
@@ -20,14 +21,17 @@ from lists import (
     dec_ttl,
     drop,
     meter,
+    nsh_base,
     output,
     pop_mpls,
     push_eth,
     push_mpls,
+    push_nsh,
     push_vlan,
     recirc,
     sample,
     set_masked,
+    set_nsh,
     trunc,
     userspace,
 )
@@ -72,10 +76,29 @@ class Lists:
             elif key.eth_type == 0x86dd:
                 kinds += [self._set_ipv6] * 3
         proto = key.byte("ip_proto")
-        if (key.l4 and key.byte("ip_frag") != 2 and proto in {6, 17}
+        if (key.l4 and key.byte("ip_frag") != 2 and proto in {6, 17, 132}
                 and key.eth_type in {0x0800, 0x86dd}):
             kinds += [self._set_ports] * 3
+        if key.eth_type == 0x894f:
+            kinds += [self._set_nsh] * 3
         return self.rng.choice(kinds)()
+
+    def _set_nsh(self) -> bytes:
+        (base, base_mask), (md1, md1_mask) = self._bits(8), self._bits(16)
+        mask = base_mask[:2] + bytes(2) + base_mask[4:]
+        value = bytes(v & m for v, m in zip(base, mask, strict=True))
+        context = bytes(v & m for v, m in zip(md1, md1_mask, strict=True))
+        if self.parsed.byte("nsh_mdtype") != 1 or self.rng.random() < .3:
+            return set_nsh(value + mask)
+        return set_nsh(value + mask, context + md1_mask)
+
+    def _push_nsh(self) -> bytes:
+        mdtype = self.rng.choice((1, 2))
+        size = 16 if mdtype == 1 else self.rng.choice((1, 4, 21, 64, 247))
+        return push_nsh(nsh_base(
+            self.rng.getrandbits(24), self.rng.getrandbits(8),
+            self.rng.getrandbits(8), self.rng.getrandbits(8), mdtype),
+            self.rng.randbytes(size))
 
     def _set_eth(self) -> bytes:
         return set_masked(uapi.OVS_KEY_ATTR_ETHERNET, *self._bits(12))
@@ -99,7 +122,8 @@ class Lists:
         return set_masked(uapi.OVS_KEY_ATTR_IPV6, value, mask)
 
     def _set_ports(self) -> bytes:
-        kind = {6: uapi.OVS_KEY_ATTR_TCP, 17: uapi.OVS_KEY_ATTR_UDP}
+        kind = {6: uapi.OVS_KEY_ATTR_TCP, 17: uapi.OVS_KEY_ATTR_UDP,
+                132: uapi.OVS_KEY_ATTR_SCTP}
         mask = self.rng.choice((b"\xff" * 4, b"\0\0\xff\xff",
                                 b"\x80" + self.rng.randbytes(3)))
         return set_masked(kind[self.parsed.byte("ip_proto")],
@@ -210,7 +234,10 @@ class Lists:
                 push_mpls(lse, kind), add_mpls(lse, kind, 1),
                 add_mpls(lse, kind, 0), pop_mpls(below), pop_mpls(below),
                 push_eth(rng.randbytes(12)), push_eth(rng.randbytes(12)),
-                POP_ETH, set_masked(uapi.OVS_KEY_ATTR_MPLS, *self._bits(4))))
+                POP_ETH, set_masked(uapi.OVS_KEY_ATTR_MPLS, *self._bits(4)),
+                self._push_nsh(), POP_NSH, self._set_nsh()))
+            if self.parsed.eth_type == 0x894f and rng.random() < .5:
+                step = POP_ETH + POP_NSH
             if self._taken(actions + step):
                 actions += step
         return actions

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cases of cases.py and cases_encap.py through real devices."""
+"""The cases of cases.py and cases_*.py through real devices."""
 
 from __future__ import annotations
 
 import pytest
 from cases import CASES
 from cases_encap import CASES as ENCAP
+from cases_nsh import CASES as NSH
 from frames import Case
 from harness import Datapath
 from lists import compiled
@@ -16,7 +17,7 @@ from dpif_bpf.abi import DropReason
 from dpif_bpf.wire.uapi import OVS_PACKET_CMD_ACTION
 
 
-@pytest.mark.parametrize("case", CASES + ENCAP,
+@pytest.mark.parametrize("case", CASES + ENCAP + NSH,
                          ids=lambda case: str(case.name))
 def test_case(dp: Datapath, case: Case) -> None:
     frame = bytes(case.packet)

@@ -157,7 +157,8 @@ SETS = [
     ("in_port", ANY, set_(nla_u32(3, 1))),
     ("masked tunnel", ANY, masked(nla(OVS_KEY_ATTR_TUNNEL, bytes(8)))),
     ("tunnel", ANY, set_(nla(OVS_KEY_ATTR_TUNNEL, nla(1, bytes(4))))),
-    ("SCTP", KeyFacts(eth_type=0x0800, ip_proto=132),
+    ("SCTP on TCP", TCP4, set_(nla(OVS_KEY_ATTR_SCTP, bytes(4)))),
+    ("SCTP on unknown", KeyFacts(ip_proto=132),
      set_(nla(OVS_KEY_ATTR_SCTP, bytes(4)))),
     ("MPLS on IPv4", TCP4, set_(nla(OVS_KEY_ATTR_MPLS, bytes(4)))),
     ("MPLS on unknown", ANY, masked(nla(OVS_KEY_ATTR_MPLS, bytes(8)))),
@@ -206,6 +207,7 @@ SIZES = [
     (OVS_KEY_ATTR_IPV6, 40, KeyFacts(eth_type=0x86DD)),
     (OVS_KEY_ATTR_TCP, 4, TCP4),
     (OVS_KEY_ATTR_UDP, 4, KeyFacts(eth_type=0x86DD, ip_proto=17)),
+    (OVS_KEY_ATTR_SCTP, 4, KeyFacts(eth_type=0x0800, ip_proto=132)),
     (OVS_KEY_ATTR_MPLS, 4, KeyFacts(eth_type=0x8848)),
 ]
 
@@ -283,6 +285,8 @@ def test_supported_actions_are_named() -> None:
         OVS_ACTION_ATTR_PUSH_MPLS, OVS_ACTION_ATTR_POP_MPLS,
         OVS_ACTION_ATTR_ADD_MPLS, OVS_ACTION_ATTR_PUSH_ETH,
         OVS_ACTION_ATTR_POP_ETH,
+        # test_actions_nsh.py has those.
+        uapi.OVS_ACTION_ATTR_PUSH_NSH, uapi.OVS_ACTION_ATTR_POP_NSH,
         # test_layout.py has those.
         uapi.OVS_ACTION_ATTR_TRUNC, uapi.OVS_ACTION_ATTR_SAMPLE,
         uapi.OVS_ACTION_ATTR_CLONE, uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN,

@@ -116,7 +116,7 @@ def test_nsh() -> None:
     assert fields(match.key, "nsh_flags", "nsh_ttl", "nsh_mdtype", "nsh_np",
                   "nsh_path_hdr", "nsh_context") == [
         "00", "3f", "01", "01", "000001ff", bytes(range(16)).hex()]
-    assert match.facts == KeyFacts(0x894f, nsh_mdtype=1)
+    assert match.facts == KeyFacts(0x894f, nsh_mdtype=1, nsh_np=1)
 
 
 def test_ct() -> None:

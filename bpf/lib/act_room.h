@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Room for headers in front of a packet: how it is made and taken away.
+ *
+ * A packet without Ethernet header (layer 3, key.mac_proto is
+ * OVS_MAC_PROTO_NONE) keeps 14 bytes before its network header all the same:
+ * its type is in them as in a frame, and the addresses say nothing.  So the
+ * first bytes of a packet are always a header that the kernel's helpers can
+ * work with, and pushing Ethernet is writing the addresses.
+ *
+ * New headers come in by bpf_skb_change_head(), as a part of the MAC header
+ * to the kernel.  bpf_skb_adjust_room(), which would take headers out, does
+ * so of IP packets only; bpf_skb_vlan_pop() does of every packet, 4 bytes at
+ * a time and skb->protocol with them, once they look like VLAN tags.
+ */
+#ifndef OVS_ACT_ROOM_H
+#define OVS_ACT_ROOM_H
+
+#include "ctx.h"
+
+#define OVS_TYPE_OFF	(2 * ETH_ALEN)
+#define OVS_LSE_LEN	4
+#define OVS_MAX_CUT	72	/* words of a header that is taken out */
+
+/* Bytes on one side of the headers' border: skb->csum begins at mac_len. */
+static __always_inline long ovs_store(struct __sk_buff *skb, __u32 off,
+				      const void *from, __u32 n)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+
+	if (off < BPF_CORE_READ(k, mac_len))
+		return ctx_store(skb, off, from, n);
+	return ctx_store_csum(skb, off, from, n);
+}
+
+/* Two bytes, as the border is between words. */
+static __always_inline long ovs_store_word(struct __sk_buff *skb, __u32 off,
+					   __u16 word)
+{
+	return ovs_store(skb, off, &word, sizeof(word));
+}
+
+/*
+ * Whether there is a type at OVS_TYPE_OFF, and no tag; the type.  Tags and
+ * LLC are nothing that a flow with such actions has.
+ */
+static __always_inline __be16 ovs_plain_type(struct __sk_buff *skb)
+{
+	__be16 type;
+
+	if (ctx_get(skb, vlan_present) ||
+	    ctx_load(skb, OVS_TYPE_OFF, &type, sizeof(type)) ||
+	    bpf_ntohs(type) < ETH_P_802_3_MIN || ovs_is_vlan(type))
+		return 0;
+	return type;
+}
+
+static long ovs_pop_tag(__u32 i, struct __sk_buff **skb)
+{
+	return bpf_skb_vlan_pop(*skb) ? 1 : 0;
+}
+
+/*
+ * Take out the `n` words that were made look like tags, and let
+ * skb->protocol be the type behind them.  Two tags are pushed, of which the
+ * first one gets into the frame: only then does the kernel look for more.
+ * The last tag popped is the one that is beside the frame.
+ */
+static __always_inline int ovs_cut(struct __sk_buff *skb, __u32 n)
+{
+	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0) ||
+	    bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
+		return OVS_DROP_ENCAP;
+	if (bpf_loop(n + 2, ovs_pop_tag, &skb, 0) != n + 2)
+		return OVS_DROP_ENCAP;
+	return 0;
+}
+
+struct ovs_tags {
+	struct __sk_buff *skb;
+	int err;
+};
+
+static long ovs_make_tag(__u32 i, struct ovs_tags *tags)
+{
+	__u32 off = OVS_TYPE_OFF + i * VLAN_HLEN;
+
+	if (ovs_store_word(tags->skb, off, bpf_htons(ETH_P_8021Q))) {
+		tags->err = OVS_DROP_ENCAP;
+		return 1;
+	}
+	return 0;
+}
+
+/* Take `n` words out after the addresses; `type` is what follows them. */
+__noinline int ovs_take_out(struct __sk_buff *skb, __u32 n, __be16 type)
+{
+	struct ovs_tags tags = { .skb = skb };
+
+	if (n > OVS_MAX_CUT ||
+	    ctx_len(skb) < OVS_TYPE_OFF + n * VLAN_HLEN + sizeof(type))
+		return OVS_DROP_ENCAP;
+	bpf_loop(n, ovs_make_tag, &tags, 0);
+	if (tags.err ||
+	    ovs_store_word(skb, OVS_TYPE_OFF + n * VLAN_HLEN, type))
+		return OVS_DROP_ENCAP;
+	return ovs_cut(skb, n);
+}
+
+/* The frame within a packet becomes the packet: `n` words before it go. */
+static __always_inline int ovs_uncover(struct __sk_buff *skb, __u32 len)
+{
+	struct ethhdr eth;
+	__u32 n;
+
+	/* The Ethernet header in front of it is half a word too short. */
+	if (bpf_skb_change_head(skb, 2, 0))
+		return OVS_DROP_ENCAP;
+	len += 2;
+	if (ctx_load(skb, len, &eth, sizeof(eth)) ||
+	    ctx_store(skb, 0, &eth, 2 * ETH_ALEN))
+		return OVS_DROP_ENCAP;
+	n = len / VLAN_HLEN;
+	return ovs_take_out(skb, n, eth.h_proto);
+}
+
+/*
+ * A GSO packet stays what it is to the kernel, with all that is before its IP
+ * header as the MAC header.  That is enough for software that cuts it and for
+ * a veth, which hands it on; what other devices would make of it is another
+ * matter, and act_output.h does not let them.
+ */
+static __always_inline int ovs_gso_is_ip(struct __sk_buff *skb)
+{
+	__be16 type = ctx_get(skb, protocol);
+
+	return type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6);
+}
+
+/* Make room for `n` bytes in front, and write the header `eth` there. */
+static __always_inline int ovs_put_head(struct __sk_buff *skb, __u32 n,
+					const struct ethhdr *eth)
+{
+	if (ctx_get(skb, gso_size) && !ovs_gso_is_ip(skb))
+		return OVS_DROP_GSO;
+	if (bpf_skb_change_head(skb, n, 0) ||
+	    ctx_store(skb, 0, eth, sizeof(*eth)))
+		return OVS_DROP_ENCAP;
+	return 0;
+}
+
+static __always_inline int ovs_is_mpls(__be16 type)
+{
+	return type == bpf_htons(ETH_P_MPLS_UC) ||
+	       type == bpf_htons(ETH_P_MPLS_MC);
+}
+
+#endif /* OVS_ACT_ROOM_H */
