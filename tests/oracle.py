@@ -25,11 +25,13 @@ from dpif_bpf.abi import DropReason
 
 OUTPUT, USERSPACE, SET, PUSH_VLAN, POP_VLAN = 1, 2, 3, 4, 5
 PUSH_ETH, POP_ETH = 14, 15
-SAMPLE, RECIRC, SET_MASKED, TRUNC, CLONE = 6, 7, 11, 13, 20
+SAMPLE, RECIRC, HASH, SET_MASKED, TRUNC, CLONE = 6, 7, 8, 11, 13, 20
 CHECK_PKT_LEN, DEC_TTL, DROP, METER = 21, 23, 24, 19
 
 EXCEEDED = 0xdead
 """The meter that every packet exceeds; others let all pass."""
+HASHED = 0xffffffff
+"""A dp_hash of which only the kernel knows what it is: not 0."""
 
 
 class _Ended(Exception):
@@ -37,17 +39,25 @@ class _Ended(Exception):
 
 
 def execute(packet: bytes, actions: bytes, meta: Meta | None = None) -> Result:
-    """Run a list of actions on a packet.
+    """Run a list of actions on a packet; all ports want Ethernet headers.
 
     A sample's probability decides: above one half it happens.
     """
     meta = meta or Meta()
-    result = Result()
     parsed = extract(packet, meta)
     if parsed is None:
-        result.drop = DropReason.MALFORMED
-        return result
-    state = State(packet, meta, parsed)
+        return Result(drop=DropReason.MALFORMED)
+    result = run_list(actions, State(packet, meta, parsed))
+    for event in list(result.events):
+        if isinstance(event, Output) and event.layer3:
+            result.events.remove(event)
+            result.lost.append(DropReason.LAYER3)
+    return result
+
+
+def run_list(actions: bytes, state: State) -> Result:
+    """Run a list of actions on a packet that has been parsed."""
+    result = Result()
     try:
         _run(actions, state, result)
     except Failure as failure:
@@ -70,10 +80,31 @@ def _key(packet: bytes, meta: Meta) -> bytes:
     return parsed.key
 
 
+def _seen(kind: int, payload: bytes) -> bool:
+    """Whether an action may do more than change the packet."""
+    if kind in {OUTPUT, USERSPACE, RECIRC, DROP, DEC_TTL, METER}:
+        return True
+    if kind == CLONE:
+        return any(_seen(*attr) for attr in attributes(payload))
+    if kind not in {SAMPLE, CHECK_PKT_LEN}:
+        return False
+    found = dict(attributes(payload))
+    return (kind == CHECK_PKT_LEN or u32(found[1]) > 0) and any(
+        _seen(*attr) for block in (2, 3) if block in found
+        for attr in attributes(found[block]))
+
+
 def _run(actions: bytes, state: State, result: Result) -> None:
+    """Runs a list; what follows the last action that can be seen is no
+    reason to do anything."""
     todo = list(attributes(actions))
+    while todo and not _seen(*todo[-1]):
+        todo.pop()
     for number, (kind, payload) in enumerate(todo, 1):
         last = number == len(todo)
+        if kind == TRUNC or (not last and kind in {
+                SAMPLE, CLONE, CHECK_PKT_LEN, RECIRC}):
+            result.late = True
         if kind in {SAMPLE, CLONE, CHECK_PKT_LEN}:
             block = _choose(kind, payload, state)
             if last:
@@ -140,22 +171,23 @@ def _dec_ttl(payload: bytes, state: State, result: Result) -> None:
 
 def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
     packet, meta = state.packet, state.meta
-    if kind == OUTPUT and meta.protocol is not None:
-        result.lost.append(DropReason.LAYER3)
-        state.cutlen = 0
-    elif kind == OUTPUT:
-        result.events.append(Output(u32(payload), state.cut(14),
-                                    meta.skb_priority, meta.skb_mark))
+    if kind == OUTPUT:
+        result.events.append(Output(
+            u32(payload), state.cut(0 if meta.protocol else 14),
+            meta.skb_priority, meta.skb_mark, meta.protocol is not None))
     elif kind == USERSPACE:
         key = _key(packet, meta)
-        result.events.append(_userspace(payload, state.cut(0), key))
+        length = len(packet) if state.cutlen else 0
+        result.events.append(_userspace(payload, state.cut(0), key, length))
     elif kind == TRUNC:
         if state.length > u32(payload):
             state.cutlen = state.length - u32(payload)
     elif kind == RECIRC:
         new = replace(meta, recirc_id=u32(payload))
         result.events.append(Recirc(new.recirc_id, packet,
-                                    _key(packet, new)))
+                                    _key(packet, new), meta, state.cutlen))
+    elif kind == HASH:
+        state.meta = replace(meta, dp_hash=HASHED)
     elif kind == DROP:
         raise Failure(DropReason.ACTION_ERROR if u32(payload)
                        else DropReason.ACTION)
@@ -185,9 +217,11 @@ def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
         raise AssertionError(f"unknown action {kind}")
 
 
-def _userspace(payload: bytes, packet: bytes, key: bytes) -> Upcall:
+def _userspace(payload: bytes, packet: bytes, key: bytes,
+               length: int) -> Upcall:
     found = dict(attributes(payload))
-    return Upcall(u32(found[1]), found.get(2), 4 in found, packet, key)
+    return Upcall(u32(found[1]), found.get(2), 4 in found, packet, key,
+                  length)
 
 
 def _pop_vlan(packet: bytes) -> bytes:

@@ -5,40 +5,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from oracle_key import Meta
+
 from dpif_bpf.abi import DropReason
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A packet that leaves by a port."""
+    """A packet that leaves by a port.
+
+    :param layer3: it has no Ethernet header
+    """
 
     port: int
     packet: bytes
     priority: int = 0
     mark: int = 0
+    layer3: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Upcall:
-    """OVS_PACKET_CMD_ACTION."""
+    """OVS_PACKET_CMD_ACTION.
+
+    :param length: of the packet before truncation, 0: not truncated
+    """
 
     pid: int
     userdata: bytes | None
     actions: bool
     packet: bytes
     key: bytes
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Recirc:
-    """A packet that is looked up again under another recirculation id."""
+class Miss:
+    """OVS_PACKET_CMD_MISS."""
 
-    recirc_id: int
+    in_port: int
     packet: bytes
     key: bytes
 
 
-Event = Output | Upcall | Recirc
+@dataclass(frozen=True, slots=True)
+class Recirc:
+    """A packet that is looked up again under another recirculation id.
+
+    :param meta: what goes with it, and `cutlen` as in State
+    """
+
+    recirc_id: int
+    packet: bytes
+    key: bytes
+    meta: Meta = field(default_factory=Meta, compare=False)
+    cutlen: int = field(default=0, compare=False)
+
+
+Event = Output | Upcall | Miss | Recirc
 
 
 @dataclass(slots=True)
@@ -47,12 +71,14 @@ class Result:
 
     :param lost: reasons for which outputs failed
     :param copies: the reasons of copies that blocks dropped
+    :param late: there were copies, which may come out of order
     """
 
     events: list[Event] = field(default_factory=list)
     drop: DropReason = DropReason.NONE
     lost: list[DropReason] = field(default_factory=list)
     copies: list[DropReason] = field(default_factory=list)
+    late: bool = False
 
     @property
     def drops(self) -> dict[DropReason, int]:

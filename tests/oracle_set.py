@@ -26,6 +26,8 @@ def set_field(masked: bool, payload: bytes, state: State) -> None:
         value, mask = body[:half], body[half:2 * half]
     else:
         value, mask = body, b"\xff" * len(body)
+    if not any(mask):
+        return  # the kernel still drops a packet without that header
     data = bytearray(state.packet)
     if kind == KEY_PRIORITY:
         state.meta = replace(meta, skb_priority=_mergeu32(

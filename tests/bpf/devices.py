@@ -10,14 +10,15 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 PREFIX = "bpft"
+ETH_P_ALL = 3
 
 _CLONE_NEWNET = 0x40000000
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_VNET_HDR = 263, 8, 15
-_ETH_P_ALL = 3
+_SO_MARK = 36
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 _AUXDATA = struct.Struct("=IIIHHHH")
 _VNET_HDR = struct.Struct("=BBHHHH")
@@ -62,6 +63,37 @@ class Vnet:
                               start, offset)
 
 
+def packet_socket(protocol: int = 0) -> socket.socket:
+    """A packet socket that tells of offloads, and does not block.
+
+    :param protocol: what it receives of all devices; 0: nothing yet
+    """
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW,
+                         socket.htons(protocol))
+    sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+    sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+    sock.setblocking(False)
+    return sock
+
+
+def unpack(data: bytes, extra: list[tuple[int, int, bytes]],
+           ) -> tuple[bytes, Vnet]:
+    """A packet as it was received, its outer tag put back."""
+    flags, kind, hdr_len, size, start, offset = _VNET_HDR.unpack(data[:10])
+    packet = data[10:]
+    csum = (start, offset) if flags & 1 else None
+    for level, type_, payload in extra:
+        if (level, type_) != (_SOL_PACKET, _PACKET_AUXDATA):
+            continue
+        status, _, _, _, _, tci, tpid = _AUXDATA.unpack(payload[:20])
+        if status & _VLAN_VALID:
+            if not status & _VLAN_TPID_VALID:
+                tpid = 0x8100
+            packet = (packet[:12] + struct.pack("!HH", tpid, tci)
+                      + packet[12:])
+    return packet, Vnet(csum, (kind, hdr_len, size))
+
+
 class Port:
     """One port: `ifindex` of the near end, and a socket on the far end."""
 
@@ -69,14 +101,14 @@ class Port:
         self.number = number
         self.near, self.far = f"{PREFIX}{number}a", f"{PREFIX}{number}b"
         self.ifindex = socket.if_nametoindex(self.near)
-        self.sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self.sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
-        self.sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-        self.sock.bind((self.far, _ETH_P_ALL))
-        self.sock.setblocking(False)
+        self.sock = packet_socket()
+        self.sock.bind((self.far, ETH_P_ALL))
 
-    def send(self, packet: bytes, vnet: Vnet | None = None) -> None:
+    def send(self, packet: bytes, vnet: Vnet | None = None,
+             mark: int = 0) -> None:
         """A packet comes in by this port."""
+        self.sock.setsockopt(socket.SOL_SOCKET, _SO_MARK,
+                             struct.pack("=I", mark))
         self.sock.send((vnet or Vnet()).pack() + packet)
 
     def receive(self) -> tuple[bytes, Vnet] | None:
@@ -89,19 +121,19 @@ class Port:
                     return None
                 raise
             if where[2] != socket.PACKET_OUTGOING:
-                break
-        flags, kind, hdr_len, size, start, offset = _VNET_HDR.unpack(
-            data[:10])
-        packet = data[10:]
-        csum = (start, offset) if flags & 1 else None
-        for _level, _type, payload in extra:
-            status, _, _, _, _, tci, tpid = _AUXDATA.unpack(payload[:20])
-            if status & _VLAN_VALID:
-                if not status & _VLAN_TPID_VALID:
-                    tpid = 0x8100
-                packet = (packet[:12] + struct.pack("!HH", tpid, tci)
-                          + packet[12:])
-        return packet, Vnet(csum, (kind, hdr_len, size))
+                return unpack(data, extra)
 
     def close(self) -> None:
         self.sock.close()
+
+
+def make_pairs(names: Iterable[str]) -> None:
+    """Veth pairs "NAMEa" and "NAMEb" behind PREFIX, up and quiet."""
+    lines = ["link set lo up"]
+    for name in names:
+        near, far = f"{PREFIX}{name}a", f"{PREFIX}{name}b"
+        lines.append(f"link add {near} mtu 9000 type veth"
+                     f" peer name {far} mtu 9000")
+        lines += [f"link set {end} {how}" for end in (near, far)
+                  for how in ("arp off addrgenmode none", "up")]
+    ip(*lines)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices import PREFIX, Port, Vnet, ip, network
+from devices import PREFIX, Port, Vnet, ip, make_pairs, network
 
 from dpif_bpf import abi
 from dpif_bpf.abi import DropReason, Stage
@@ -114,15 +114,7 @@ class Datapath:
         self._stack.close()
 
     def _make_devices(self, ports: int) -> None:
-        lines = ["link set lo up"]
-        names = [str(n) for n in range(1, ports + 1)] + ["x"]
-        for name in names:
-            near, far = f"{PREFIX}{name}a", f"{PREFIX}{name}b"
-            lines.append(f"link add {near} mtu 9000 type veth"
-                         f" peer name {far} mtu 9000")
-            lines += [f"link set {end} {how}" for end in (near, far)
-                      for how in ("arp off addrgenmode none", "up")]
-        ip(*lines)
+        make_pairs([*map(str, range(1, ports + 1)), "x"])
         self.inject_name = f"{PREFIX}xb"
         self.inject = socket.if_nametoindex(self.inject_name)
 

@@ -287,7 +287,8 @@ def test_drops() -> None:
     result = execute(short, u32(1, 3) + ports + u32(1, 1))
     assert (result.drop, len(result.events)) == (DropReason.SET, 1)
     with pytest.raises(Undefined):
-        execute(bytes(E / IP(ihl=4)), nla(11, nla(7, bytes(24))))
+        execute(bytes(E / IP(ihl=4)), nla(11, nla(
+            7, bytes(12) + b"\xff" * 8 + bytes(4))) + u32(1, 1))
 
 
 def masked(kind: int, value: bytes, mask: bytes) -> bytes:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs scenarios on a switch, and holds what comes out to the oracle."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+from oracle import Undefined
+from oracle_attrs import DP_HASH, put_key
+from oracle_events import Miss, Output, Result, Upcall
+from oracle_path import Endless, Path
+from oracle_state import attributes
+from scenarios import Packet, Scenario
+from switch import UPCALL_PID, Message, Sent, Switch
+
+from dpif_bpf.abi import DropReason
+from dpif_bpf.wire import uapi
+
+PATIENCE = 5.0
+"""Seconds that what is expected may take on a machine under load."""
+IMPATIENCE = 0.1
+"""The same once an example has failed, and smaller ones are looked for."""
+
+Attrs = list[tuple[int, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An upcall, as far as it is compared.
+
+    :param key: attributes; a hash that is there is HASHED
+    """
+
+    cmd: int
+    pid: int
+    packet: bytes
+    key: Attrs
+    userdata: bytes | None = None
+    actions: bool = False
+    length: int = 0
+
+
+def _report_of(message: Message) -> Report:
+    attrs = message.attrs
+    key = [(kind, b"\xff" * 4 if kind == DP_HASH and any(value) else value)
+           for kind, value in attributes(attrs[uapi.OVS_PACKET_ATTR_KEY])]
+    return Report(
+        message.cmd, message.pid, attrs[uapi.OVS_PACKET_ATTR_PACKET], key,
+        attrs.get(uapi.OVS_PACKET_ATTR_USERDATA),
+        uapi.OVS_PACKET_ATTR_ACTIONS in attrs, int.from_bytes(
+            attrs.get(uapi.OVS_PACKET_ATTR_LEN, b""), "little"))
+
+
+def _report_on(event: Miss | Upcall) -> Report:
+    key = list(attributes(put_key(event.key)))
+    if isinstance(event, Miss):
+        return Report(uapi.OVS_PACKET_CMD_MISS, UPCALL_PID + event.in_port,
+                      event.packet, key)
+    return Report(uapi.OVS_PACKET_CMD_ACTION, event.pid, event.packet, key,
+                  event.userdata, event.actions, event.length)
+
+
+class Observer:
+    """Judges a switch.
+
+    :ivar packets: how many were compared
+    """
+
+    def __init__(self, switch: Switch) -> None:
+        self._switch = switch
+        self._patience = PATIENCE
+        self._before: dict[DropReason, int] = {}
+        self.packets = 0
+        self.events: Counter[str] = Counter()
+
+    def check(self, scenario: Scenario) -> None:
+        """Runs a scenario.
+
+        :raises AssertionError: what came is not what is expected
+        """
+        switch = self._switch
+        switch.flush()
+        for flow in scenario.flows:
+            code, text = switch.put(put_key(flow.key),
+                                    put_key(flow.key, flow.mask),
+                                    flow.actions)
+            assert code == 0, f"a flow is refused: {text}"
+        path = Path(scenario.flows, switch.mtus)
+        for packet in scenario.packets:
+            try:
+                expected = path.receive(packet.frame, packet.meta)
+            except (Undefined, Endless):
+                continue
+            finally:
+                path.lookups.clear()
+            self._before = switch.drops()
+            switch.ports[packet.in_port].send(packet.frame,
+                                              mark=packet.mark)
+            try:
+                self._compare(packet, expected)
+            except AssertionError:
+                self._patience = IMPATIENCE
+                self._settle()
+                raise
+
+    def _compare(self, packet: Packet, expected: Result) -> None:
+        sent, messages, drops = self._observe(expected)
+        wanted = [event for event in expected.events
+                  if isinstance(event, Output)]
+        found = [Output(out.port, out.packet, event.priority if
+                        out.priority is None else out.priority, out.mark)
+                 for out, event in zip(sent, wanted, strict=False)]
+        found += [Output(out.port, out.packet, out.priority or 0, out.mark)
+                  for out in sent[len(wanted):]]
+        reports = [_report_of(message) for message in messages]
+        reports_wanted = [_report_on(event) for event in expected.events
+                          if isinstance(event, Miss | Upcall)]
+        if expected.late:
+            # Copies that are put off come out of order.
+            for events in found, wanted, reports, reports_wanted:
+                events.sort(key=repr)
+        where = f"port {packet.in_port}, {packet.frame.hex()}"
+        assert found == wanted, where
+        assert reports == reports_wanted, where
+        assert drops == expected.drops, where
+        self.packets += 1
+        self.events.update(type(event).__name__ for event in expected.events)
+        self.events.update(reason.name for reason in expected.drops)
+
+    def _observe(self, expected: Result) -> tuple[
+            list[Sent], list[Message], dict[DropReason, int]]:
+        """What came of a packet; waits until it is what is expected, or the
+        time is over, and looks for more then."""
+        switch = self._switch
+        outputs = sum(isinstance(event, Output) for event in expected.events)
+        upcalls = len(expected.events) - outputs
+        sent: list[Sent] = []
+        end = time.monotonic() + self._patience
+        while True:
+            sent += switch.capture.read()
+            switch.turn()
+            late = time.monotonic() >= end
+            if late or (len(sent) >= outputs
+                        and len(switch.messages) >= upcalls):
+                drops = self._dropped()
+                if late or drops == expected.drops:
+                    break
+        sent += switch.capture.read()
+        messages, switch.messages = switch.messages, []
+        return sent, messages, drops
+
+    def _dropped(self) -> dict[DropReason, int]:
+        return {reason: count - self._before.get(reason, 0)
+                for reason, count in self._switch.drops().items()
+                if count != self._before.get(reason, 0)}
+
+    def _settle(self) -> None:
+        """Lets what is still on its way pass."""
+        time.sleep(IMPATIENCE)
+        for _ in self._switch.capture.read():
+            pass
+        self._switch.turn()
+        self._switch.messages.clear()
