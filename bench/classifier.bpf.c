@@ -126,24 +126,22 @@ int bench_forest(struct __sk_buff *skb)
  */
 struct tss {
 	struct ovs_pkt *pkt;
+	const struct ovs_descs *descs;
 	__u32 found;
 };
 
 static long tss_mask(__u32 i, struct tss *tss)
 {
 	__u32 *desc = bpf_map_lookup_elem(&bench_descs, &i);
-	struct ovs_desc *d;
 	__u64 edge;
 
 	if (!desc)
 		return 1;
-	i = *desc;
-	d = bpf_map_lookup_elem(&ovs_descs, &i);
-	if (!d)
-		return 1;
+	i = *desc & (OVS_DESCS - 1);
 	edge = (__u64)i << OVS_EDGE_DESC_SHIFT;
-	edge = ovs_cls_probe(ovs_cls_hash(tss->pkt, d, edge));
-	if (!edge || !ovs_cls_same(tss->pkt, edge, 0))
+	edge = ovs_cls_probe(ovs_cls_hash(tss->pkt, tss->descs,
+					  &tss->descs->d[i], edge));
+	if (!edge || !ovs_cls_same(tss->pkt, tss->descs, edge, 0))
 		return 0;
 	tss->found = (edge & ((1 << OVS_EDGE_ID_BITS) - 1)) + 1;
 	return 1;
@@ -153,9 +151,10 @@ SEC("tc")
 int bench_tss(struct __sk_buff *skb)
 {
 	struct bench_state *state = state_get();
-	struct tss tss = { state ? next_packet(state) : 0, 0 };
+	struct tss tss = { state ? next_packet(state) : 0 };
 
-	if (!tss.pkt)
+	tss.descs = ovs_cls_descs();
+	if (!tss.pkt || !tss.descs)
 		return 2;
 	bpf_loop(state->masks, tss_mask, &tss, 0);
 	return count(state, tss.found);

@@ -14,7 +14,7 @@ from bench.clsways import Cached, Forest, build
 from bench.odpflows import FlowKey
 from bench.rows import Row
 from dpif_bpf import abi
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.edge.grace import Grace
 
@@ -112,8 +112,8 @@ _FIRST = [_to(1), _to(2)]
 def _classifier(sizes: Sizes, seed: int | None) -> tuple[Classifier,
                                                           Buffers]:
     size = sizes.bytes()
-    buffers = Buffers(*(memoryview(bytearray(size[name])) for name in (
-        "ovs_buckets", "ovs_descs", "ovs_flows", "ovs_roots")))
+    buffers = Buffers(*(memoryview(bytearray(size[name]))
+                        for name in MAPPED))
     made = Classifier(buffers, sizes, seed)
     made.add_root(0)
     return made, buffers

@@ -23,7 +23,7 @@ from dpif_bpf.core.cls_edges import (
 )
 from dpif_bpf.core.cls_masks import MaskTable
 from dpif_bpf.core.cls_records import FlowRecords
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.quarantine import Quarantine
 from dpif_bpf.edge import bpfprog, bpfsys
@@ -97,8 +97,7 @@ class Way:
 
     def buffers(self) -> Buffers:
         """The classifier's maps."""
-        return Buffers(*(self.mapped(name) for name in (
-            "ovs_buckets", "ovs_descs", "ovs_flows", "ovs_roots")))
+        return Buffers(*map(self.mapped, MAPPED))
 
     def fill(self, flows: Sequence[FlowKey]) -> list[int]:
         """Installs flows, once.
@@ -184,7 +183,7 @@ class TupleSpace(Way):
         table = EdgeTable(buffers.buckets, buffers.roots, self.sizes.buckets,
                           Quarantine())
         masks = MaskTable(buffers.descs, random.Random(1))
-        records = FlowRecords(buffers.flows)
+        records = FlowRecords(buffers.flows, buffers.values)
         order = self.mapped("bench_descs").cast("I")
         seen: dict[int, None] = {}
         found = []

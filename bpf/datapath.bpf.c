@@ -90,21 +90,21 @@ int ovs_rx(struct __sk_buff *skb)
 	OVS_STATE(cpu, pkt);
 	__u32 err, i;
 
-	if (unlikely(pkt->recirc_depth))
-		return ovs_process(skb, cpu, pkt);
-	pkt->cutlen = 0;
-	pkt->copies = 0;
-	pkt->key.skb_priority = skb->priority;
-	pkt->key.skb_mark = skb->mark;
-	if (unlikely(pkt->dirty)) {
+	if (likely(!pkt->recirc_depth)) {
+		pkt->cutlen = 0;
+		pkt->copies = 0;
+		pkt->key.skb_priority = skb->priority;
+		pkt->key.skb_mark = skb->mark;
+		if (unlikely(pkt->dirty)) {
 #pragma unroll
-		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
-			pkt->key.w[i] = 0;
-		pkt->dirty = 0;
+			for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
+				pkt->key.w[i] = 0;
+			pkt->dirty = 0;
+		}
+		err = ovs_parse(skb, pkt);
+		if (unlikely(err))
+			return ovs_drop(cpu, pkt, err);
 	}
-	err = ovs_parse(skb, pkt);
-	if (unlikely(err))
-		return ovs_drop(cpu, pkt, err);
 	return ovs_process(skb, cpu, pkt);
 }
 

@@ -68,10 +68,9 @@ OVS_DIRTY_META: Final = 1
 OVS_DIRTY_MPLS: Final = 2
 OVS_DIRTY_NSH: Final = 4
 
-OVS_EDGE_TAG_SHIFT: Final = 39
-OVS_EDGE_LEAF_SHIFT: Final = 38
+OVS_EDGE_TAG_SHIFT: Final = 38
+OVS_EDGE_LEAF_SHIFT: Final = 37
 OVS_EDGE_DESC_SHIFT: Final = 22
-OVS_EDGE_DESC_BITS: Final = 16
 OVS_EDGE_ID_BITS: Final = 22
 
 OVS_HASH_MULT: Final = 0xd6e8feb86659fd93
@@ -80,7 +79,9 @@ OVS_BUCKET_CHAIN: Final = 8
 OVS_CLS_TREES: Final = 32
 OVS_CLS_DEPTH: Final = 64
 OVS_CLS_WORDS: Final = 13
+OVS_CLS_FIRST: Final = 6
 OVS_CLS_RECORDS: Final = 6
+OVS_DESCS: Final = 32768
 
 
 class DropReason(IntEnum):
@@ -519,12 +520,18 @@ DESC: Final = _record("ovs_desc", f"""
     pad Q
     """)
 
+DESCS: Final = _record("ovs_descs", f"d {OVS_DESCS * DESC.size}s")
+
 FLOW: Final = _record("ovs_flow", f"""
     desc I
     acts I
     next I
     bridge I
-    value {OVS_CLS_WORDS * 8}s
+    value {OVS_CLS_FIRST * 8}s
+    """)
+
+VALUES: Final = _record("ovs_values", f"""
+    value {(OVS_CLS_WORDS - OVS_CLS_FIRST) * 8}s
     pad Q
     """)
 
@@ -536,4 +543,4 @@ ROOT: Final = _record("ovs_root", f"""
 
 RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
                   INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, SET_NSH, UPCALL,
-                  SLOT, BUCKET, DESC, FLOW, ROOT)
+                  SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, ROOT)

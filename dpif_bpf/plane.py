@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dpif_bpf import abi
 from dpif_bpf.core.actions import Program
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.edges import InjectPair
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.forest import Buffers, Classifier
@@ -164,8 +164,7 @@ class BpfPlane:
         self._ports = gen.mapped("ovs_ports")
         self._stats = flow_stats_of(gen)
         self.classifier = Classifier(
-            Buffers(gen.mapped("ovs_buckets"), gen.mapped("ovs_descs"),
-                    gen.mapped("ovs_flows"), gen.mapped("ovs_roots")),
+            Buffers(*map(gen.mapped, MAPPED)),
             Sizes.for_flows(max_flows), freed=self._stats.clear)
         self._hooking = hooking
         self._bridges: set[int] = set()

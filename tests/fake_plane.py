@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dpif_bpf import abi
 from dpif_bpf.core.actions import Program
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
@@ -49,9 +49,8 @@ class FakePlane:
         self.stats = FlowStats(
             memory((CPUS + 1) * MAX_FLOWS * abi.FLOW_STATS.size), CPUS + 1,
             MAX_FLOWS)
-        self.classifier = Classifier(Buffers(
-            memory(space["ovs_buckets"]), memory(space["ovs_descs"]),
-            memory(space["ovs_flows"]), memory(space["ovs_roots"])), sizes,
+        self.classifier = Classifier(
+            Buffers(*(memory(space[name]) for name in MAPPED)), sizes,
             seed=1, freed=self.stats.clear)
         self.acts = memory(1 << 16).cast("Q")
         self.nlmem = memory(memory_words(MAX_FLOWS) * 8).cast("Q")

@@ -8,7 +8,7 @@ import random
 from dpif_bpf import abi
 from dpif_bpf.core.cls_nodes import Leaf, Node, leaves
 from dpif_bpf.core.cls_read import Reader
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.forest import Buffers, Classifier
 
 KEY_BITS = abi.OVS_KEY_USED * 64
@@ -17,8 +17,8 @@ KEY_BITS = abi.OVS_KEY_USED * 64
 def arrays(sizes: Sizes) -> Buffers:
     """Zeroed memory for a classifier."""
     size = sizes.bytes()
-    return Buffers(*(memoryview(bytearray(size[name])) for name in (
-        "ovs_buckets", "ovs_descs", "ovs_flows", "ovs_roots")))
+    return Buffers(*(memoryview(bytearray(size[name]))
+                     for name in MAPPED))
 
 
 class Forest:

@@ -469,17 +469,16 @@ enum ovs_stage {
  *
  * An edge is one word, so that every change is published by one store:
  *
- *	bits 63-39  tag: these bits of the hash that leads to the edge
- *	bit  38     leaf
- *	bits 37-22  descriptor: of the node, or of the flow's mask; never 0
+ *	bits 63-38  tag: these bits of the hash that leads to the edge
+ *	bit  37     leaf
+ *	bits 36-22  descriptor: of the node, or of the flow's mask; never 0
  *	bits 21-0   node number (a part of the hash), or flow id
  *
  * The root of a tree is an edge whose tag is zero.
  */
-#define OVS_EDGE_TAG_SHIFT	39
-#define OVS_EDGE_LEAF_SHIFT	38
+#define OVS_EDGE_TAG_SHIFT	38
+#define OVS_EDGE_LEAF_SHIFT	37
 #define OVS_EDGE_DESC_SHIFT	22
-#define OVS_EDGE_DESC_BITS	16
 #define OVS_EDGE_ID_BITS	22
 
 #define OVS_HASH_MULT		0xd6e8feb86659fd93ULL
@@ -488,7 +487,9 @@ enum ovs_stage {
 #define OVS_CLS_TREES		32	/* of one bridge */
 #define OVS_CLS_DEPTH		64	/* probes in one tree at most */
 #define OVS_CLS_WORDS		13	/* key words in one record */
+#define OVS_CLS_FIRST		6	/* of them, those in ovs_flows */
 #define OVS_CLS_RECORDS		6	/* records of a mask with all words */
+#define OVS_DESCS		32768	/* what 15 bits of an edge can name */
 
 struct ovs_bucket {
 	__u64 edge[OVS_BUCKET_EDGES];	/* 0: free */
@@ -499,7 +500,7 @@ struct ovs_bucket {
  * A mask: of a node or of a flow.  Words beyond OVS_CLS_WORDS are in further
  * records.  Unused entries of idx and mask are zero.
  *
- * The first OVS_CLS_RECORDS elements of ovs_descs are no masks: in mask[j] of
+ * The first OVS_CLS_RECORDS descriptors are no masks: in mask[j] of
  * element i are the hash's random words for word j of a mask's record i, two
  * of 32 bits, the lower one in memory for the key word's low half.
  */
@@ -511,9 +512,15 @@ struct ovs_desc {
 	__u64 pad;
 };
 
+/* The only element of ovs_descs: 4 MiB, all that 6.1 allows. */
+struct ovs_descs {
+	struct ovs_desc d[OVS_DESCS];
+};
+
 /*
- * A flow.  value[] holds the masked key words in the order of the
- * descriptor's; those beyond OVS_CLS_WORDS are in further records, whose
+ * A flow: a cache line, and one more that few flows need, in ovs_values
+ * under the same index.  value[] holds the masked key words in the order of
+ * the descriptor's; those beyond OVS_CLS_WORDS are in further records, whose
  * desc is zero.  Statistics have the index of the first record: the flow id.
  */
 struct ovs_flow {
@@ -521,7 +528,11 @@ struct ovs_flow {
 	__u32 acts;			/* first instruction, in ovs_acts */
 	__u32 next;			/* next record; 0: none */
 	__u32 bridge;
-	__u64 value[OVS_CLS_WORDS];
+	__u64 value[OVS_CLS_FIRST];
+};
+
+struct ovs_values {
+	__u64 value[OVS_CLS_WORDS - OVS_CLS_FIRST];
 	__u64 pad;
 };
 
@@ -547,7 +558,8 @@ _Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");
 _Static_assert(sizeof(struct ovs_bucket) == 64, "ovs_bucket");
 _Static_assert(sizeof(struct ovs_desc) == 128, "ovs_desc");
-_Static_assert(sizeof(struct ovs_flow) == 128, "ovs_flow");
+_Static_assert(sizeof(struct ovs_flow) == 64, "ovs_flow");
+_Static_assert(sizeof(struct ovs_values) == 64, "ovs_values");
 _Static_assert(sizeof(struct ovs_root) == 264, "ovs_root");
 _Static_assert(OVS_CLS_WORDS * OVS_CLS_RECORDS >= OVS_KEY_USED, "key words");
 _Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) ==

@@ -19,7 +19,24 @@
 
 static __always_inline __u32 ovs_edge_desc(__u64 edge)
 {
-	return edge >> OVS_EDGE_DESC_SHIFT & ((1 << OVS_EDGE_DESC_BITS) - 1);
+	return edge >> OVS_EDGE_DESC_SHIFT & (OVS_DESCS - 1);
+}
+
+/* All descriptors: an address that depends on nothing. */
+static __always_inline const struct ovs_descs *ovs_cls_descs(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&ovs_descs, &zero);
+}
+
+/* The low half of a word; clang 14 makes two shifts of a plain cast. */
+static __always_inline __u64 ovs_low(__u64 word)
+{
+	__u32 low = word;
+
+	asm("%0 = %0" : "+w"(low));
+	return low;
 }
 
 /* The masked key word that entry j of a descriptor names. */
@@ -42,7 +59,7 @@ static __always_inline __u64 ovs_cls_term(const struct ovs_pkt *pkt,
 	const __u32 *r = (const __u32 *)&random->mask[j];
 	__u64 t = ovs_cls_word(pkt, d, j);
 
-	return ((__u64)(__u32)t + r[0]) * ((t >> 32) + r[1]);
+	return (ovs_low(t) + r[0]) * ((t >> 32) + r[1]);
 }
 
 /*
@@ -59,42 +76,36 @@ static __always_inline __u64 ovs_cls_term(const struct ovs_pkt *pkt,
 /* Sum of the terms of a descriptor's further records. */
 __noinline __u64 ovs_cls_hash_more(struct ovs_pkt *pkt, __u32 next)
 {
+	const struct ovs_descs *descs = ovs_cls_descs();
 	__u64 h = 0;
 	__u32 i;
 
-	if (!pkt)
+	if (!pkt || !descs)
 		return 0;
 #pragma clang loop unroll(disable)
 	for (i = 1; i < OVS_CLS_RECORDS && next; i++) {
-		struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &next);
-		__u32 r = i;
-		struct ovs_desc *random = bpf_map_lookup_elem(&ovs_descs, &r);
+		const struct ovs_desc *d = &descs->d[next & (OVS_DESCS - 1)];
 
-		if (!d || !random)
-			break;
-		OVS_CLS_TERMS(pkt, d, random, h, 0, OVS_CLS_WORDS);
+		OVS_CLS_TERMS(pkt, d, &descs->d[i], h, 0, OVS_CLS_WORDS);
 		next = d->next;
 	}
 	return h;
 }
 
-/* The tiers of OVS_CLS_TERMS and OVS_CLS_DIFF: words, one cache line. */
+/* The tiers of OVS_CLS_TERMS: words, one cache line. */
 #define OVS_TIER1	3
-#define OVS_TIER2	6
+#define OVS_TIER2	OVS_CLS_FIRST
 
 /* Hash what a descriptor names; `seed` is the edge that leads there. */
 static __always_inline __u64 ovs_cls_hash(struct ovs_pkt *pkt,
+					  const struct ovs_descs *descs,
 					  const struct ovs_desc *d,
 					  __u64 seed)
 {
 	/* Tag and leaf bit go: node and descriptor seed the hash. */
 	__u64 h = seed << (63 - OVS_EDGE_LEAF_SHIFT);
-	struct ovs_desc *random;
-	__u32 zero = 0;
+	const struct ovs_desc *random = &descs->d[0];
 
-	random = bpf_map_lookup_elem(&ovs_descs, &zero);
-	if (!random)
-		return 0;
 	OVS_CLS_TERMS(pkt, d, random, h, 0, OVS_TIER1);
 	if (d->n > OVS_TIER1) {
 		OVS_CLS_TERMS(pkt, d, random, h, OVS_TIER1, OVS_TIER2);
@@ -178,101 +189,159 @@ static __always_inline __u64 ovs_cls_probe(__u64 h)
 	return b ? ovs_cls_overflow(h, b) : 0;
 }
 
+/* As OVS_CLS_TERMS: what differs from the values of v, from entry a on. */
+#define OVS_CLS_DIFF(pkt, d, v, diff, a, b) do {			\
+	__u32 j_;							\
+	_Pragma("unroll")						\
+	for (j_ = (a); j_ < (b); j_++)					\
+		(diff) |= ovs_cls_word(pkt, d, j_) ^			\
+			  (v)->value[j_ - (a)];				\
+} while (0)
+
 /* Whether the further records of a flow match. */
 __noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
 				   __u32 fnext)
 {
+	const struct ovs_descs *descs = ovs_cls_descs();
 	__u64 diff = 0;
-	__u32 i, j;
+	__u32 i;
 
-	if (!pkt)
+	if (!pkt || !descs)
 		return 0;
+#pragma clang loop unroll(disable)
 	for (i = 1; i < OVS_CLS_RECORDS && dnext; i++) {
-		struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &dnext);
+		const struct ovs_desc *d = &descs->d[dnext & (OVS_DESCS - 1)];
 		struct ovs_flow *f = bpf_map_lookup_elem(&ovs_flows, &fnext);
+		struct ovs_values *v = bpf_map_lookup_elem(&ovs_values, &fnext);
 
-		if (!d || !f)
+		if (!f || !v)
 			return 0;
-		for (j = 0; j < OVS_CLS_WORDS; j++)
-			diff |= ovs_cls_word(pkt, d, j) ^ f->value[j];
+		OVS_CLS_DIFF(pkt, d, f, diff, 0, OVS_CLS_FIRST);
+		OVS_CLS_DIFF(pkt, d, v, diff, OVS_CLS_FIRST, OVS_CLS_WORDS);
 		dnext = d->next;
 		fnext = f->next;
 	}
 	return !diff;
 }
 
-/* As OVS_CLS_TERMS: what differs from the flow's values. */
-#define OVS_CLS_DIFF(pkt, d, f, diff, a, b) do {			\
-	__u32 j_;							\
-	_Pragma("unroll")						\
-	for (j_ = (a); j_ < (b); j_++)					\
-		(diff) |= ovs_cls_word(pkt, d, j_) ^ (f)->value[j_];	\
-} while (0)
-
 /*
  * Whether the flow that `edge` names matches in all bits of its mask.
  *
  * @cached: the edge is not from a tree of the packet's bridge
  */
-static __always_inline int ovs_cls_same(struct ovs_pkt *pkt, __u64 edge,
-					int cached)
+static __always_inline int ovs_cls_same(struct ovs_pkt *pkt,
+					const struct ovs_descs *descs,
+					__u64 edge, int cached)
 {
 	__u32 id = edge & ((1 << OVS_EDGE_ID_BITS) - 1);
 	__u32 desc = ovs_edge_desc(edge);
 	struct ovs_flow *f = bpf_map_lookup_elem(&ovs_flows, &id);
-	struct ovs_desc *d = bpf_map_lookup_elem(&ovs_descs, &desc);
+	const struct ovs_desc *d = &descs->d[desc];
 	__u64 diff;
 
-	if (!f || !d)
+	if (!f)
 		return 0;
 	diff = OVS_READ_ONCE(f->desc) ^ desc;
 	if (cached)
 		diff |= f->bridge ^ pkt->bridge;
-	OVS_CLS_DIFF(pkt, d, f, diff, 0, OVS_TIER2);
-	if (d->n > OVS_TIER2)
-		OVS_CLS_DIFF(pkt, d, f, diff, OVS_TIER2, OVS_CLS_WORDS);
+	OVS_CLS_DIFF(pkt, d, f, diff, 0, OVS_CLS_FIRST);
+	if (d->n > OVS_CLS_FIRST) {
+		struct ovs_values *v = bpf_map_lookup_elem(&ovs_values, &id);
+
+		if (!v)
+			return 0;
+		OVS_CLS_DIFF(pkt, d, v, diff, OVS_CLS_FIRST, OVS_CLS_WORDS);
+	}
 	if (diff)
 		return 0;
 	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
 }
 
-/* Walk one tree: the edge of the flow that matches, or 0. */
-static __always_inline __u64 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
+/* Steps of a walk without a call. */
+#define OVS_CLS_STRIDE	16
+
+/* Follow up to OVS_CLS_STRIDE edges, from `edge` on, to a leaf or to none. */
+static __always_inline __u64 ovs_cls_steps(struct ovs_pkt *pkt,
+					   const struct ovs_descs *descs,
+					   __u64 edge)
 {
-	__u32 probes, zero = 0;
-	__u64 *bound;
+	__u32 i;
 
 #pragma clang loop unroll(disable)
-	for (probes = 0; probes < OVS_CLS_DEPTH; probes++) {
+	for (i = 0; i < OVS_CLS_STRIDE; i++) {
 		__u32 desc = ovs_edge_desc(edge);
-		struct ovs_desc *d;
 
 		if (edge & OVS_EDGE_LEAF)
-			goto leaf;
-		d = bpf_map_lookup_elem(&ovs_descs, &desc);
-		if (!d)
-			return 0;
-		edge = ovs_cls_probe(ovs_cls_hash(pkt, d, edge));
+			break;
+		edge = ovs_cls_probe(ovs_cls_hash(pkt, descs,
+						  &descs->d[desc], edge));
 		if (!edge) {
-			pkt->probes += probes + 1;
+			pkt->probes += i + 1;
 			return 0;
 		}
 	}
-	if (!(edge & OVS_EDGE_LEAF)) {
-		bound = bpf_map_lookup_elem(&ovs_cls_bound, &zero);
-		if (bound)
-			(*bound)++;
+	pkt->probes += i;
+	return edge;
+}
+
+__noinline __u64 ovs_cls_more_steps(struct ovs_pkt *pkt, __u64 edge)
+{
+	const struct ovs_descs *descs = ovs_cls_descs();
+
+	return pkt && descs ? ovs_cls_steps(pkt, descs, edge) : 0;
+}
+
+/*
+ * The rest of a walk that is longer than ovs_cls_steps() goes.  Functions of
+ * their own: the verifier follows every step of a loop.
+ */
+__noinline __u64 ovs_cls_deep(struct ovs_pkt *pkt, __u64 edge)
+{
+	__u32 i, zero = 0;
+	__u64 *bound;
+
+	if (!pkt)
 		return 0;
+#pragma clang loop unroll(disable)
+	for (i = OVS_CLS_STRIDE; i < OVS_CLS_DEPTH; i += OVS_CLS_STRIDE) {
+		edge = ovs_cls_more_steps(pkt, edge);
+		if (!edge || edge & OVS_EDGE_LEAF)
+			return edge;
 	}
-leaf:
-	pkt->probes += probes;
-	return ovs_cls_same(pkt, edge, 0) ? edge : 0;
+	bound = bpf_map_lookup_elem(&ovs_cls_bound, &zero);
+	if (bound)
+		(*bound)++;
+	return 0;
+}
+
+/* The end of a walk: the edge of the flow if it matches, or 0. */
+static __always_inline __u64 ovs_cls_end(struct ovs_pkt *pkt,
+					 const struct ovs_descs *descs,
+					 __u64 edge)
+{
+	if (unlikely(edge && !(edge & OVS_EDGE_LEAF)))
+		edge = ovs_cls_deep(pkt, edge);
+	return edge && ovs_cls_same(pkt, descs, edge, 0) ? edge : 0;
+}
+
+/* Walk one tree. */
+static __always_inline __u64 ovs_cls_walk(struct ovs_pkt *pkt, __u64 edge)
+{
+	const struct ovs_descs *descs = ovs_cls_descs();
+
+	if (!descs)
+		return 0;
+	return ovs_cls_end(pkt, descs, ovs_cls_steps(pkt, descs, edge));
 }
 
 /* The same, for the trees after the first one: apart for the verifier. */
 __noinline __u64 ovs_cls_walk_one(struct ovs_pkt *pkt, __u64 edge)
 {
-	return pkt ? ovs_cls_walk(pkt, edge) : 0;
+	const struct ovs_descs *descs = ovs_cls_descs();
+
+	if (!pkt || !descs)
+		return 0;
+	return ovs_cls_end(pkt, descs, ovs_cls_more_steps(pkt, edge));
 }
 
 /* Walk the trees of a bridge from the second one on. */
@@ -375,22 +444,20 @@ static __always_inline __u32 ovs_cache_place(__u64 h)
 /* Find a flow's edge in the cache; 0 when there is none that matches. */
 __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
 {
+	const struct ovs_descs *descs = ovs_cls_descs();
 	__u32 bridge, desc, set, place;
 	struct ovs_root *root;
-	struct ovs_desc *d;
 	__u64 h, edge, *words;
 
-	if (!pkt)
+	if (!pkt || !descs)
 		return 0;
 	bridge = pkt->bridge;
 	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
 	if (!root)
 		return 0;
 	desc = OVS_READ_ONCE(root->desc);
-	d = bpf_map_lookup_elem(&ovs_descs, &desc);
-	if (!d)
-		return 0;
-	h = ovs_cls_hash(pkt, d, bridge);
+	h = ovs_cls_hash(pkt, descs, &descs->d[desc & (OVS_DESCS - 1)],
+			 bridge);
 	pkt->cache_hash = h;
 	set = h & cfg_cache_mask;
 	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
@@ -400,7 +467,8 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
 	edge = words[place];
 	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT)
 		edge = words[place + 1];
-	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT || !ovs_cls_same(pkt, edge, 1))
+	if ((edge ^ h) >> OVS_EDGE_TAG_SHIFT ||
+	    !ovs_cls_same(pkt, descs, edge, 1))
 		return 0;
 	pkt->probes = 1;
 	pkt->cached = 1;
@@ -430,7 +498,7 @@ static __always_inline void ovs_cache_store(struct ovs_pkt *pkt, __u64 edge)
  *
  * Return: flow id plus 1, or 0 when no flow matches.
  */
-__noinline __u32 ovs_classify(struct ovs_pkt *pkt)
+static __always_inline __u32 ovs_classify(struct ovs_pkt *pkt)
 {
 	__u64 edge = 0;
 

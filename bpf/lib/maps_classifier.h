@@ -26,15 +26,20 @@ struct {
 	OVS_CLS_ARRAY(struct ovs_bucket);
 } ovs_buckets SEC(".maps");
 
-/* As ovs_buckets.  Entry 0 is not used. */
+/* As ovs_buckets; one element, so that no index is looked up. */
 struct {
-	OVS_CLS_ARRAY(struct ovs_desc);
+	OVS_CLS_ARRAY(struct ovs_descs);
 } ovs_descs SEC(".maps");
 
 /* As ovs_buckets; `acts` is also read by what runs the actions. */
 struct {
 	OVS_CLS_ARRAY(struct ovs_flow);
 } ovs_flows SEC(".maps");
+
+/* As ovs_buckets.  Index: as ovs_flows. */
+struct {
+	OVS_CLS_ARRAY(struct ovs_values);
+} ovs_values SEC(".maps");
 
 /* As ovs_buckets.  Index: bridge. */
 struct {

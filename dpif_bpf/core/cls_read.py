@@ -17,7 +17,7 @@ _M64 = (1 << 64) - 1
 _WORDS = abi.OVS_CLS_WORDS
 _LEAF = 1 << abi.OVS_EDGE_LEAF_SHIFT
 _ID = (1 << abi.OVS_EDGE_ID_BITS) - 1
-_DESC = (1 << abi.OVS_EDGE_DESC_BITS) - 1
+_DESC = abi.OVS_DESCS - 1
 
 
 def finish(h: int) -> int:
@@ -40,6 +40,7 @@ class Reader:
         self._buckets = buffers.buckets
         self._descs = buffers.descs
         self._flows = buffers.flows
+        self._values = buffers.values
         self._roots = buffers.roots
         self._mask = main - 1
         self.probes = 0
@@ -88,13 +89,16 @@ class Reader:
         words = [word for word, _, _ in self._words(key, desc)]
         record = edge & _ID
         values: list[int] = []
+        first = abi.OVS_CLS_FIRST
         if struct.unpack_from("=I", self._flows,
                               record * abi.FLOW.size)[0] != desc:
             return False
         while len(values) < len(words):
             head = abi.FLOW.struct.unpack_from(self._flows,
                                                record * abi.FLOW.size)
-            values += struct.unpack(f"={_WORDS}Q", head[4])
+            values += struct.unpack(f"={first}Q", head[4])
+            values += struct.unpack_from(f"={_WORDS - first}Q", self._values,
+                                         record * abi.VALUES.size)
             record = head[2]
         return values[:len(words)] == words
 

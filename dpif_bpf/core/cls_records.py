@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flow records of the classifier, in ovs_flows (bpf/lib/abi.h)."""
+"""Flow records of the classifier, in ovs_flows and ovs_values
+(bpf/lib/abi.h)."""
 
 from __future__ import annotations
 
@@ -9,15 +10,16 @@ from dpif_bpf import abi
 from dpif_bpf.core.cls_masks import WORDS, Mask
 
 _SIZE = abi.FLOW.size
-_VALUES = abi.FLOW["value"].offset
 _HEAD_WORDS = _SIZE // 8
-_COMPARED = 6
-_PACK = tuple(
-    struct.Struct(f"II{n}Q{(_COMPARED - n) * 8}x"
-                  if n <= _COMPARED else f"II{n}Q{(WORDS - n) * 8}x")
-    for n in range(WORDS + 1))
+_FIRST = abi.OVS_CLS_FIRST
+_PACK = tuple(struct.Struct(f"=II{n}Q{(_FIRST - n) * 8}x")
+              for n in range(_FIRST + 1))
 """From `next` on: next, bridge, values, and zeros where the reader compares
 in vain (OVS_CLS_DIFF of bpf/lib/lookup.h)."""
+
+_PACK_MORE = tuple(struct.Struct(f"={n}Q{(WORDS - _FIRST - n) * 8}x")
+                   for n in range(WORDS - _FIRST + 1))
+"""The same in ovs_values."""
 
 
 class NoRecord(Exception):
@@ -25,13 +27,14 @@ class NoRecord(Exception):
 
 
 class FlowRecords:
-    """Writer of ovs_flows.
+    """Writer of both.
 
-    :param flows: the mapped array, as bytes
+    :param flows, values: the mapped arrays, as bytes
     """
 
-    def __init__(self, flows: memoryview) -> None:
+    def __init__(self, flows: memoryview, values: memoryview) -> None:
         self._raw = flows
+        self._values = values
         self._heads = flows.cast("Q")
         self._fields = flows.cast("I")
         self._count = len(flows) // _SIZE
@@ -60,7 +63,7 @@ class FlowRecords:
         """
         values = mask.values(key)
         number = self._take()
-        if len(values) <= WORDS:
+        if len(values) <= _FIRST:
             _PACK[len(values)].pack_into(self._raw, number * _SIZE + 8, 0,
                                          bridge, *values)
         else:
@@ -81,12 +84,13 @@ class FlowRecords:
         for i, at in enumerate(ids[:-1]):
             part = values[i * WORDS:(i + 1) * WORDS]
             self._heads[at * _HEAD_WORDS] = 0
-            _PACK[len(part)].pack_into(self._raw, at * _SIZE + 8, ids[i + 1],
-                                       bridge, *part)
-            self._raw[at * _SIZE + _VALUES + len(part) * 8:
-                      (at + 1) * _SIZE] = bytes(
-                          _SIZE - _VALUES - len(part) * 8)
-        self._more[number] = tuple(more)
+            first, rest = part[:_FIRST], part[_FIRST:]
+            _PACK[len(first)].pack_into(self._raw, at * _SIZE + 8,
+                                        ids[i + 1], bridge, *first)
+            _PACK_MORE[len(rest)].pack_into(
+                self._values, at * abi.VALUES.size, *rest)
+        if more:
+            self._more[number] = tuple(more)
 
     def acts(self, number: int) -> int:
         """The instruction at which a flow's actions begin."""

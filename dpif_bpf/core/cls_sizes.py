@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from dpif_bpf import abi
 
 MAX_FLOWS = (1 << abi.OVS_EDGE_ID_BITS) - 1
-MAX_DESCS = 1 << abi.OVS_EDGE_DESC_BITS
+
+MAPPED = ("ovs_buckets", "ovs_descs", "ovs_flows", "ovs_values", "ovs_roots")
+"""Maps that the writer maps into its memory, in the order of Buffers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Sizes:
         return min(2 * self.flows, 1 << abi.OVS_EDGE_ID_BITS)
 
     @classmethod
-    def for_flows(cls, max_flows: int, max_descs: int = 32768) -> Sizes:
+    def for_flows(cls, max_flows: int,
+                  max_descs: int = abi.OVS_DESCS) -> Sizes:
         """Sizes for `max_flows` flows.
 
         There are some more records, for those that wait for a grace period.
@@ -49,8 +52,8 @@ class Sizes:
         """
         if not 0 < max_flows <= MAX_FLOWS:
             raise ValueError(f"max_flows must be in 1..{MAX_FLOWS}")
-        if not 0 < max_descs <= MAX_DESCS:
-            raise ValueError(f"max_descs must be in 1..{MAX_DESCS}")
+        if not 0 < max_descs <= abi.OVS_DESCS:
+            raise ValueError(f"max_descs must be in 1..{abi.OVS_DESCS}")
         flows = min(max_flows + max_flows // 16 + 1024, MAX_FLOWS)
         buckets = 1 << max(8, (flows // 2 - 1).bit_length())
         return cls(flows, max_descs, buckets, buckets // 8)
@@ -62,7 +65,7 @@ class Sizes:
 
     def entries(self) -> dict[str, int]:
         """What the loader sizes the maps to."""
-        return {"ovs_flows": self.flows, "ovs_descs": self.descs,
+        return {"ovs_flows": self.flows, "ovs_values": self.flows,
                 "ovs_buckets": self.buckets + self.overflow,
                 "ovs_cls_cache": self.cache}
 
@@ -70,6 +73,7 @@ class Sizes:
         """Bytes of each map (statistics are not among them)."""
         return {
             "ovs_flows": self.flows * abi.FLOW.size,
+            "ovs_values": self.flows * abi.VALUES.size,
             "ovs_descs": self.descs * abi.DESC.size,
             "ovs_buckets":
                 (self.buckets + self.overflow) * abi.BUCKET.size,

@@ -43,11 +43,15 @@ _Args = TypeVarTuple("_Args")
 
 @dataclass(frozen=True, slots=True)
 class Buffers:
-    """The mapped arrays, as bytes; byte arrays of Sizes.bytes() will do."""
+    """The mapped arrays (cls_sizes.MAPPED), as bytes.
+
+    Byte arrays of Sizes.bytes() will do.
+    """
 
     buckets: memoryview
     descs: memoryview
     flows: memoryview
+    values: memoryview
     roots: memoryview
 
 
@@ -87,7 +91,7 @@ class Classifier:
         self._table = EdgeTable(buffers.buckets, buffers.roots,
                                 sizes.buckets, self._quarantine)
         self._masks = MaskTable(buffers.descs, rng)
-        self._records = FlowRecords(buffers.flows)
+        self._records = FlowRecords(buffers.flows, buffers.values)
         self._store = Store(self._table, self._masks, sizes.nodes,
                             self._quarantine)
         self._freed = freed

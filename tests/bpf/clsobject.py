@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from dpif_bpf import abi
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject, VerifierStats
@@ -70,8 +70,7 @@ class ClsObject:
         for name, value in sizes.entries().items():
             self._obj.set_max_entries(name, value)
         self._obj.load()
-        self.buffers = Buffers(*(self.mapped(name) for name in (
-            "ovs_buckets", "ovs_descs", "ovs_flows", "ovs_roots")))
+        self.buffers = Buffers(*map(self.mapped, MAPPED))
         self._keys = self.mapped("test_keys")
         self._state = self.mapped("test_state").cast("Q")
         self.prog = self._obj.prog_fd("ovs_cls_test")

@@ -40,7 +40,7 @@ STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx"}
 _ETH_P_IP = 0x0800
 _TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
 _U32 = struct.Struct("=I")
-_EDGE_LEAF = 1 << 38
+_EDGE_LEAF = 1 << abi.OVS_EDGE_LEAF_SHIFT
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class Datapath:
         obj.set_rodata("cfg_stripes", 1 if shared_stats else cpus)
         obj.set_rodata("cfg_shared_stats", int(shared_stats))
         obj.set_rodata("cfg_inject_ifindex", self.inject)
-        for name, count in (("ovs_flows", 256), ("ovs_descs", 256),
+        for name, count in (("ovs_flows", 256), ("ovs_values", 256),
                             ("ovs_buckets", 8), ("ovs_acts", 1 << 16),
                             ("ovs_flow_stats", 64 * cpus)):
             obj.set_max_entries(name, count)
@@ -227,6 +227,7 @@ class Datapath:
         masks = [(i, m) for i, m in enumerate(_words_of(mask)) if m]
         keys = _words_of(key)
         descs, flows = self.mapped("ovs_descs"), self.mapped("ovs_flows")
+        values = self.mapped("ovs_values")
         width = abi.OVS_CLS_WORDS
         rows = [masks[at:at + width]
                 for at in range(0, len(masks), width)] or [[]]
@@ -244,10 +245,12 @@ class Datapath:
                 bytes(word for word, _ in row),
                 first_desc + n + 1 if more else 0,
                 struct.pack(f"={width}Q", *bits_of), 0)
-            flows[(first_flow + n) * 128:(first_flow + n + 1) * 128] = (
-                struct.pack("=IIII", first_desc if n == 0 else 0, pc,
-                            first_flow + n + 1 if more else 0, BRIDGE)
-                + value)
+            at = slice((first_flow + n) * 64, (first_flow + n + 1) * 64)
+            first = abi.OVS_CLS_FIRST * 8
+            flows[at] = struct.pack(
+                "=IIII", first_desc if n == 0 else 0, pc,
+                first_flow + n + 1 if more else 0, BRIDGE) + value[:first]
+            values[at] = value[first:]
         self._descs += len(rows)
         self._flows += len(rows)
         trees = self._roots[BRIDGE * 33]

@@ -22,7 +22,8 @@ def compile_object(source: Path, directory: Path) -> Path:
         ["gcc", "-print-multiarch"], capture_output=True, text=True,
         check=True).stdout.strip()
     subprocess.run(
-        ["clang", "-g", "-O2", "-Wall", "-Werror", "-target", "bpf",
-         f"-I/usr/include/{multiarch}", f"-I{TOP / 'bpf' / 'lib'}",
+        ["clang", "-g", "-O2", "-mcpu=v3", "-Wall", "-Werror",
+         "-target", "bpf", f"-I/usr/include/{multiarch}",
+         f"-I{TOP / 'bpf' / 'lib'}",
          "-c", str(source), "-o", str(out)], check=True)
     return out

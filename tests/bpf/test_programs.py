@@ -211,7 +211,7 @@ def test_an_instruction_that_is_none(dp: Datapath) -> None:
     end = len(dp.acts) - 1
     dp.acts[end] = struct.unpack("=Q", insn(Op.SET_PRIORITY, 0))[0]
     flow = dp.add_flow(b"")
-    struct.pack_into("=I", dp.mapped("ovs_flows"), flow * 128 + 4, end)
+    struct.pack_into("=I", dp.mapped("ovs_flows"), flow * 64 + 4, end)
     assert dp.run(SYN).retval == TC_ACT_SHOT
     assert count(dp, DropReason.BAD_INSN) == before + 2
 
