@@ -26,7 +26,7 @@ def set_field(masked: bool, payload: bytes, state: State) -> None:
         value, mask = body[:half], body[half:2 * half]
     else:
         value, mask = body, b"\xff" * len(body)
-    if not any(mask):
+    if kind != KEY_NSH and not any(mask):
         return  # the kernel still drops a packet without that header
     data = bytearray(state.packet)
     if kind == KEY_PRIORITY:

@@ -22,6 +22,7 @@ _SO_MARK = 36
 _VLAN_VALID, _VLAN_TPID_VALID = 0x10, 0x40
 _AUXDATA = struct.Struct("=IIIHHHH")
 _VNET_HDR = struct.Struct("=BBHHHH")
+VNET_LEN = _VNET_HDR.size
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from lists import (
     POP_ETH,
+    POP_NSH,
     POP_VLAN,
     add_mpls,
     check_pkt_len,
@@ -18,14 +19,17 @@ from lists import (
     hash_l4,
     meter,
     nla,
+    nsh_base,
     output,
     pop_mpls,
     push_eth,
     push_mpls,
+    push_nsh,
     push_vlan,
     recirc,
     sample,
     set_masked,
+    set_nsh,
     set_whole,
     trunc,
     u32,
@@ -49,6 +53,7 @@ _LSE = st.sampled_from([bytes.fromhex("00003b40"), bytes.fromhex("fffff7ff"),
                         bytes(4)])
 _TYPES = st.sampled_from([0x8847, 0x8848])
 _BELOW = st.sampled_from([0x0800, 0x86dd, 0x8847, 0x6558, 0x88cc])
+_BYTE = st.integers(0, 255)
 _VALUES = st.sampled_from([b"\0", b"\xff", b"\x0a", b"\x01"])
 
 
@@ -67,28 +72,29 @@ class Lists:
 
     :param facts: what the flow matches
     :param least: bytes that truncation leaves, see ovs_trim() in
-        bpf/lib/act_output.h
+        bpf/lib/act_output.h; 0: there is none
     """
 
     def __init__(self, draw: Draw, facts: KeyFacts, least: int) -> None:
         self._draw = draw
         self._facts = facts
         self._least = least
+        self._kinds = [kind for kind in KINDS if least or kind != "trunc"]
 
     def make(self) -> bytes:
         """One list."""
         return self._list(3, b"")
 
     def _list(self, depth: int, before: bytes) -> bytes:
-        """A list of at most a few actions, blocks `depth` deep.
+        """A list of a few actions, blocks `depth` deep.
 
         :param before: what has been done to the packet in the list around
         """
         draw = self._draw
         actions = b""
         for _ in range(draw(st.sampled_from([1, 2, 3, 5, 7, 0]))):
-            kind = draw(st.sampled_from(
-                KINDS if depth else [k for k in KINDS if k not in BLOCKS]))
+            kind = draw(st.sampled_from(self._kinds if depth else [
+                kind for kind in self._kinds if kind not in BLOCKS]))
             step = STEPS[kind](self, depth, before + actions)
             if self._accepted(before + actions + step):
                 actions += step
@@ -149,6 +155,37 @@ class Lists:
             return POP_ETH
         return self._set(uapi.OVS_KEY_ATTR_MPLS, 4)
 
+    def nsh(self, _depth: int, _before: bytes) -> bytes:
+        draw = self._draw
+        kind = draw(st.integers(0, 3))
+        if kind == 0:
+            mdtype = draw(st.sampled_from([1, 2]))
+            size = 16 if mdtype == 1 else draw(st.sampled_from([4, 1, 64]))
+            return push_nsh(nsh_base(
+                draw(st.sampled_from([1, 0xffffff])), draw(_BYTE),
+                draw(st.integers(0, 3)), draw(st.sampled_from([63, 0, 1])),
+                mdtype), bytes(range(size)))
+        if kind == 1:
+            return self._set_nsh()
+        return POP_ETH + POP_NSH if kind == 2 else POP_NSH
+
+    def _set_nsh(self) -> bytes:
+        draw = self._draw
+
+        def masked(size: int) -> tuple[bytes, bytes]:
+            mask = draw(st.one_of(st.just(b"\xff" * size), st.binary(
+                min_size=size, max_size=size)))
+            value = draw(st.binary(min_size=size, max_size=size))
+            return bytes(v & m for v, m in zip(value, mask,
+                                               strict=True)), mask
+
+        (base, base_mask), (md1, md1_mask) = masked(8), masked(16)
+        fixed = bytes(2)  # the type of metadata and the next protocol
+        base = base[:2] + fixed + base[4:]
+        base_mask = base_mask[:2] + fixed + base_mask[4:]
+        context = md1 + md1_mask if draw(st.booleans()) else b""
+        return set_nsh(base + base_mask, context)
+
     def set(self, _depth: int, _before: bytes) -> bytes:
         draw, facts = self._draw, self._facts
         kinds = [(uapi.OVS_KEY_ATTR_ETHERNET, 12),
@@ -158,7 +195,10 @@ class Lists:
             kinds += [(uapi.OVS_KEY_ATTR_IPV4, 12)] * 4
         elif facts.eth_type == 0x86dd:
             kinds += [(uapi.OVS_KEY_ATTR_IPV6, 40)] * 4
-        ports = {6: uapi.OVS_KEY_ATTR_TCP, 17: uapi.OVS_KEY_ATTR_UDP}
+        if facts.eth_type == 0x894f and draw(st.booleans()):
+            return self._set_nsh()
+        ports = {6: uapi.OVS_KEY_ATTR_TCP, 17: uapi.OVS_KEY_ATTR_UDP,
+                 132: uapi.OVS_KEY_ATTR_SCTP}
         if facts.ip_proto in ports:
             kinds += [(ports[facts.ip_proto], 4)] * 3
         return self._set(*draw(st.sampled_from(kinds)))
@@ -218,11 +258,11 @@ class Lists:
 STEPS: dict[str, Callable[[Lists, int, bytes], bytes]] = {
     "set": Lists.set, "output": Lists.output, "userspace": Lists.userspace,
     "push_vlan": Lists.push_vlan, "pop_vlan": Lists.pop_vlan,
-    "recirc": Lists.recirc, "encap": Lists.encap, "trunc": Lists.trunc,
-    "hash": Lists.hash, "meter": Lists.meter, "clone": Lists.clone,
-    "sample": Lists.sample, "check_pkt_len": Lists.check_pkt_len,
-    "dec_ttl": Lists.dec_ttl}
+    "recirc": Lists.recirc, "encap": Lists.encap, "nsh": Lists.nsh,
+    "trunc": Lists.trunc, "hash": Lists.hash, "meter": Lists.meter,
+    "clone": Lists.clone, "sample": Lists.sample,
+    "check_pkt_len": Lists.check_pkt_len, "dec_ttl": Lists.dec_ttl}
 BLOCKS = {"clone", "sample", "check_pkt_len", "dec_ttl"}
 KINDS = ["output", *["set"] * 4, *["push_vlan", "pop_vlan"] * 2,
-         *["encap"] * 3, "recirc", "recirc", "trunc", "hash", "userspace",
-         "meter", *sorted(BLOCKS)]
+         *["encap"] * 3, "nsh", "recirc", "recirc", "trunc", "hash",
+         "userspace", "meter", *sorted(BLOCKS)]

@@ -142,7 +142,8 @@ POP_VLAN = nla(uapi.OVS_ACTION_ATTR_POP_VLAN)
 
 def facts_of(frame: bytes, parsed: Extract) -> KeyFacts:
     """What a flow that matches a packet exactly says."""
-    tagged = frame[12:14] in {b"\x81\0", b"\x88\xa8"}
+    tagged = (frame[12:14] in {b"\x81\0", b"\x88\xa8"}
+              and len(frame) >= 18)
     return KeyFacts(
         eth_type=parsed.eth_type, ip_proto=parsed.byte("ip_proto"),
         ip_frag=parsed.byte("ip_frag"),

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from oracle import Undefined
+from devices import Vnet
 from oracle_attrs import DP_HASH, put_key
 from oracle_events import Miss, Output, Result, Upcall
-from oracle_path import Endless, Path
+from oracle_key import extract
+from oracle_path import Path
 from oracle_state import attributes
-from scenarios import Packet, Scenario
+from packets import finished, unfinished
+from scenarios import Packet, Scenario, outcome
 from switch import UPCALL_PID, Message, Sent, Switch
 
 from dpif_bpf.abi import DropReason
@@ -30,7 +32,7 @@ Attrs = list[tuple[int, bytes]]
 class Report:
     """An upcall, as far as it is compared.
 
-    :param key: attributes; a hash that is there is HASHED
+    :param key: as _known()
     """
 
     cmd: int
@@ -42,10 +44,24 @@ class Report:
     length: int = 0
 
 
+def _output_of(sent: Sent) -> Output:
+    """An output; what is left to the device is done."""
+    packet, csum = sent.packet, sent.vnet.csum
+    if csum is not None:
+        tag = 4 if sent.tagged else 0
+        packet = finished(packet, (csum[0] + tag, csum[1]))
+    return Output(sent.port, packet, sent.priority or 0, sent.mark)
+
+
+def _known(key: bytes) -> Attrs:
+    """A key's attributes; any hash that is there is as good as another."""
+    return [(kind, b"\xff" * 4 if kind == DP_HASH and any(value) else value)
+            for kind, value in attributes(key)]
+
+
 def _report_of(message: Message) -> Report:
     attrs = message.attrs
-    key = [(kind, b"\xff" * 4 if kind == DP_HASH and any(value) else value)
-           for kind, value in attributes(attrs[uapi.OVS_PACKET_ATTR_KEY])]
+    key = _known(attrs[uapi.OVS_PACKET_ATTR_KEY])
     return Report(
         message.cmd, message.pid, attrs[uapi.OVS_PACKET_ATTR_PACKET], key,
         attrs.get(uapi.OVS_PACKET_ATTR_USERDATA),
@@ -54,7 +70,7 @@ def _report_of(message: Message) -> Report:
 
 
 def _report_on(event: Miss | Upcall) -> Report:
-    key = list(attributes(put_key(event.key)))
+    key = _known(put_key(event.key))
     if isinstance(event, Miss):
         return Report(uapi.OVS_PACKET_CMD_MISS, UPCALL_PID + event.in_port,
                       event.packet, key)
@@ -89,15 +105,11 @@ class Observer:
             assert code == 0, f"a flow is refused: {text}"
         path = Path(scenario.flows, switch.mtus)
         for packet in scenario.packets:
-            try:
-                expected = path.receive(packet.frame, packet.meta)
-            except (Undefined, Endless):
+            expected = outcome(path, packet)
+            if expected is None:
                 continue
-            finally:
-                path.lookups.clear()
             self._before = switch.drops()
-            switch.ports[packet.in_port].send(packet.frame,
-                                              mark=packet.mark)
+            self._send(packet)
             try:
                 self._compare(packet, expected)
             except AssertionError:
@@ -105,15 +117,27 @@ class Observer:
                 self._settle()
                 raise
 
+    def _send(self, packet: Packet) -> None:
+        if packet.actions is not None:
+            parsed = extract(packet.frame, packet.meta)
+            assert parsed is not None
+            code, text = self._switch.execute(
+                packet.frame, put_key(parsed.key), packet.actions)
+            assert code == 0, f"an execute is refused: {text}"
+            return
+        frame, vnet = packet.frame, Vnet()
+        if packet.partial:
+            frame, csum = unfinished(frame)
+            vnet = Vnet(csum)
+        self._switch.ports[packet.in_port].send(frame, vnet, packet.mark)
+
     def _compare(self, packet: Packet, expected: Result) -> None:
         sent, messages, drops = self._observe(expected)
         wanted = [event for event in expected.events
                   if isinstance(event, Output)]
-        found = [Output(out.port, out.packet, event.priority if
-                        out.priority is None else out.priority, out.mark)
-                 for out, event in zip(sent, wanted, strict=False)]
-        found += [Output(out.port, out.packet, out.priority or 0, out.mark)
-                  for out in sent[len(wanted):]]
+        found = [_output_of(out) for out in sent]
+        if sent and sent[0].priority is None:
+            wanted = [replace(event, priority=0) for event in wanted]
         reports = [_report_of(message) for message in messages]
         reports_wanted = [_report_on(event) for event in expected.events
                           if isinstance(event, Miss | Upcall)]

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 import struct
 
+from oracle_key import extract
+
 from dpif_bpf.abi import OVS_KEY_BASE
 
 _EXTENSIONS = (0, 43, 44, 51, 60)
@@ -204,6 +206,34 @@ def broken(rng: random.Random, frame: bytes) -> bytes:
             data[rng.randrange(12, min(len(data), 90))] = rng.getrandbits(8)
         return bytes(data)
     return frame
+
+
+def unfinished(frame: bytes) -> tuple[bytes, tuple[int, int]]:
+    """A packet with the sum of its pseudo header alone in the checksum.
+
+    :returns: the bytes, and where checksumming starts and the field is
+    """
+    data = bytearray(frame)
+    parsed = extract(frame)
+    assert parsed is not None
+    l3, l4, proto = parsed.l3, parsed.l4, parsed.byte("ip_proto")
+    size = len(data) - l4
+    if parsed.eth_type == 0x0800:
+        pseudo = data[l3 + 12:l3 + 20] + struct.pack("!HH", proto, size)
+    else:
+        pseudo = data[l3 + 8:l3 + 40] + struct.pack("!II", size, proto)
+    offset = 16 if proto == 6 else 6
+    data[l4 + offset:l4 + offset + 2] = (
+        ~checksum(bytes(pseudo)) & 0xffff).to_bytes(2, "big")
+    return bytes(data), (l4, offset)
+
+
+def finished(data: bytes, csum: tuple[int, int]) -> bytes:
+    """What the device makes of it."""
+    start, offset = csum
+    check = checksum(data[start:]) or 0xffff
+    at = start + offset
+    return data[:at] + check.to_bytes(2, "big") + data[at + 2:]
 
 
 def difference(found: list[int], wanted: list[int]) -> str:

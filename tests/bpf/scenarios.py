@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from lists import output
 from oracle import Undefined
 from oracle_attrs import put_key
-from oracle_events import Miss
-from oracle_key import Meta
+from oracle_events import Miss, Result
+from oracle_key import Meta, extract
 from oracle_path import Endless, Flow, Path
+from packets import finished, unfinished
 
+from dpif_bpf.wire.extract import packet_facts
 from dpif_bpf.wire.key import decode_match
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -32,15 +34,33 @@ LEAST = 320
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A frame that comes in."""
+    """A frame that comes in by a port, or that a peer sends.
+
+    :param partial: its checksum is left to the device
+    :param actions: of OVS_PACKET_CMD_EXECUTE; None: it comes in
+    :param more: what a peer says beside port and mark: priority,
+        recirculation id, hash
+    """
 
     frame: bytes
     in_port: int
     mark: int
+    partial: bool = False
+    actions: bytes | None = None
+    more: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def meta(self) -> Meta:
-        return Meta(in_port=self.in_port, skb_mark=self.mark)
+        priority, recirc_id, dp_hash = self.more
+        return Meta(in_port=self.in_port, skb_mark=self.mark,
+                    skb_priority=priority, recirc_id=recirc_id,
+                    dp_hash=dp_hash)
+
+    def __str__(self) -> str:
+        actions = ("None" if self.actions is None else
+                   f'bytes.fromhex("{self.actions.hex()}")')
+        return (f'Packet(bytes.fromhex("{self.frame.hex()}"), {self.in_port},'
+                f" {self.mark:#x}, {self.partial}, {actions}, {self.more})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,58 +80,93 @@ class Scenario:
             f"         \"{put_key(flow.key, flow.mask).hex()}\",\n"
             f"         \"{flow.actions.hex()}\"),\n"
             for flow in self.flows)
-        packets = "".join(
-            f"    Packet(bytes.fromhex(\"{packet.frame.hex()}\"),"
-            f" {packet.in_port}, {packet.mark:#x}),\n"
-            for packet in self.packets)
+        packets = "".join(f"    {packet},\n" for packet in self.packets)
         return f"Scenario((\n{flows}), (\n{packets}))"
 
 
-def _flow(draw: Draw, key: bytes, others: Sequence[Flow]) -> Flow | None:
+def _flow(draw: Draw, key: bytes, others: Sequence[Flow],
+          least: int) -> Flow | None:
     """A flow that a packet of `key` matches; None: others are in its way."""
     mask = draw_mask(draw, key, proto=draw(st.booleans()))
     facts = decode_match(put_key(key), put_key(key, mask)).facts
-    flow = Flow(key, mask, Lists(draw, facts, LEAST).make())
+    flow = Flow(key, mask, Lists(draw, facts, least).make())
     return flow if disjoint(flow, others) else None
 
 
-def _outcome(flows: Sequence[Flow], packet: Packet) -> list[Miss] | None:
-    """Lookups that miss; None: it cannot be told what happens."""
+def outcome(path: Path, packet: Packet) -> Result | None:
+    """What is expected; None: it cannot be told."""
+    path.lookups.clear()
     try:
-        result = Path(flows, MTUS).receive(packet.frame, packet.meta)
+        if packet.actions is None:
+            return path.receive(packet.frame, packet.meta)
+        return path.execute(packet.frame, packet.meta, packet.actions)
     except (Undefined, Endless):
         return None
-    return [event for event in result.events if isinstance(event, Miss)]
+
+
+def _missing(flows: Sequence[Flow], packet: Packet) -> list[bytes] | None:
+    """Keys that miss; None: it cannot be told what happens."""
+    result = outcome(Path(flows, MTUS), packet)
+    if result is None:
+        return None
+    return [event.key for event in result.events if isinstance(event, Miss)]
+
+
+def can_be_partial(frame: bytes) -> bool:
+    """Whether there is a checksum that is as the device would make it."""
+    parsed = extract(frame)
+    if (parsed is None or not parsed.l4 or parsed.byte("ip_frag")
+            or parsed.byte("ip_proto") not in {6, 17}
+            or parsed.field("tp_src") + parsed.field("tp_dst") == bytes(4)):
+        return False
+    partial, csum = unfinished(frame)
+    return finished(partial, csum) == frame
+
+
+@st.composite
+def packets(draw: Draw) -> Packet:
+    """A packet that comes in, or one that a peer sends."""
+    in_port = draw(st.sampled_from(IN_PORTS))
+    mark = draw(st.sampled_from([0, 1, 0xffffffff]))
+    frame = draw(frames().filter(arrives))
+    kind = draw(st.sampled_from(["plain", "partial", "execute"]))
+    if kind != "execute" or extract(frame) is None:
+        return Packet(frame, in_port, mark,
+                      kind == "partial" and can_be_partial(frame))
+    return Packet(
+        frame, in_port, mark, False,
+        Lists(draw, packet_facts(frame), LEAST).make(),
+        (draw(st.sampled_from([0, 7])), draw(st.sampled_from([0, 1])),
+         draw(st.sampled_from([0, 9]))))
 
 
 @st.composite
 def scenarios(draw: Draw) -> Scenario:
     """Flows for a packet and for what recirculates of it, others that differ
-    in a bit, and one to three packets."""
-    packet = Packet(draw(frames().filter(arrives)),
-                    draw(st.sampled_from(IN_PORTS)),
-                    draw(st.sampled_from([0, 1, 0xffffffff])))
+    in a bit, and one to four packets."""
+    packet = draw(packets())
+    least = 0 if packet.partial else LEAST
     flows: list[Flow] = []
-    missing = _outcome(flows, packet) or []
+    missing = _missing(flows, packet) or []
     while missing and len(flows) < MOST_FLOWS:
-        key = missing.pop(0).key
+        key = missing.pop(0)
         if not can_be_put(key) or sometimes(draw, 10):
             continue
-        flow = _flow(draw, key, flows)
+        flow = _flow(draw, key, flows, least)
         if flow is None:
             continue
-        more = _outcome([*flows, flow], packet)
+        more = _missing([*flows, flow], packet)
         if more is None:
             flow = Flow(flow.key, flow.mask, output(2))
-            more = _outcome([*flows, flow], packet) or []
+            more = _missing([*flows, flow], packet) or []
         flows.append(flow)
         missing = more
         for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
             decoy = draw_decoy(draw, flow)
             if disjoint(decoy, flows):
                 flows.append(decoy)
-    more_packets = draw(st.lists(frames().filter(arrives), max_size=2))
-    return Scenario(tuple(flows), (packet, *(
-        Packet(frame, packet.in_port, packet.mark)
-        for frame in [*more_packets, *([packet.frame] if draw(
-            st.booleans()) else [])])))
+    others = [Packet(frame, packet.in_port, packet.mark) for frame in draw(
+        st.lists(frames().filter(arrives), max_size=2))]
+    if draw(st.booleans()):
+        others.append(packet)
+    return Scenario(tuple(flows), (packet, *others))

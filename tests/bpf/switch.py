@@ -22,6 +22,7 @@ from pathlib import Path
 from devices import (
     ETH_P_ALL,
     PREFIX,
+    VNET_LEN,
     Port,
     Vnet,
     ip,
@@ -58,19 +59,26 @@ MAX_FLOWS = 1024
 UPCALL_PID = 100
 """Of a port: this and its number."""
 
-_SO_PRIORITY, _SO_MARK, _SO_RCVMARK, _SO_RCVPRIORITY = 12, 36, 75, 82
+_SO_PRIORITY, _SO_RCVBUFFORCE, _SO_MARK = 12, 33, 36
+_SO_RCVMARK, _SO_RCVPRIORITY = 75, 82
 _HEADERS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A packet that went out; `priority` is None where it is not known."""
+    """A packet that went out.
+
+    :param tagged: its outer tag was beside it, and offloads count from
+        behind that
+    :param priority: None where it is not known
+    """
 
     port: int
     packet: bytes
     mark: int
     priority: int | None
     vnet: Vnet
+    tagged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,7 @@ class Capture:
     def __init__(self, ports: Mapping[str, int]) -> None:
         self._ports = ports
         self.sock = packet_socket(ETH_P_ALL)
+        self.sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 26)
         self.sock.setsockopt(socket.SOL_SOCKET, _SO_RCVMARK, 1)
         self._priority = True
         try:
@@ -116,7 +125,7 @@ class Capture:
                      if level == socket.SOL_SOCKET}
             yield Sent(port, packet, found[_SO_MARK],
                        found[_SO_PRIORITY] if self._priority else None,
-                       vnet)
+                       vnet, len(packet) > len(data) - VNET_LEN)
 
 
 class Switch:

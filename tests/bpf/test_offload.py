@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import struct
 
 import packets
 import pytest
@@ -15,7 +14,7 @@ from frames import SET_DST6, SET_SRC4, SET_SRC6, ether, ports
 from harness import Datapath, insn, key_words
 from lists import compiled, output, push_vlan, set_whole, userspace
 from oracle_key import Meta, extract
-from packets import checksum, difference
+from packets import difference, finished, unfinished
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q
@@ -35,31 +34,8 @@ PORTS_UDP = set_whole(uapi.OVS_KEY_ATTR_UDP, ports(5, 6))
 
 
 def partial(packet: Packet) -> tuple[bytes, tuple[int, int]]:
-    """The packet with the sum of its pseudo header alone in the checksum.
-
-    :returns: the bytes, and where checksumming starts and the field is
-    """
-    data = bytearray(bytes(packet))
-    parsed = extract(bytes(data))
-    assert parsed is not None
-    l3, l4, proto = parsed.l3, parsed.l4, parsed.byte("ip_proto")
-    size = len(data) - l4
-    if parsed.eth_type == 0x0800:
-        pseudo = data[l3 + 12:l3 + 20] + struct.pack("!HH", proto, size)
-    else:
-        pseudo = data[l3 + 8:l3 + 40] + struct.pack("!II", size, proto)
-    offset = 16 if proto == 6 else 6
-    data[l4 + offset:l4 + offset + 2] = (
-        ~checksum(bytes(pseudo)) & 0xffff).to_bytes(2, "big")
-    return bytes(data), (l4, offset)
-
-
-def finished(data: bytes, csum: tuple[int, int]) -> bytes:
-    """What the device makes of it."""
-    start, offset = csum
-    check = checksum(data[start:]) or 0xffff
-    at = start + offset
-    return data[:at] + check.to_bytes(2, "big") + data[at + 2:]
+    """A packet whose checksum is not finished."""
+    return unfinished(bytes(packet))
 
 
 def l4_is_right(data: bytes) -> bool:
