@@ -212,6 +212,8 @@ ACTIONS: dict[int, tuple[Bench, ...]] = {
         Bench("meter, that passes", nla_u32(u.OVS_ACTION_ATTR_METER, METER)),
         Bench("meter, that is not there", nla_u32(
             u.OVS_ACTION_ATTR_METER, METER + 1))),
+    # For the programs an OVS_ACTION_ATTR_USERSPACE.
+    u.OVS_ACTION_ATTR_PSAMPLE: (),
     u.OVS_ACTION_ATTR_TRUNC: (
         Bench("trunc, of nothing", nla_u32(u.OVS_ACTION_ATTR_TRUNC, 1000)),
         Bench("trunc, userspace", nla_u32(u.OVS_ACTION_ATTR_TRUNC, 50)

@@ -154,6 +154,7 @@ class Daemon:
     def _coverage(self, _argv: list[str]) -> str:
         counts = dict(self.dispatcher.counters)
         counts.update(self._server.counters())
+        counts.update(self.provider.counters())
         for instance in self.provider.instances():
             for name, count in instance.counters().items():
                 counts[name] = counts.get(name, 0) + count

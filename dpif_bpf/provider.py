@@ -15,11 +15,13 @@ from dpif_bpf import abi
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.edges import InjectPair, LinkEvent, PortEdge
+from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.upcall import Upcalls
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
+from dpif_bpf.edge.psample import Psample
 from dpif_bpf.edge.ring import BUDGET, UpcallRing
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.plane import (
@@ -85,6 +87,13 @@ class Provider:
         self._instances: dict[str, Instance] = {}
         self._bridges: Mapping[str, frozenset[str]] = {}
         self._grace = Grace()
+        self._psample = Psample()
+        self._samples = Samples(self._psample)
+
+    def counters(self) -> dict[str, int]:
+        """Events of all datapaths since the start, by name."""
+        return {"psample_sent": self._samples.sent,
+                "psample_lost": self._samples.lost}
 
     # core.dispatch.Registry
 
@@ -151,7 +160,8 @@ class Provider:
             plane = BpfPlane(gen, Hooking(self._loader, name), pair,
                              self._max_flows,
                              lambda program: dp.programs.release(program))
-            dp = Datapath(name, number, plane, self._ports, msec)
+            dp = Datapath(name, number, plane, self._ports, msec,
+                          self._samples)
             upcalls = Upcalls(dp, self._send)
             ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
         except DpifError:
@@ -298,3 +308,4 @@ class Provider:
             instance.plane.close()
         self._instances.clear()
         self._grace.close()
+        self._psample.close()

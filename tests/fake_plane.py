@@ -15,6 +15,7 @@ from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import DpCounters, PortEntry
 from dpif_bpf.core.records import memory_words
+from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
@@ -112,6 +113,21 @@ class FakePlane:
 
 
 @dataclass(slots=True)
+class FakePsample:
+    """core.samples.SampleEdge that keeps what is sent."""
+
+    id: int = 0
+    messages: list[bytes] = field(default_factory=list)
+
+    def family(self) -> int:
+        return self.id
+
+    def send(self, message: bytes) -> bool:
+        self.messages.append(message)
+        return True
+
+
+@dataclass(slots=True)
 class FakeProvider:
     """core.dispatch.Registry over FakePlane and FakePorts."""
 
@@ -119,6 +135,7 @@ class FakeProvider:
     dps: list[Datapath] = field(default_factory=list)
     planes: list[FakePlane] = field(default_factory=list)
     events: list[tuple[int, bytes]] = field(default_factory=list)
+    psample: FakePsample = field(default_factory=FakePsample)
 
     def datapaths(self) -> list[Datapath]:
         return list(self.dps)
@@ -129,7 +146,7 @@ class FakeProvider:
             raise RequestError(17, "exists")
         plane = FakePlane()
         dp = Datapath(request.name, len(self.dps), plane, self.ports,
-                      lambda: 0)
+                      lambda: 0, Samples(self.psample))
         dp.change(request)
         dp.make_port(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                      (request.upcall_pid or 0,))

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dpif_bpf.core.arena import Arena
-from dpif_bpf.core.compiler import compile_actions
-from dpif_bpf.core.insn import Compiled, UserspaceDesc
+from dpif_bpf.core.compiler import compile_actions, no_samples
+from dpif_bpf.core.insn import Compiled, Desc, UserspaceDesc
 from dpif_bpf.errors import DpifError
 from dpif_bpf.wire.facts import KeyFacts
 
@@ -37,13 +37,13 @@ class DescTable:
     """
 
     def __init__(self) -> None:
-        self._descs: dict[int, UserspaceDesc] = {}
+        self._descs: dict[int, Desc] = {}
         self._last = 0
 
     def __len__(self) -> int:
         return len(self._descs)
 
-    def add(self, desc: UserspaceDesc) -> int:
+    def add(self, desc: Desc) -> int:
         """Takes `desc` in; its number, never 0."""
         number = self._last
         while True:
@@ -54,7 +54,7 @@ class DescTable:
         self._descs[number] = desc
         return number
 
-    def get(self, number: int) -> UserspaceDesc | None:
+    def get(self, number: int) -> Desc | None:
         """The descriptor of an upcall; None when its flow is long gone."""
         return self._descs.get(number)
 
@@ -88,18 +88,21 @@ class ProgramCache:
 
     :param clock: ms, monotonic: copies that were put off may still need
         their instructions after the grace period
+    :param psample: whether samples can be sent
     """
 
     KEYS = 256
     """How many (list, facts) are remembered of one program."""
 
     def __init__(self, arena: Arena, descs: DescTable,
-                 clock: Callable[[], int]) -> None:
+                 clock: Callable[[], int],
+                 psample: Callable[[], bool] = no_samples) -> None:
         self._clock = clock
+        self._psample = psample
         self._arena = arena
         self._descs = descs
         self._by_key: dict[tuple[bytes, KeyFacts], Program] = {}
-        self._by_code: dict[tuple[bytes, tuple[UserspaceDesc, ...]],
+        self._by_code: dict[tuple[bytes, tuple[Desc, ...]],
                             Program] = {}
 
     def __len__(self) -> int:
@@ -121,7 +124,7 @@ class ProgramCache:
         if program is not None:
             program._refs += 1
             return program
-        compiled = compile_actions(data, facts, base)
+        compiled = compile_actions(data, facts, base, self._psample)
         program = self._by_code.get((compiled.code, compiled.uspace))
         if program is not None:
             program._refs += 1

@@ -10,6 +10,7 @@ after a block is what was known before it.
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from struct import Struct
 
 from dpif_bpf.abi import Op
@@ -65,7 +66,8 @@ def compile_sample(context: Context, start: int, stop: int) -> None:
     block = _check_list("OVS_SAMPLE_ATTR_ACTIONS",
                         found.get(uapi.OVS_SAMPLE_ATTR_ACTIONS))
     probability = _U32.unpack_from(context.actions, first)[0]
-    context.insns.append(Sample(probability, context.block(*block)))
+    context.insns.append(Sample(probability, replace(
+        context, rate=probability).block(*block)))
 
 
 def compile_clone(context: Context, start: int, stop: int) -> None:

@@ -35,6 +35,7 @@ from dpif_bpf.core.compile_encap import (
     compile_push_mpls,
 )
 from dpif_bpf.core.compile_nsh import compile_pop_nsh, compile_push_nsh
+from dpif_bpf.core.compile_psample import compile_psample
 from dpif_bpf.core.compile_set import compile_set, compile_set_masked
 from dpif_bpf.core.insn import (
     Compiled,
@@ -60,20 +61,26 @@ ACTION_NAMES = {value: name for name, value in vars(uapi).items()
                 if name.startswith("OVS_ACTION_ATTR_")}
 
 
-def compile_actions(data: bytes, facts: KeyFacts,
-                    base: int | None = None) -> Compiled:
+def no_samples() -> bool:
+    """Whether samples can be sent: no."""
+    return False
+
+
+def compile_actions(data: bytes, facts: KeyFacts, base: int | None = None,
+                    psample: Callable[[], bool] = no_samples) -> Compiled:
     """Checks a list of actions and compiles it.
 
     :param data: payload of OVS_FLOW_ATTR_ACTIONS or OVS_PACKET_ATTR_ACTIONS
     :param facts: of the flow's masked key; of the packet for an execute
     :param base: offset of `data` in the netlink message, for the offset in
         the error
+    :param psample: whether samples can be sent
     :raises RequestError: EINVAL for what is malformed, not supported or not
         possible with these packets; ERANGE for a short attribute of a
-        userspace action or check_pkt_len; EOVERFLOW for blocks that are
-        nested too deep
+        userspace action or check_pkt_len, and for a long cookie; EOVERFLOW
+        for blocks that are nested too deep
     """
-    context = Context(facts, data, _block)
+    context = Context(facts, data, _block, psample)
     try:
         _list(context)
     except RequestError as error:
@@ -220,6 +227,7 @@ HANDLERS: dict[int, Handler] = {
     uapi.OVS_ACTION_ATTR_SET_MASKED: Handler(None, compile_set_masked),
     uapi.OVS_ACTION_ATTR_DROP: Handler(4, _drop),
     uapi.OVS_ACTION_ATTR_METER: Handler(4, _meter),
+    uapi.OVS_ACTION_ATTR_PSAMPLE: Handler(None, compile_psample),
     uapi.OVS_ACTION_ATTR_PUSH_MPLS: Handler(8, compile_push_mpls),
     uapi.OVS_ACTION_ATTR_POP_MPLS: Handler(2, compile_pop_mpls),
     uapi.OVS_ACTION_ATTR_ADD_MPLS: Handler(8, compile_add_mpls),

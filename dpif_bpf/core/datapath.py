@@ -25,6 +25,7 @@ from dpif_bpf.core.meters import Meters
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, Plane, PortEntry
 from dpif_bpf.core.records import DATAPATH, PORT_BASE, Records
 from dpif_bpf.core.restore import DATAPATH_PREFIX
+from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL, Vport, VportTable
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
@@ -61,10 +62,12 @@ class Datapath:
     :param number: of the datapath in this provider, for device names
     :param ports: performs what is done to devices
     :param clock: ms, monotonic
+    :param samples: sends samples
     """
 
     def __init__(self, name: str, number: int, plane: Plane,
-                 ports: PortEdge, clock: Callable[[], int]) -> None:
+                 ports: PortEdge, clock: Callable[[], int],
+                 samples: Samples) -> None:
         self.name = name
         self.number = number
         self.plane = plane
@@ -74,8 +77,9 @@ class Datapath:
         self.lost = 0
         self.base = DpCounters()
         self.descs = DescTable()
+        self.samples = samples
         self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,
-                                     clock)
+                                     clock, samples.available)
         self.records = Records(plane.nlmem, plane.max_flows)
         plane.classifier.add_root(ANY_BRIDGE)
         self.flows = FlowTable(plane, self.programs, self.records)

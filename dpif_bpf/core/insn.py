@@ -35,6 +35,24 @@ class UserspaceDesc:
 
 
 @dataclass(frozen=True, slots=True)
+class PsampleDesc:
+    """What an OVS_ACTION_ATTR_PSAMPLE says about its samples.
+
+    :param group: OVS_PSAMPLE_ATTR_GROUP
+    :param cookie: OVS_PSAMPLE_ATTR_COOKIE, None when there is none
+    :param rate: probability of the samples around it, of 0xffffffff
+    """
+
+    group: int
+    cookie: bytes | None
+    rate: int
+
+
+Desc = UserspaceDesc | PsampleDesc
+"""What the provider must know of what OVS_OP_USERSPACE hands up."""
+
+
+@dataclass(frozen=True, slots=True)
 class Insn:
     """One instruction before it has an address.
 
@@ -46,7 +64,7 @@ class Insn:
     arg: int = 0
     imm: int = 0
     data: bytes = b""
-    desc: UserspaceDesc | None = None
+    desc: Desc | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +72,14 @@ class Compiled:
     """Instructions of a whole list of actions.
 
     :param code: instruction words; a multiple of 8 bytes
-    :param uspace: descriptors of the userspace actions
+    :param uspace: descriptors of the userspace and psample actions
     :param relocs: for each descriptor the byte offset in `code` of the
         32 bits that take its id
     :param deferred: a copy may be put off that runs a part of it later
     """
 
     code: bytes
-    uspace: tuple[UserspaceDesc, ...]
+    uspace: tuple[Desc, ...]
     relocs: tuple[int, ...]
     deferred: bool = False
 
@@ -83,13 +101,17 @@ class Context:
     :param actions: the whole list, or that of the block
     :param nested: compiles a block: the context around it, and the place of
         its list in `actions`
+    :param psample: whether samples can be sent
     :param depth: in how many blocks this list is
+    :param rate: probability of the sample that this list is of; 0: of none
     """
 
     facts: KeyFacts
     actions: bytes
     nested: Callable[[Context, int, int], tuple[Node, ...]]
+    psample: Callable[[], bool]
     depth: int = 0
+    rate: int = 0
     insns: list[Node] = field(default_factory=list)
 
     def block(self, start: int, stop: int) -> tuple[Node, ...]:

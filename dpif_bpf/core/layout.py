@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from dpif_bpf.abi import INSN, OVS_MAX_INSNS, Op
-from dpif_bpf.core.insn import Compiled, Insn, UserspaceDesc
+from dpif_bpf.core.insn import Compiled, Desc, Insn
 
 _WORD = Struct("=Q")
 ALWAYS = 0xFFFFFFFF
@@ -196,7 +196,7 @@ def assemble(nodes: Sequence[Node]) -> Compiled:
     # No attribute of 4 bytes makes more than two, and none is beyond 64 kB.
     assert len(insns) <= OVS_MAX_INSNS
     code = bytearray()
-    uspace: list[UserspaceDesc] = []
+    uspace: list[Desc] = []
     relocs: list[int] = []
     for insn in insns:
         if insn.desc is not None:

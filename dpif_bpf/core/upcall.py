@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dpif_bpf import abi
-from dpif_bpf.core.actions import UserspaceDesc
 from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.core.insn import PsampleDesc, UserspaceDesc
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.key import encode_key
@@ -27,6 +27,8 @@ Send = Callable[[int, bytes], bool]
 _HEADER = abi.UPCALL.struct.unpack_from
 _SIZE = abi.UPCALL.size
 _IN_PORT = abi.KEY["in_port"].slice
+_ETH_TYPE = abi.KEY["eth_type"].slice
+_ETH_P_802_3_MIN, _ETH_P_802_2 = 0x600, 4
 _MAC_PROTO = abi.KEY["mac_proto"].offset
 
 
@@ -52,11 +54,16 @@ class Upcalls:
         in_port = int.from_bytes(key[_IN_PORT], "little")
         desc: UserspaceDesc | None = None
         if cmd == uapi.OVS_PACKET_CMD_ACTION:
-            desc = dp.descs.get(desc_id)
-            if desc is None:
+            found = dp.descs.get(desc_id)
+            if found is None:
                 # Its flow has gone, and the grace period with it.
                 self._lost(in_port)
                 return
+            if isinstance(found, PsampleDesc):
+                self._sample(found, in_port, key,
+                             record[_SIZE:_SIZE + size], pkt_len, cutlen)
+                return
+            desc = found
         pid = dp.upcall_pid(cpu, in_port, hash_,
                             None if desc is None else desc.pid)
         if not pid:
@@ -92,6 +99,21 @@ class Upcalls:
                     port.upcall_success += 1
             else:
                 self._lost(in_port)
+
+    def _sample(self, desc: PsampleDesc, in_port: int, key: bytes,
+                packet: memoryview, size: int, cutlen: int) -> None:
+        """The packet goes as it is, without the tag beside it."""
+        if key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET:
+            protocol = int.from_bytes(key[_ETH_TYPE], "big")
+            packet, size = packet[ETH_HLEN:], size - ETH_HLEN
+        else:
+            protocol = int.from_bytes(packet[12:ETH_HLEN], "big")
+            if protocol < _ETH_P_802_3_MIN:
+                protocol = _ETH_P_802_2
+        port = self._dp.vports.by_no.get(in_port)
+        self._dp.samples.take(
+            desc, 0 if port is None else port.link.ifindex, protocol, size,
+            bytes(packet[:max(size - cutlen, 0)]))
 
     def _lost(self, in_port: int) -> None:
         self._dp.lost += 1

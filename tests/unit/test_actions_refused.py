@@ -291,7 +291,9 @@ def test_supported_actions_are_named() -> None:
         uapi.OVS_ACTION_ATTR_TRUNC, uapi.OVS_ACTION_ATTR_SAMPLE,
         uapi.OVS_ACTION_ATTR_CLONE, uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN,
         uapi.OVS_ACTION_ATTR_HASH, uapi.OVS_ACTION_ATTR_DEC_TTL,
-        uapi.OVS_ACTION_ATTR_METER}
+        uapi.OVS_ACTION_ATTR_METER,
+        # test_psample.py has that.
+        uapi.OVS_ACTION_ATTR_PSAMPLE}
 
 
 def test_facts_after_actions() -> None:

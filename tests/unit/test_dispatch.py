@@ -415,7 +415,8 @@ def test_replay_gives_the_same_datapath(peer: Peer) -> None:
         (0, "ovs-bpf", (0,)), (1, "p1", (5,)), (2, "p2", (5,))}
     plane = FakePlane()
     again = Datapath("ovs-bpf", kept.number, plane,
-                     peer.provider.ports.restarted(), lambda: 0)
+                     peer.provider.ports.restarted(), lambda: 0,
+                     dp.samples)
     again.change(kept.datapath)
     for request in kept.ports:
         again.hook_port(again.adopt_port(request))
