@@ -67,10 +67,14 @@ CHECK = re.compile(r"^\S*?([\w-]+\.at:\d+): (.*)$")
 #: Time and number of a line of a log.
 LOG_TIME = re.compile(r"\b\d{4}-\d\d-\d\dT[\d:.]+Z\|\d+\|")
 DEVICE = re.compile(r"\blink add .*\btype (\w+)")
-#: Warnings of ovs-vswitchd.log, which follows the log of a failed test: that a
-#: filter or action of tc is not there, and what the datapath refused.
+#: Warnings of ovs-vswitchd: the kernel has no such filter of tc, and what the
+#: datapath refused.
 NO_FILTER = re.compile(r"adding cls_(\w+) policing .*failed: No such file")
-REFUSED = re.compile(r"^> .*\|dpif(?:\(\w+\))?\|WARN\|(.* failed .*)")
+REFUSED = re.compile(
+    r"\|(?:ofproto_)?dpif(?:\(\w+\))?\|WARN\|(.* failed .*|Rejecting .*)"
+)
+#: Failed executes of rules from the command line are not always logged.
+NO_CT = "Datapath does not support ct_state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +135,11 @@ def parse_log(text: str) -> dict[int, tuple[str, str]]:
     return found
 
 
-def find_cause(log: str) -> str:
-    """What a failed test's own log says of it, in one short line."""
+def find_cause(log: str, switch: str = "") -> str:
+    """What a failed test's own log says of it, in one short line.
+
+    ``switch`` is the log of its ovs-vswitchd.
+    """
     lines = log.splitlines()
     device = ""
     for line in lines:
@@ -141,8 +148,8 @@ def find_cause(log: str) -> str:
         elif "Unknown device type" in line:
             option = DEVICE_OPTIONS.get(device, device)
             return f"kernel lacks {option}"
-        elif match := NO_FILTER.search(line):
-            return f"kernel lacks NET_CLS_{match[1].upper()}"
+    if match := NO_FILTER.search(switch):
+        return f"kernel lacks NET_CLS_{match[1].upper()}"
 
     # The last check's command and what it printed.
     command = ""
@@ -168,7 +175,10 @@ def find_cause(log: str) -> str:
         shown = output[0]
     if shown == command or shown.startswith("-"):
         # What is missing tells less than why it could not come.
-        shown = next((m[1] for m in map(REFUSED.match, lines) if m), shown)
+        if match := REFUSED.search(switch):
+            shown = match[1]
+        elif "testing conntrack" in log and NO_CT in switch:
+            shown = f"{NO_CT}: {shown}"
     shown = LOG_TIME.sub("", re.sub(r"\s+", " ", shown).strip())
     return shown[:160]
 
@@ -215,7 +225,11 @@ def collect(suite: Path, run: Path, source: Path, table: Path) -> None:
                 row, result="failed", cause="did not end in time"
             )
         elif row.result == "failed":
-            rows[number] = replace(row, cause=find_cause(text))
+            switch = directory / "ovs-vswitchd.log"
+            warnings = (
+                switch.read_text(errors="replace") if switch.exists() else ""
+            )
+            rows[number] = replace(row, cause=find_cause(text, warnings))
     write_table(table, rows)
 
 

@@ -13,6 +13,8 @@
 #   --suite=bpf|kmod|userspace the datapath under test: ours (default), the
 #                              kernel module's, or OVS's in user space
 #   --guest=6.1|6.12           run in a guest with that kernel of Debian's
+#   --wall-clock               let the guest's clock follow the host's: twice
+#                              as fast, but what times out may be the host
 #   --output=FILE              table of results, in place of ovs-tests.tsv
 #   --record                   keep the results for docs/ovs-tests.rst, and
 #                              for --ci which tests pass
@@ -32,6 +34,7 @@ usage()
 }
 
 suite=bpf source=3.1 build='' plugin='' guest='' limit='' ci='' record=''
+clock=(-i 1)
 output=$top/build/ovs-tests.tsv arguments=()
 for word; do
     case $word in
@@ -40,6 +43,7 @@ for word; do
     --plugin=*) plugin=$(realpath "${word#*=}") ;;
     --suite=bpf | --suite=kmod | --suite=userspace) suite=${word#*=} ;;
     --guest=*) guest=${word#*=} ;;
+    --wall-clock) clock=() ;;
     --output=*) output=$(realpath -m "${word#*=}") ;;
     --limit=*) limit=${word#*=} ;;
     --record) record=yes ;;
@@ -201,7 +205,7 @@ run_guest()
 
     rm -rf "$share"
     mkdir -p "$share"
-    "$here/../guest/guest.sh" -k "$guest" -i 1 -o "$share" \
+    "$here/../guest/guest.sh" -k "$guest" "${clock[@]}" -o "$share" \
         -t "${limit:-14400}" -e OVS_TESTS_PREPARED=yes \
         "$here/run.sh" --suite="$suite" --ovs-src="$version" \
         --ovs-build="$build" ${plugin:+--plugin="$plugin"} \

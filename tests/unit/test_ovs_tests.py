@@ -120,22 +120,41 @@ def test_cause_is_the_condition_waited_for() -> None:
 
 
 def test_cause_is_the_refusal_for_want_of_which_a_line_is_missing() -> None:
-    log = OTHER_OUTPUT + (
-        "> 2026-11-22T22:00:00.1Z|00081|dpif(handler1)|WARN|bpf@ovs-bpf:"
+    switch = (
+        "2026-11-22T22:00:00.1Z|00081|dpif(handler1)|WARN|bpf@ovs-bpf:"
         " execute ct(commit) failed (Invalid argument) on packet udp\n"
     )
-    assert results.find_cause(log) == (
+    assert results.find_cause(OTHER_OUTPUT, switch) == (
         "bpf@ovs-bpf: execute ct(commit) failed (Invalid argument) on"
         " packet udp"
     )
 
 
+def test_cause_is_the_rejected_rule_that_was_waited_for() -> None:
+    switch = (
+        "2026-11-22T22:00:00.1Z|00081|ofproto_dpif|WARN|Rejecting ct action"
+        " because datapath does not support ct action\n"
+    )
+    assert results.find_cause(WAITED, switch).startswith("Rejecting ct")
+
+
+def test_cause_is_that_there_is_no_connection_tracking() -> None:
+    log = "1. x.at:1: testing conntrack - ping ...\n" + OTHER_OUTPUT
+    switch = (
+        "2026-11-22T22:00:00.1Z|00081|ofproto_dpif|INFO|bpf@ovs-bpf: Datapath"
+        " does not support ct_state\n"
+    )
+    assert results.find_cause(log, switch).startswith(results.NO_CT + ": -3")
+
+
 def test_cause_is_the_missing_filter() -> None:
-    log = OTHER_OUTPUT + (
-        "> 2026-11-22T23:02:47.1Z|00084|netdev_linux|WARN|ovs-p0: adding"
+    switch = (
+        "2026-11-22T23:02:47.1Z|00084|netdev_linux|WARN|ovs-p0: adding"
         " cls_basic policing action failed: No such file or directory\n"
     )
-    assert results.find_cause(log) == "kernel lacks NET_CLS_BASIC"
+    assert results.find_cause(OTHER_OUTPUT, switch) == (
+        "kernel lacks NET_CLS_BASIC"
+    )
 
 
 def test_collect(tmp_path: Path) -> None:
