@@ -17,6 +17,7 @@ from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.insn import PsampleDesc, UserspaceDesc
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
+from dpif_bpf.wire.gso import SKB_GSO_UDP
 from dpif_bpf.wire.key import encode_key
 from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.replies import encode_upcall
@@ -30,6 +31,8 @@ _IN_PORT = abi.KEY["in_port"].slice
 _ETH_TYPE = abi.KEY["eth_type"].slice
 _ETH_P_802_3_MIN, _ETH_P_802_2 = 0x600, 4
 _MAC_PROTO = abi.KEY["mac_proto"].offset
+_IP_FRAG = abi.KEY["ip_frag"].offset
+_LATER = bytes((uapi.OVS_FRAG_TYPE_LATER,))
 
 
 class Upcalls:
@@ -79,7 +82,10 @@ class Upcalls:
             self.malformed += 1
             self._lost(in_port)
             return
-        attrs = encode_key(key)
+        attrs = next_attrs = encode_key(key)
+        if gso_type & SKB_GSO_UDP:  # fragments, of which this was the first
+            next_attrs = encode_key(key[:_IP_FRAG] + _LATER
+                                    + key[_IP_FRAG + 1:])
         full_hash = hash_ | hash_flags << 32
         more = -ETH_HLEN if layer3 else 4 if vlan_tpid != b"\0\0" else 0
         for packet in packets:
@@ -99,6 +105,7 @@ class Upcalls:
                     port.upcall_success += 1
             else:
                 self._lost(in_port)
+            attrs = next_attrs
 
     def _sample(self, desc: PsampleDesc, in_port: int, key: bytes,
                 packet: memoryview, size: int, cutlen: int) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts a GSO packet into the packets that a device would send.
 
-TCP over IPv4 and IPv6 and UDP_L4, also in a VXLAN, Geneve, GRE or IP tunnel,
-as the kernel does in software (tcp_gso_segment(), __udp_gso_segment(),
+TCP over IPv4 and IPv6, UDP_L4, and UDP that becomes fragments, also in a
+VXLAN, Geneve, GRE or IP tunnel, as the kernel does in software
+(tcp_gso_segment(), __udp_gso_segment(), udp4_ufo_fragment(),
 inet_gso_segment(), ipv6_gso_segment(), __skb_udp_tunnel_segment() and
 gre_gso_segment() of Linux 6.18): all checksums are complete afterwards.
 """
@@ -10,6 +11,7 @@ gre_gso_segment() of Linux 6.18): all checksums are complete afterwards.
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
@@ -41,6 +43,7 @@ SKB_GSO_IPXIP4 = 1 << 8
 SKB_GSO_IPXIP6 = 1 << 9
 SKB_GSO_UDP_TUNNEL = 1 << 10
 SKB_GSO_UDP_TUNNEL_CSUM = 1 << 11
+SKB_GSO_UDP = 1 << 16
 SKB_GSO_UDP_L4 = 1 << 17
 SKB_GSO_FRAGLIST = 1 << 18
 SKB_GSO_TCP_ACCECN = 1 << 19
@@ -55,12 +58,14 @@ _GRE = SKB_GSO_GRE | SKB_GSO_GRE_CSUM
 _IPXIP = SKB_GSO_IPXIP4 | SKB_GSO_IPXIP6
 _TUNNEL = _UDP_TUNNEL | _GRE | _IPXIP
 _KNOWN = (_TUNNEL | SKB_GSO_TCPV4 | SKB_GSO_DODGY | SKB_GSO_TCP_ECN
-          | SKB_GSO_TCP_FIXEDID | SKB_GSO_TCPV6 | SKB_GSO_UDP_L4
+          | SKB_GSO_TCP_FIXEDID | SKB_GSO_TCPV6 | SKB_GSO_UDP
+          | SKB_GSO_UDP_L4
           | SKB_GSO_FRAGLIST | SKB_GSO_TCP_ACCECN
           | SKB_GSO_TCP_FIXEDID_OUTER | SKB_GSO_TCP_FIXEDID_INNER)
 _TUNNEL_TYPES = {IPPROTO_UDP: _UDP_TUNNEL, IPPROTO_GRE: _GRE,
                  IPPROTO_IPIP: _IPXIP, IPPROTO_IPV6: _IPXIP}
 
+_IPPROTO_FRAGMENT = 44
 _TCP_FIN_PSH = 0x09
 _TCP_CWR = 0x80
 _GRE_CSUM = 0x80
@@ -110,6 +115,12 @@ def segment(packet: bytes | memoryview, gso_size: int, gso_type: int,
     :raises RequestError: EOPNOTSUPP for other GSO types; EINVAL when the
         packet is not of its type
     """
+    if gso_type & ~_KNOWN:
+        raise RequestError(errno.EOPNOTSUPP,
+                           f"GSO type {gso_type:#x} cannot be cut")
+    if gso_type & SKB_GSO_UDP:
+        yield from _fragments(packet, gso_size, gso_type, csum_start)
+        return
     plan = _plan(packet, gso_size, gso_type, csum_start, zero_check)
     header = bytearray(packet[:plan.at.payload])
     starts = (range(plan.at.payload, len(packet), gso_size)
@@ -135,17 +146,7 @@ def segment(packet: bytes | memoryview, gso_size: int, gso_type: int,
 
 def _plan(packet: bytes | memoryview, gso_size: int, gso_type: int,
           csum_start: int, zero_check: bool) -> _Plan:
-    if gso_type & ~_KNOWN:
-        raise RequestError(errno.EOPNOTSUPP,
-                           f"GSO type {gso_type:#x} cannot be cut")
-    outer = None
-    at = find_ip(packet)
-    if gso_type & _TUNNEL:
-        outer = at
-        if not gso_type & _TUNNEL_TYPES.get(at.proto, 0):
-            raise bad(f"type {gso_type:#x}, but protocol {at.proto}")
-        at = find_inner(packet, at.l4, csum_start)
-    at = with_payload(packet, at)
+    outer, at = _find(packet, gso_type, csum_start)
     wanted = (SKB_GSO_UDP_L4 if at.proto == IPPROTO_UDP else
               SKB_GSO_TCPV4 if at.version == 4 else SKB_GSO_TCPV6)
     if not gso_size or not gso_type & wanted:
@@ -165,6 +166,64 @@ def _plan(packet: bytes | memoryview, gso_size: int, gso_type: int,
         packet[at.l4 + 13] if tcp else 0,
         bool(gso_type & SKB_GSO_TCP_ACCECN), not no_check,
         bool(gso_type & SKB_GSO_UDP_TUNNEL_CSUM))
+
+
+def _find(packet: bytes | memoryview, gso_type: int,
+          csum_start: int) -> tuple[Layers | None, Layers]:
+    """Headers of the tunnel, if it is one, and of TCP or UDP."""
+    outer = None
+    at = find_ip(packet)
+    if gso_type & _TUNNEL:
+        outer = at
+        if not gso_type & _TUNNEL_TYPES.get(at.proto, 0):
+            raise bad(f"type {gso_type:#x}, but protocol {at.proto}")
+        at = find_inner(packet, at.l4, csum_start)
+    return outer, with_payload(packet, at)
+
+
+def _fragments(packet: bytes | memoryview, gso_size: int, gso_type: int,
+               csum_start: int) -> Iterator[bytes]:
+    """The IP fragments of a UDP packet, which always gets a checksum.
+
+    Where the kernel forgets that offsets count in units of 8 bytes, and not
+    in IPv6 extension headers, these are right.
+    """
+    outer, at = _find(packet, gso_type, csum_start)
+    size = gso_size & ~7
+    datagram = bytearray(packet[at.l4:])
+    if at.proto != IPPROTO_UDP or not size or len(datagram) <= gso_size:
+        raise bad(f"of type {gso_type:#x}, size {gso_size}, has protocol"
+                  f" {at.proto} and {len(datagram)} bytes")
+    _U16.pack_into(datagram, 6, 0)
+    _U16.pack_into(datagram, 6, mangle(checksum(
+        datagram, pseudo_sum(packet, at, len(datagram)))))
+    header = bytearray(packet[:at.l4])
+    if at.version == 6:
+        header += _fragment_header(header, at)
+    number = _ip_id(packet, at)
+    outer_number = _ip_id(packet, outer) if outer else 0
+    for count, start in enumerate(range(0, len(datagram), size)):
+        data = bytes(datagram[start:start + size])
+        more = start + size < len(datagram)
+        if at.version == 6:
+            _U16.pack_into(header, at.l4 + 2, start | more)
+        else:
+            _U16.pack_into(header, at.l3 + 6, start >> 3 | more << 13)
+        _finish_ip(header, at, len(data), number)
+        if outer is not None:
+            _finish_tunnel(header, outer, data, outer_number + count,
+                           bool(gso_type & SKB_GSO_UDP_TUNNEL_CSUM))
+        yield bytes(header) + data
+
+
+def _fragment_header(header: bytearray, at: Layers) -> bytes:
+    """IPv6's, behind the headers that there are, of which the last says so.
+    """
+    last, end = at.l3 + 6, at.l3 + 40
+    while end < at.l4:
+        last, end = end, end + (header[end + 1] + 1) * 8
+    header[last] = _IPPROTO_FRAGMENT
+    return bytes((at.proto, 0, 0, 0)) + _U32.pack(random.getrandbits(32) or 1)
 
 
 def _ip_id(packet: bytes | memoryview, at: Layers) -> int:

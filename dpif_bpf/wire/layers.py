@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from struct import Struct
 
@@ -12,6 +13,7 @@ from dpif_bpf.wire.checksum import fold, ones_sum
 
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
+ETH_P_NSH = 0x894F
 IPPROTO_IPIP = 4
 IPPROTO_TCP = 6
 IPPROTO_UDP = 17
@@ -23,6 +25,8 @@ _EXTENSIONS = {0, 43, 60}
 """IPv6 extension headers that a segment repeats: hop-by-hop options,
 routing, destination options."""
 _ETH_HLEN = 14
+_NSH_HLEN = 8
+_NP_NSH = 4
 
 _U16 = Struct("!H")
 
@@ -56,13 +60,14 @@ def bad(text: str) -> RequestError:
     return RequestError(errno.EINVAL, f"packet to be cut: {text}")
 
 
-def find_ip(packet: bytes | memoryview) -> Layers:
-    """Finds the IP header of an Ethernet frame, below tags and labels.
+def find_ip(packet: bytes | memoryview, frame: int = 0) -> Layers:
+    """Finds the IP header of an Ethernet frame, below tags, labels and NSH.
 
+    :param frame: where the frame begins
     :raises RequestError: EINVAL when there is none, or not a whole one that
         each segment could repeat
     """
-    l3 = _ETH_HLEN
+    l3 = frame + _ETH_HLEN
     while len(packet) >= l3 and _U16.unpack_from(packet, l3 - 2)[
             0] in _TPIDS:
         l3 += 4
@@ -75,7 +80,23 @@ def find_ip(packet: bytes | memoryview) -> Layers:
         return _ipv6(packet, l3)
     if eth_type in _MPLS:
         return _labelled(packet, l3)
+    if eth_type == ETH_P_NSH:
+        return _service(packet, l3)
     raise bad(f"Ethernet type {eth_type:#06x}")
+
+
+def _service(packet: bytes | memoryview, l3: int) -> Layers:
+    """Below a network service header (RFC 8300), or several."""
+    while len(packet) >= l3 + _NSH_HLEN:
+        size, following = (packet[l3 + 1] & 0x3F) * 4, packet[l3 + 3]
+        if size < _NSH_HLEN:
+            break
+        l3 += size
+        if following in _BELOW_NSH:
+            return _BELOW_NSH[following](packet, l3)
+        if following != _NP_NSH:
+            break
+    raise bad("no IP header below the NSH")
 
 
 def _labelled(packet: bytes | memoryview, l3: int) -> Layers:
@@ -109,6 +130,11 @@ def _ipv6(packet: bytes | memoryview, l3: int) -> Layers:
     while proto in _EXTENSIONS and len(packet) >= l4 + 2:
         proto, l4 = packet[l4], l4 + (packet[l4 + 1] + 1) * 8
     return Layers(l3, 6, l4, proto, l4)
+
+
+_BELOW_NSH: dict[int, Callable[[bytes | memoryview, int], Layers]] = {
+    1: _ipv4, 2: _ipv6, 3: find_ip, 5: _labelled}
+"""How to go on, by next protocol."""
 
 
 def find_inner(packet: bytes | memoryview, start: int, l4: int) -> Layers:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle_key import Meta, extract
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
@@ -18,6 +18,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.insn import UserspaceDesc
 from dpif_bpf.core.upcall import Upcalls
 from dpif_bpf.wire import uapi as u
+from dpif_bpf.wire.gso import SKB_GSO_TCPV4, SKB_GSO_UDP
 from dpif_bpf.wire.netlink import iter_attrs, nla_string, nla_u32
 from tests.fake_plane import FakeProvider, Peer
 
@@ -53,13 +54,15 @@ class Bench:
     def record(self, cmd: int = MISS, *, desc: int = 0, cpu: int = 0,
                hash_: int = 0, packet: bytes = FRAME,
                pkt_len: int | None = None, gso_size: int = 0,
-               tag: bytes = bytes(4), cutlen: int = 0) -> None:
-        found = extract(packet, Meta(in_port=1))
+               tag: bytes = bytes(4), cutlen: int = 0,
+               gso_type: int = SKB_GSO_TCPV4) -> None:
+        found = extract(packet, Meta(in_port=1,
+                                     ufo=gso_type == SKB_GSO_UDP))
         assert found is not None
         self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
-            0, 0, 0, gso_size, 1 if gso_size else 0, desc, hash_, 3, cpu, 0,
-            tag[2:], tag[:2], cutlen,
+            0, 0, 0, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
+            cpu, 0, tag[2:], tag[:2], cutlen,
             found.key[:abi.OVS_KEY_BASE * 8]) + packet))
 
 
@@ -135,6 +138,21 @@ def test_large_packet_goes_up_in_segments(per_cpu: Bench) -> None:
     sizes = [len(attrs[u.OVS_PACKET_ATTR_PACKET])
              for _, attrs in per_cpu.sent]
     assert sizes == [1054, 1054, 554]
+
+
+def test_fragments_have_keys_of_fragments(per_cpu: Bench) -> None:
+    """The first one has its ports, the others have none."""
+    large = bytes(Ether() / IP() / UDP(sport=1, dport=2) / Raw(b"y" * 2500))
+    per_cpu.record(packet=large, gso_size=1000, gso_type=SKB_GSO_UDP)
+    keys = [{kind: attrs[u.OVS_PACKET_ATTR_KEY][start:stop]
+             for kind, start, stop in iter_attrs(
+                 attrs[u.OVS_PACKET_ATTR_KEY])}
+            for _, attrs in per_cpu.sent]
+    assert [key[u.OVS_KEY_ATTR_IPV4][-1] for key in keys] == [1, 2, 2]
+    assert [u.OVS_KEY_ATTR_UDP in key for key in keys] == [True, False,
+                                                           False]
+    assert [int.from_bytes(attrs[u.OVS_PACKET_ATTR_PACKET][20:22], "big")
+            for _, attrs in per_cpu.sent] == [0x2000, 0x2000 | 125, 250]
 
 
 def test_truncated_packet_tells_its_length(per_cpu: Bench) -> None:
