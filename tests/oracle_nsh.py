@@ -59,6 +59,17 @@ def encap(kind: int, payload: bytes, packet: bytes,
     return rest, None, 14
 
 
+def nsh_mask(masked: bool, key: bytes) -> bytes:
+    """What a set of OVS_KEY_ATTR_NSH may write."""
+    mask = b""
+    for kind, data in attributes(key):
+        bits = _halves(data, masked)[1]
+        if kind == BASE:
+            bits = fields(*bits[:2]).to_bytes(2, "big") + bits[4:]
+        mask += bits
+    return mask
+
+
 def set_nsh(masked: bool, key: bytes, data: bytearray, at: int) -> bool:
     """Writes to the header at `at`; False: it is not whole."""
     found = dict(attributes(key))

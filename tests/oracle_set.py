@@ -8,7 +8,7 @@ from dataclasses import replace
 from oracle_encap import KEY_MPLS, set_mpls
 from oracle_events import Failure, Undefined
 from oracle_key import ICMPV6, SCTP, TCP, UDP, Extract, be16
-from oracle_nsh import KEY_NSH, NSH, set_nsh
+from oracle_nsh import KEY_NSH, NSH, nsh_mask, set_nsh
 from oracle_sctp import set_ports
 from oracle_state import State, attributes, u32
 
@@ -26,7 +26,9 @@ def set_field(masked: bool, payload: bytes, state: State) -> None:
         value, mask = body[:half], body[half:2 * half]
     else:
         value, mask = body, b"\xff" * len(body)
-    if kind != KEY_NSH and not any(mask):
+    if kind == KEY_NSH:
+        mask = nsh_mask(masked, body)
+    if not any(mask):
         return  # the kernel still drops a packet without that header
     data = bytearray(state.packet)
     if kind == KEY_PRIORITY:

@@ -19,8 +19,12 @@ def features(lab: Lab) -> dict[str, str]:
             (line.partition(":") for line in text.splitlines())}
 
 
-def connect(lab: Lab, there: str, back: str) -> tuple[Host, Host]:
-    """Two bridges, with a host each, that say MPLS to each other."""
+def connect(lab: Lab, there: str, back: str,
+            eth_type: str = "0x8847") -> tuple[Host, Host]:
+    """Two bridges, with a host each, that say MPLS to each other.
+
+    :param eth_type: or something else
+    """
     lab.ns.ip("link add w0 type veth peer name w1")
     hosts = []
     for i in range(2):
@@ -32,7 +36,7 @@ def connect(lab: Lab, there: str, back: str) -> tuple[Host, Host]:
         lab.vsctl("add-port", f"br{i}", f"w{i}")
         lab.ofctl("-Oopenflow13", "del-flows", f"br{i}")
         for flow in (f"in_port=p{i},dl_type=0x0800 actions={there},w{i}",
-                     f"in_port=w{i},dl_type=0x8847 actions={back},p{i}",
+                     f"in_port=w{i},dl_type={eth_type} actions={back},p{i}",
                      f"in_port=p{i},arp actions=w{i}",
                      f"in_port=w{i},arp actions=p{i}"):
             lab.ofctl("-Oopenflow13", "add-flow", f"br{i}", flow)
