@@ -40,13 +40,14 @@ class Psample:
     """core.samples.SampleEdge.
 
     :param family, group: names, for tests
+    :ivar group: number of the group, when family() has found it
     """
 
     def __init__(self, family: str = psample.FAMILY,
                  group: str = psample.GROUP) -> None:
         self._names = family, group
         self._family = 0
-        self._group = 0
+        self.group = 0
         self._socket: socket.socket | None = None
 
     def family(self) -> int:
@@ -65,7 +66,7 @@ class Psample:
             # What is multicast goes to port 0 as well, the kernel, which
             # passes over what is no request.
             self._socket.sendto(message, socket.MSG_DONTWAIT,
-                                (0, 1 << self._group - 1))
+                                (0, 1 << self.group - 1))
         except OSError:
             return False
         return True
@@ -93,7 +94,7 @@ class Psample:
             family, group = _parse(message.raw, group_name)
             if not 0 < group <= _GROUPS:
                 return
-            self._family, self._group, self._socket = family, group, sock
+            self._family, self.group, self._socket = family, group, sock
         finally:
             if self._socket is not sock:
                 sock.close()

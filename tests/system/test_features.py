@@ -16,6 +16,10 @@ from dataclasses import dataclass
 
 import pytest
 from lab import Host, Lab
+from test_psample import listener, read
+
+from dpif_bpf.edge.psample import Psample
+from dpif_bpf.wire import psample
 
 ETH_P_IP, ETH_P_MPLS, ETH_P_TEST = 0x0800, 0x8847, 0x9009
 NO = {"No", "0"}
@@ -174,6 +178,28 @@ def check_pkt_len(lab: Lab, hosts: list[Host]) -> None:
     assert {len(frame) for frame in found} == {642}
 
 
+def local_samples(lab: Lab, hosts: list[Host]) -> None:
+    """Samples that a process in the switch's namespace takes."""
+    one, two, _ = hosts
+    lab.vsctl("--", "--id=@b", "get", "bridge", "br0", "--", "create",
+              "Flow_Sample_Collector_Set", "bridge=@b", "id=1",
+              "local_group_id=10")
+    lab.ofctl("add-flow", "br0", "priority=9,in_port=1,ip,actions="
+              "sample(probability=65535,collector_set_id=1,"
+              "obs_domain_id=5,obs_point_id=6),output:2")
+    with lab.ns.entered(), contextlib.closing(Psample()) as edge:
+        assert edge.family()
+        with listener(edge.group) as sock:
+            one.ping(two.ip, 5)
+            found = [read(sock) for _ in range(5)]
+    assert "psample(group=10,cookie=0x500000006" in actions(lab), actions(lab)
+    for got in found:
+        assert got[psample.ATTR_SAMPLE_GROUP] == struct.pack("=I", 10)
+        assert got[psample.ATTR_SAMPLE_RATE] == b"\xff" * 4
+        assert got[psample.ATTR_USER_COOKIE] == struct.pack("!II", 5, 6)
+        assert len(got[psample.ATTR_DATA]) == 98
+
+
 def dp_hash(lab: Lab, hosts: list[Host]) -> None:
     """A select group by dp_hash: every connection takes one way."""
     one, two, _ = hosts
@@ -304,7 +330,8 @@ FEATURES = {
     "Explicit Drop action": Feature(explicit_drop, ((IP4, "drop"),)),
     "Optimized Balance TCP mode": Feature(denied=((IP4, "lb_output(1)"),)),
     "MPLS Label add": Feature(add_mpls),
-    "psample action": Feature(denied=((IP4, "psample(group=1)"),)),
+    "psample action": Feature(
+        local_samples, denied=((IP4, "psample(group=1)"),)),
     "Max VLAN headers": Feature(vlan_headers),
     "Max MPLS depth": Feature(mpls_depth),
     "Recirc": Feature(dp_hash),

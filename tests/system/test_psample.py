@@ -27,12 +27,20 @@ FRAME = bytes(range(100))
 
 @contextlib.contextmanager
 def listener(group: int) -> Iterator[socket.socket]:
+    """Who is in a multicast group."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 16) as sock:
         sock.bind((0, 0))
         sock.connect((0, 0))  # as OVS does
         sock.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, group)
         sock.settimeout(5)
         yield sock
+
+
+def read(sock: socket.socket) -> dict[int, bytes]:
+    """The attributes of the next sample."""
+    (message,) = iter_messages(sock.recv(1 << 16))
+    return {kind: message.raw[start:stop] for kind, start, stop
+            in iter_attrs(message.raw, 20)}
 
 
 @pytest.mark.parametrize("names", [
@@ -42,14 +50,11 @@ def test_samples_arrive(namespace: Namespace, names: tuple[str, str]) -> None:
     if not edge.family():
         pytest.skip(f"the kernel has no family {names[0]}")
     samples = Samples(edge)
-    with contextlib.closing(edge), listener(edge._group) as sock:
+    with contextlib.closing(edge), listener(edge.group) as sock:
         for _ in range(3):
             samples.take(PsampleDesc(5, b"cookie", 1000), 6, 0x800,
                          len(FRAME), FRAME)
-            (message,) = iter_messages(sock.recv(1 << 16))
-            assert message.type == edge.family()
-            got = {kind: message.raw[start:stop] for kind, start, stop
-                   in iter_attrs(message.raw, 20)}
+            got = read(sock)
             assert got[psample.ATTR_DATA] == FRAME
             assert got[psample.ATTR_USER_COOKIE] == b"cookie"
         assert (samples.sent, samples.lost) == (3, 0)
