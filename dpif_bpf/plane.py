@@ -99,11 +99,14 @@ def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
         "ovs_flow_stats": (stripes + 1) * sizes.flows,
         "ovs_acts": ACTS_WORDS,
         "ovs_nlmem": memory_words(sizes.flows),
-    }, _shared(old))
+    }, shared_maps(old))
 
 
-def _shared(old: Generation | None) -> dict[str, int]:
-    """Maps of a generation, by name, that the next one takes."""
+def shared_maps(old: Generation | None) -> dict[str, int]:
+    """Maps of a generation, by name, that the next one takes.
+
+    :raises BackendError: EPROTO when they have another layout
+    """
     if old is None or METERS not in old.maps:
         return {}
     info = old.map_info(METERS)

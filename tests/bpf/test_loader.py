@@ -25,6 +25,7 @@ from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
 from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import BackendError
+from dpif_bpf.plane import shared_maps
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -101,6 +102,39 @@ def test_everything_is_pinned(loader: Loader,
                 == generation.map_info(name).map_id)
         os.close(fd)
     assert generation.map_info("ovs_acts").max_entries == 4096
+
+
+def test_generations_share_meters(loader: Loader,
+                                  generation: Generation) -> None:
+    """What one writes the other reads, and it stays with the newer one."""
+    assert shared_maps(None) == {}
+    generation.mapped("ovs_meters")[:8] = b"counted "
+    generation.commit()
+    with loader.open_pinned(DP) as old:
+        shared = shared_maps(old)
+        assert shared == {"ovs_meters": old.map_fd("ovs_meters")}
+        with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096},
+                           shared) as new:
+            assert new.map_info("ovs_meters").map_id == (
+                old.map_info("ovs_meters").map_id)
+            assert new.map_info("ovs_acts").map_id != (
+                old.map_info("ovs_acts").map_id)
+            memory = new.mapped("ovs_meters")
+            memory[8:16] = b"and on.."
+            assert old.mapped("ovs_meters")[:16] == b"counted and on.."
+            new.commit()
+            loader.remove_others(new)
+    with loader.open_pinned(DP) as found:
+        assert found.mapped("ovs_meters")[:16] == b"counted and on.."
+
+
+def test_meters_of_another_layout(loader: Loader) -> None:
+    """They are not taken for something else."""
+    with (loader.create(DP, {"cfg_verdict": 500}, {
+            "ovs_acts": 4096, "ovs_meters": 4096}) as odd,
+          pytest.raises(BackendError) as caught):
+        shared_maps(odd)
+    assert caught.value.errno == errno.EPROTO
 
 
 def test_generation_is_found_once_it_is_valid(
