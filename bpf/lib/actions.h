@@ -19,6 +19,8 @@
 #include "parse.h"
 #include "upcall.h"
 
+#define OVS_CUT_ONCE	(1U << 31)	/* of cutlen: one output, no more */
+
 struct ovs_run {
 	struct __sk_buff *skb;
 	struct ovs_cpu *cpu;
@@ -67,7 +69,8 @@ static __always_inline void ovs_userspace(struct __sk_buff *skb,
 /*
  * Put a copy off, which runs a block at `pc` or, when that is 0, is looked up
  * again as `id`.  After many of them the packet itself gets in line behind
- * them, with the rest of the list, from the instruction at `self` on.
+ * them, with the rest of the list, from the instruction at `self` on.  A copy
+ * at `self` is one for an output that truncates it.
  */
 static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
 				     __u32 self)
@@ -78,6 +81,8 @@ static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
 
 	pkt->sent = 1;
 	pkt->copies++;
+	if (pc == self && !rest)
+		pkt->cutlen |= OVS_CUT_ONCE;
 	if (unlikely(rest)) {
 		pkt->copies = 0;
 		pkt->pc = pc = self;
@@ -86,6 +91,8 @@ static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
 		err = ovs_defer(run->skb, run->cpu, pkt, id, pc);
 	if (unlikely(rest))	/* when there is no room for it, it goes on */
 		return err ? 0 : ovs_end(pkt, OVS_DROP_NONE);
+	if (pc == self)
+		pkt->cutlen = 0;
 	if (err)
 		ovs_count_drop(pkt->bridge, err);
 	return 0;
@@ -147,6 +154,16 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		ovs_output_last(skb, pkt, insn.imm);
 		return 1;
 	case OVS_OP_OUTPUT:
+		/* Of a list, layout.py sees to that; not over recirculation. */
+		if (unlikely(pkt->cutlen)) {
+			if (pkt->cutlen & OVS_CUT_ONCE) {
+				pkt->cutlen &= ~OVS_CUT_ONCE;
+				ovs_output_last(skb, pkt, insn.imm);
+				return 1;
+			}
+			copy_pc = pc;
+			break;
+		}
 		ovs_output(skb, pkt, insn.imm);
 		return 0;
 	case OVS_OP_END:
@@ -232,7 +249,7 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	}
 	if (unlikely(err))
 		return ovs_end(pkt, err);
-	if (insn.op == OVS_OP_RECIRC || insn.op == OVS_OP_CLONE)
+	if (insn.op == OVS_OP_RECIRC || copy_pc)
 		return ovs_copy(run, copy_id, copy_pc, pc);
 	return 0;
 }

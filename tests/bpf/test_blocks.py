@@ -110,18 +110,24 @@ def test_truncated_upcall(dp: Datapath) -> None:
         len(frame)] * 2
 
 
-def test_truncation_survives_recirculation(dp: Datapath) -> None:
+@pytest.mark.parametrize("ports", [(2,), (2, 3), (3, 2, 2)])
+def test_truncation_survives_recirculation(dp: Datapath,
+                                           ports: tuple[int, ...]) -> None:
+    """It is for the first output of the next flow, and of the rest."""
     frame = bytes(tcp4())
-    add(dp, trunc(60) + recirc(5) + output(3), frame)
+    add(dp, trunc(60) + recirc(5) + output(4) + output(4), frame)
     key, mask = bytearray(abi.KEY.size), bytearray(abi.KEY.size)
     place = abi.KEY["recirc_id"].slice
     key[place], mask[place] = struct.pack("=I", 5), b"\xff" * 4
     parsed = extract(frame, Meta(in_port=1))
     assert parsed is not None
-    dp.add_flow(compiled(output(2), frame, parsed), bytes(key), bytes(mask))
+    dp.add_flow(compiled(b"".join(map(output, ports)), frame, parsed),
+                bytes(key), bytes(mask))
     dp.ports[1].send(frame)
-    assert [(port, len(packet)) for port, packet, _ in dp.outputs(2)] == [
-        (2, 60), (3, 60)]
+    wanted = [(ports[0], 60), *((port, len(frame)) for port in ports[1:]),
+              (4, 60), (4, len(frame))]
+    assert sorted((port, len(packet)) for port, packet, _ in dp.outputs(
+        len(wanted))) == sorted(wanted)
 
 
 def test_segments_count_not_their_sum(dp: Datapath) -> None:
