@@ -15,6 +15,7 @@ from dataclasses import replace
 from oracle_encap import KINDS as ENCAPS
 from oracle_encap import Refused, encap
 from oracle_events import Failure, Output, Recirc, Result, Undefined, Upcall
+from oracle_gso import headers
 from oracle_key import CFI, Meta, be16, extract
 from oracle_nsh import KINDS as NSH_KINDS
 from oracle_nsh import encap as nsh_encap
@@ -118,6 +119,8 @@ def _run(actions: bytes, state: State, result: Result) -> None:
 
 
 def _run_copy(actions: bytes, state: State, result: Result) -> None:
+    if state.waited:
+        raise Undefined("a limit: the block may take the truncation away")
     copy = replace(state)
     try:
         _run(actions, copy, result)
@@ -137,7 +140,17 @@ def _choose(kind: int, payload: bytes, state: State) -> bytes:
     if kind == SAMPLE:
         return found[2] if u32(found[1]) > 1 << 31 else b""
     longest, = struct.unpack_from("=H", found[1])
-    return found[2] if state.length > longest else found[3]
+    return found[2] if _longest(state) > longest else found[3]
+
+
+def _longest(state: State) -> int:
+    """Bytes of the packet, or of the longest that it will be cut into."""
+    if not state.meta.gso:
+        return state.length
+    if not state.parsed.l4:
+        raise Undefined("a GSO packet behind headers that were pushed")
+    *_, payload = headers(state.packet)
+    return min(state.length, payload + state.meta.gso - state.outer)
 
 
 def _dec_ttl(payload: bytes, state: State, result: Result) -> None:
@@ -182,6 +195,7 @@ def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
     elif kind == TRUNC:
         if state.length > u32(payload):
             state.cutlen = state.length - u32(payload)
+            state.waited = False
     elif kind == RECIRC:
         new = replace(meta, recirc_id=u32(payload))
         result.events.append(Recirc(new.recirc_id, packet,

@@ -38,6 +38,8 @@ class Meta:
     :param protocol: Ethernet type of a layer-3 packet, whose bytes begin
         with the layer-3 header; None: the bytes begin with Ethernet
     :param ufo: the packet is SKB_GSO_UDP: it will leave as fragments
+    :param gso: payload of the TCP segments that it will leave as; 0: it
+        leaves whole
     """
 
     in_port: int = 0
@@ -47,6 +49,7 @@ class Meta:
     dp_hash: int = 0
     protocol: int | None = None
     ufo: bool = False
+    gso: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,8 @@ class Path:
         if flow is None:
             result.events.append(Miss(meta.in_port, packet, parsed.key))
             return
-        self._run(State(packet, meta, parsed, cutlen), flow.actions, depth,
-                  result)
+        self._run(State(packet, meta, parsed, cutlen, cutlen > 0),
+                  flow.actions, depth, result)
 
     def _run(self, state: State, actions: bytes, depth: int,
              result: Result) -> None:
@@ -95,7 +95,7 @@ class Path:
         result.copies += [*inner.copies, inner.drop]
         for event in inner.events:
             if isinstance(event, Output):
-                reason = self._refused(event)
+                reason = self._refused(event, state.meta.gso)
                 if reason is None:
                     result.events.append(event)
                 else:
@@ -109,7 +109,7 @@ class Path:
                               replace(event.meta, recirc_id=event.recirc_id),
                               event.cutlen, depth + 1, result)
 
-    def _refused(self, output: Output) -> DropReason | None:
+    def _refused(self, output: Output, gso: int) -> DropReason | None:
         """ovs_vport_send() of Linux net/openvswitch/vport.c."""
         if output.port not in self.mtus:
             return DropReason.NO_PORT
@@ -118,4 +118,6 @@ class Path:
         size = len(output.packet) - ETH_HLEN
         if be16(output.packet, 12) in TAGS:
             size -= 4
-        return DropReason.MTU if size > self.mtus[output.port] else None
+        if size > self.mtus[output.port] and not gso:
+            return DropReason.MTU
+        return None

@@ -34,12 +34,14 @@ class State:
     :param parsed: offsets of its headers, which stay known however many tags
         are pushed, and the protocol
     :param cutlen: bytes that a truncation takes from the next output
+    :param waited: that truncation is of a list before recirculation
     """
 
     packet: bytes
     meta: Meta
     parsed: Extract
     cutlen: int = 0
+    waited: bool = False
 
     @property
     def length(self) -> int:
@@ -57,7 +59,7 @@ class State:
         if not self.cutlen:
             return self.packet
         keep = max(self.length - self.cutlen, least)
-        self.cutlen = 0
+        self.cutlen, self.waited = 0, False
         return self.packet[:keep + self.outer]
 
     def move(self, by: int) -> None:

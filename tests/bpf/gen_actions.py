@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from hypothesis import strategies as st
@@ -72,14 +72,16 @@ class Lists:
 
     :param facts: what the flow matches
     :param least: bytes that truncation leaves, see ovs_trim() in
-        bpf/lib/act_output.h; 0: there is none
+        bpf/lib/act_output.h
+    :param without: kinds of actions that there are not
     """
 
-    def __init__(self, draw: Draw, facts: KeyFacts, least: int) -> None:
+    def __init__(self, draw: Draw, facts: KeyFacts, least: int,
+                 without: Set[str] = frozenset()) -> None:
         self._draw = draw
         self._facts = facts
         self._least = least
-        self._kinds = [kind for kind in KINDS if least or kind != "trunc"]
+        self._kinds = [kind for kind in KINDS if kind not in without]
 
     def make(self) -> bytes:
         """One list."""

@@ -256,6 +256,23 @@ def frames(draw: Draw) -> bytes:
     return frame.ljust(14, b"\0")
 
 
+@st.composite
+def large_frames(draw: Draw) -> bytes:
+    """A TCP packet that is worth cutting, its checksum as it should be."""
+    head = Ether(dst=draw(MAC), src=draw(MAC))
+    if draw(st.booleans()):
+        packet = head / IP(src=draw(V4), dst=draw(V4), tos=draw(BYTE),
+                           ttl=draw(TTL), id=0xfffe)
+    else:
+        packet = head / IPv6(src=draw(V6), dst=draw(V6), tc=draw(BYTE),
+                             hlim=draw(TTL))
+    tcp = TCP(sport=draw(PORT), dport=draw(PORT), flags=draw(BYTE),
+              seq=0xffffff00, options=draw(st.sampled_from([[], [
+                  ("NOP", None), ("NOP", None), ("Timestamp", (1, 2))]])))
+    return bytes(packet / tcp / bytes(draw(st.sampled_from(
+        [700, 1400, 3000]))))
+
+
 def arrives(frame: bytes) -> bool:
     """Whether skb_vlan_untag() of the kernel lets it through to a hook."""
     return len(frame) >= 20 or frame[12:14] not in {b"\x81\0", b"\x88\xa8"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from devices import Vnet
 from oracle_attrs import DP_HASH, put_key
 from oracle_events import Miss, Output, Result, Upcall
+from oracle_gso import headers, segments
 from oracle_key import extract
 from oracle_path import Path
 from oracle_state import attributes
@@ -25,7 +26,11 @@ PATIENCE = 5.0
 IMPATIENCE = 0.1
 """The same once an example has failed, and smaller ones are looked for."""
 
+TCPV4, TCPV6 = 1, 4
+"""VIRTIO_NET_HDR_GSO_*"""
+
 Attrs = list[tuple[int, bytes]]
+Drops = dict[DropReason, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,14 @@ def _report_on(event: Miss | Upcall) -> Report:
                   event.userdata, event.actions, event.length)
 
 
+def _cut(report: Report, gso: int) -> list[Report]:
+    """What comes of an upcall of a packet that is to be cut."""
+    if not gso:
+        return [report]
+    return [replace(report, packet=packet)
+            for packet in segments(report.packet, gso)]
+
+
 class Observer:
     """Judges a switch.
 
@@ -87,7 +100,7 @@ class Observer:
     def __init__(self, switch: Switch) -> None:
         self._switch = switch
         self._patience = PATIENCE
-        self._before: dict[DropReason, int] = {}
+        self._before: Drops = {}
         self.packets = 0
         self.events: Counter[str] = Counter()
 
@@ -129,37 +142,45 @@ class Observer:
         if packet.partial:
             frame, csum = unfinished(frame)
             vnet = Vnet(csum)
+            if packet.gso:
+                kind = TCPV4 if frame[12:14] == b"\x08\0" else TCPV6
+                vnet = Vnet(csum, (kind, headers(frame)[2], packet.gso))
         self._switch.ports[packet.in_port].send(frame, vnet, packet.mark)
 
     def _compare(self, packet: Packet, expected: Result) -> None:
-        sent, messages, drops = self._observe(expected)
         wanted = [event for event in expected.events
                   if isinstance(event, Output)]
+        reports_wanted = [
+            report for event in expected.events
+            if isinstance(event, Miss | Upcall)
+            for report in _cut(_report_on(event), packet.gso)]
+        sent, messages, drops = self._observe(
+            len(wanted), len(reports_wanted), expected.drops)
         found = [_output_of(out) for out in sent]
         if sent and sent[0].priority is None:
             wanted = [replace(event, priority=0) for event in wanted]
         reports = [_report_of(message) for message in messages]
-        reports_wanted = [_report_on(event) for event in expected.events
-                          if isinstance(event, Miss | Upcall)]
         if expected.late:
             # Copies that are put off come out of order.
             for events in found, wanted, reports, reports_wanted:
                 events.sort(key=repr)
         where = f"port {packet.in_port}, {packet.frame.hex()}"
         assert found == wanted, where
+        assert all(out.vnet.gso[2] == packet.gso for out in sent), where
         assert reports == reports_wanted, where
         assert drops == expected.drops, where
         self.packets += 1
+        self.events.update({"GSO": packet.gso > 0, "PARTIAL": packet.partial,
+                            "EXECUTE": packet.actions is not None})
         self.events.update(type(event).__name__ for event in expected.events)
         self.events.update(reason.name for reason in expected.drops)
 
-    def _observe(self, expected: Result) -> tuple[
-            list[Sent], list[Message], dict[DropReason, int]]:
+    def _observe(
+            self, outputs: int, upcalls: int, dropped: Drops,
+            ) -> tuple[list[Sent], list[Message], Drops]:
         """What came of a packet; waits until it is what is expected, or the
         time is over, and looks for more then."""
         switch = self._switch
-        outputs = sum(isinstance(event, Output) for event in expected.events)
-        upcalls = len(expected.events) - outputs
         sent: list[Sent] = []
         end = time.monotonic() + self._patience
         while True:
@@ -169,13 +190,13 @@ class Observer:
             if late or (len(sent) >= outputs
                         and len(switch.messages) >= upcalls):
                 drops = self._dropped()
-                if late or drops == expected.drops:
+                if late or drops == dropped:
                     break
         sent += switch.capture.read()
         messages, switch.messages = switch.messages, []
         return sent, messages, drops
 
-    def _dropped(self) -> dict[DropReason, int]:
+    def _dropped(self) -> Drops:
         return {reason: count - self._before.get(reason, 0)
                 for reason, count in self._switch.drops().items()
                 if count != self._before.get(reason, 0)}

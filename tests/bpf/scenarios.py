@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from gen_actions import Lists
 from gen_flows import can_be_put, disjoint, draw_decoy, draw_mask
-from gen_frames import arrives, frames, sometimes
+from gen_frames import arrives, frames, large_frames, sometimes
 from hypothesis import strategies as st
 from lists import output
 from oracle import Undefined
@@ -37,6 +37,8 @@ class Packet:
     """A frame that comes in by a port, or that a peer sends.
 
     :param partial: its checksum is left to the device
+    :param gso: bytes of payload of the packets that the device is to make
+        of it; 0: none
     :param actions: of OVS_PACKET_CMD_EXECUTE; None: it comes in
     :param more: what a peer says beside port and mark: priority,
         recirculation id, hash
@@ -48,11 +50,12 @@ class Packet:
     partial: bool = False
     actions: bytes | None = None
     more: tuple[int, int, int] = (0, 0, 0)
+    gso: int = 0
 
     @property
     def meta(self) -> Meta:
         priority, recirc_id, dp_hash = self.more
-        return Meta(in_port=self.in_port, skb_mark=self.mark,
+        return Meta(gso=self.gso, in_port=self.in_port, skb_mark=self.mark,
                     skb_priority=priority, recirc_id=recirc_id,
                     dp_hash=dp_hash)
 
@@ -60,7 +63,8 @@ class Packet:
         actions = ("None" if self.actions is None else
                    f'bytes.fromhex("{self.actions.hex()}")')
         return (f'Packet(bytes.fromhex("{self.frame.hex()}"), {self.in_port},'
-                f" {self.mark:#x}, {self.partial}, {actions}, {self.more})")
+                f" {self.mark:#x}, {self.partial}, {actions}, {self.more},"
+                f" {self.gso})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +89,11 @@ class Scenario:
 
 
 def _flow(draw: Draw, key: bytes, others: Sequence[Flow],
-          least: int) -> Flow | None:
+          without: Set[str]) -> Flow | None:
     """A flow that a packet of `key` matches; None: others are in its way."""
     mask = draw_mask(draw, key, proto=draw(st.booleans()))
     facts = decode_match(put_key(key), put_key(key, mask)).facts
-    flow = Flow(key, mask, Lists(draw, facts, least).make())
+    flow = Flow(key, mask, Lists(draw, facts, LEAST, without).make())
     return flow if disjoint(flow, others) else None
 
 
@@ -128,8 +132,12 @@ def packets(draw: Draw) -> Packet:
     """A packet that comes in, or one that a peer sends."""
     in_port = draw(st.sampled_from(IN_PORTS))
     mark = draw(st.sampled_from([0, 1, 0xffffffff]))
+    kind = draw(st.sampled_from(["plain", "partial", "execute", "gso"]))
+    if kind == "gso":
+        frame = draw(large_frames().filter(can_be_partial))
+        return Packet(frame, in_port, mark, True,
+                      gso=draw(st.sampled_from([100, 536])))
     frame = draw(frames().filter(arrives))
-    kind = draw(st.sampled_from(["plain", "partial", "execute"]))
     if kind != "execute" or extract(frame) is None:
         return Packet(frame, in_port, mark,
                       kind == "partial" and can_be_partial(frame))
@@ -145,14 +153,16 @@ def scenarios(draw: Draw) -> Scenario:
     """Flows for a packet and for what recirculates of it, others that differ
     in a bit, and one to four packets."""
     packet = draw(packets())
-    least = 0 if packet.partial else LEAST
+    without = {"trunc"} if packet.partial else set()
+    if packet.gso:
+        without |= {"encap", "nsh"}
     flows: list[Flow] = []
     missing = _missing(flows, packet) or []
     while missing and len(flows) < MOST_FLOWS:
         key = missing.pop(0)
         if not can_be_put(key) or sometimes(draw, 10):
             continue
-        flow = _flow(draw, key, flows, least)
+        flow = _flow(draw, key, flows, without)
         if flow is None:
             continue
         more = _missing([*flows, flow], packet)
