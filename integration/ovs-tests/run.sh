@@ -190,6 +190,7 @@ run_suite()
     *" -l "* | *" --list "*) exit "$status" ;;
     esac
     if [ -n "${OVS_TESTS_PREPARED-}" ]; then
+        find "$work/tests/$script.dir" -type s -delete
         cp -r "$work/tests/$script.dir" /mnt/share/
     fi
     results collect "$work/tests/$script" "$work/tests" "$source/tests" \
