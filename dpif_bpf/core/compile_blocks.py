@@ -40,11 +40,12 @@ def _check_list(name: str, span: Span | None) -> Span:
 
 def _once(context: Context, start: int, stop: int, most: int, name: str,
           lenient: bool = False) -> dict[int, Span]:
-    """Attributes of types 1 to `most`, each at most once.
+    """Attributes of types 1 to `most`, each at most once, all padded.
 
     :param lenient: those of higher types are passed over
     """
     found: dict[int, Span] = {}
+    end = start
     for kind, first, end in iter_attrs(context.actions, start, stop):
         if kind > most and lenient:
             continue
@@ -52,6 +53,8 @@ def _once(context: Context, start: int, stop: int, most: int, name: str,
             raise bad(f"{name}: attribute type {kind} is unknown or there"
                       " twice")
         found[kind] = first, end
+    if end + 3 & ~3 > stop:
+        raise bad(f"{name}: the last attribute is not padded")
     return found
 
 

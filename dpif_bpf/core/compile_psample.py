@@ -38,7 +38,7 @@ def compile_psample(context: Context, start: int, stop: int) -> None:
     kind = int.from_bytes(data[start - 2:start], sys.byteorder)
     if not kind & NLA_F_NESTED:
         raise bad("OVS_ACTION_ATTR_PSAMPLE without NLA_F_NESTED")
-    found = parse_attrs(data, start, stop, _POLICY)
+    found = parse_attrs(data, start, stop, _POLICY, strict=True)
     group = found.get(uapi.OVS_PSAMPLE_ATTR_GROUP)
     if group is None:
         raise bad("OVS_PSAMPLE_ATTR_GROUP is missing")

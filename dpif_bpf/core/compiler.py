@@ -136,25 +136,34 @@ def _output(context: Context, start: int, _stop: int) -> None:
     context.insns.append(Insn(Op.OUTPUT, imm=port))
 
 
+_USERSPACE_U32 = {
+    uapi.OVS_USERSPACE_ATTR_PID: "OVS_USERSPACE_ATTR_PID",
+    uapi.OVS_USERSPACE_ATTR_EGRESS_TUN_PORT:
+        "OVS_USERSPACE_ATTR_EGRESS_TUN_PORT",
+}
+
+
 def _userspace(context: Context, start: int, stop: int) -> None:
     """As nla_parse_deprecated_strict(): short is ERANGE, long is let pass,
-    and the last one of a type counts."""
+    and the last one of a type counts.
+
+    The upcall is to tell the tunnel key with which the packet would leave by
+    OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, if it is a tunnel's, which none is.
+    """
     data = context.actions
     pid = 0
     userdata = actions = None
     for kind, first, end in iter_attrs(data, start, stop):
+        if kind in _USERSPACE_U32 and end - first < 4:
+            raise RequestError(errno.ERANGE, f"{_USERSPACE_U32[kind]} has"
+                               f" {end - first} bytes instead of 4")
         if kind == uapi.OVS_USERSPACE_ATTR_PID:
-            if end - first < 4:
-                raise RequestError(errno.ERANGE, "OVS_USERSPACE_ATTR_PID has"
-                                   f" {end - first} bytes instead of 4")
             pid = _U32.unpack_from(data, first)[0]
         elif kind == uapi.OVS_USERSPACE_ATTR_USERDATA:
             userdata = data[first:end]
         elif kind == uapi.OVS_USERSPACE_ATTR_ACTIONS:
             actions = data
-        elif kind == uapi.OVS_USERSPACE_ATTR_EGRESS_TUN_PORT:
-            raise bad("OVS_USERSPACE_ATTR_EGRESS_TUN_PORT is not supported")
-        else:
+        elif kind != uapi.OVS_USERSPACE_ATTR_EGRESS_TUN_PORT:
             raise bad(f"userspace attribute type {kind} is unknown")
     if not pid:
         raise bad("OVS_USERSPACE_ATTR_PID is missing or 0")

@@ -38,6 +38,7 @@ from dpif_bpf.wire.netlink import (
     flag,
     get_string,
     get_u32_array,
+    nested,
     parse_attrs,
 )
 
@@ -176,17 +177,17 @@ _VPORT_POLICY: Policy = {
     uapi.OVS_VPORT_ATTR_PORT_NO: exactly("OVS_VPORT_ATTR_PORT_NO", 4),
     uapi.OVS_VPORT_ATTR_TYPE: exactly("OVS_VPORT_ATTR_TYPE", 4),
     uapi.OVS_VPORT_ATTR_NAME: binary("OVS_VPORT_ATTR_NAME"),
-    uapi.OVS_VPORT_ATTR_OPTIONS: binary("OVS_VPORT_ATTR_OPTIONS"),
+    uapi.OVS_VPORT_ATTR_OPTIONS: nested("OVS_VPORT_ATTR_OPTIONS"),
     uapi.OVS_VPORT_ATTR_UPCALL_PID: binary("OVS_VPORT_ATTR_UPCALL_PID"),
     uapi.OVS_VPORT_ATTR_IFINDEX: exactly("OVS_VPORT_ATTR_IFINDEX", 4),
     uapi.OVS_VPORT_ATTR_NETNSID: exactly("OVS_VPORT_ATTR_NETNSID", 4),
 }
 
 _FLOW_POLICY: Policy = {
-    uapi.OVS_FLOW_ATTR_KEY: binary("OVS_FLOW_ATTR_KEY"),
-    uapi.OVS_FLOW_ATTR_ACTIONS: binary("OVS_FLOW_ATTR_ACTIONS"),
+    uapi.OVS_FLOW_ATTR_KEY: nested("OVS_FLOW_ATTR_KEY"),
+    uapi.OVS_FLOW_ATTR_ACTIONS: nested("OVS_FLOW_ATTR_ACTIONS"),
     uapi.OVS_FLOW_ATTR_CLEAR: flag("OVS_FLOW_ATTR_CLEAR"),
-    uapi.OVS_FLOW_ATTR_MASK: binary("OVS_FLOW_ATTR_MASK"),
+    uapi.OVS_FLOW_ATTR_MASK: nested("OVS_FLOW_ATTR_MASK"),
     uapi.OVS_FLOW_ATTR_PROBE: flag("OVS_FLOW_ATTR_PROBE"),
     uapi.OVS_FLOW_ATTR_UFID:
         binary("OVS_FLOW_ATTR_UFID", 1, uapi.MAX_UFID_LENGTH),
@@ -195,8 +196,8 @@ _FLOW_POLICY: Policy = {
 
 _PACKET_POLICY: Policy = {
     uapi.OVS_PACKET_ATTR_PACKET: binary("OVS_PACKET_ATTR_PACKET", 14),
-    uapi.OVS_PACKET_ATTR_KEY: binary("OVS_PACKET_ATTR_KEY"),
-    uapi.OVS_PACKET_ATTR_ACTIONS: binary("OVS_PACKET_ATTR_ACTIONS"),
+    uapi.OVS_PACKET_ATTR_KEY: nested("OVS_PACKET_ATTR_KEY"),
+    uapi.OVS_PACKET_ATTR_ACTIONS: nested("OVS_PACKET_ATTR_ACTIONS"),
     uapi.OVS_PACKET_ATTR_PROBE: flag("OVS_PACKET_ATTR_PROBE"),
     uapi.OVS_PACKET_ATTR_MRU: exactly("OVS_PACKET_ATTR_MRU", 2),
     uapi.OVS_PACKET_ATTR_HASH: exactly("OVS_PACKET_ATTR_HASH", 8),

@@ -19,10 +19,10 @@ from dpif_bpf.wire.netlink import (
     U32,
     Message,
     Policy,
-    binary,
     exactly,
     flag,
     iter_attrs,
+    nested,
     parse_attrs,
 )
 
@@ -34,7 +34,7 @@ _METER_POLICY: Policy = {
     uapi.OVS_METER_ATTR_KBPS: flag("OVS_METER_ATTR_KBPS"),
     uapi.OVS_METER_ATTR_STATS:
         exactly("OVS_METER_ATTR_STATS", uapi.OVS_FLOW_STATS.size),
-    uapi.OVS_METER_ATTR_BANDS: binary("OVS_METER_ATTR_BANDS"),
+    uapi.OVS_METER_ATTR_BANDS: nested("OVS_METER_ATTR_BANDS"),
     uapi.OVS_METER_ATTR_CLEAR: flag("OVS_METER_ATTR_CLEAR"),
 }
 

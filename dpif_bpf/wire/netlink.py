@@ -124,11 +124,13 @@ class AttrPolicy:
     :param name: its name in the UAPI, for error texts
     :param min_len: least number of payload bytes
     :param max_len: largest number of payload bytes
+    :param empty: there may be no payload instead
     """
 
     name: str
     min_len: int
     max_len: int
+    empty: bool = False
 
 
 Policy = Mapping[int, AttrPolicy]
@@ -150,14 +152,24 @@ def flag(name: str) -> AttrPolicy:
 
 def binary(name: str, min_len: int = 0,
            max_len: int = NLA_PAYLOAD_MAX) -> AttrPolicy:
-    """Bytes, or nested attributes that are parsed elsewhere."""
+    """Bytes."""
     return AttrPolicy(name, min_len, max_len)
 
 
-def parse_attrs(buf: bytes, pos: int, end: int, policy: Policy) -> Attrs:
+def nested(name: str) -> AttrPolicy:
+    """Attributes that are parsed elsewhere (NLA_NESTED)."""
+    return AttrPolicy(name, NLA_HDRLEN, NLA_PAYLOAD_MAX, empty=True)
+
+
+def parse_attrs(buf: bytes, pos: int, end: int, policy: Policy,
+                strict: bool = False) -> Attrs:
     """Find the attributes of ``buf[pos:end]`` and hold them to `policy`.
 
-    :raises RequestError: EINVAL, with the offset of the attribute in `buf`
+    :param strict: as to the kernel's nla_parse(), which the errno follows;
+        otherwise it is that of nla_parse_deprecated()
+    :raises RequestError: with the offset of the attribute in `buf`: EINVAL,
+        but ERANGE for what is too short and for a flag with a payload,
+        unless `strict`
     """
     found: Attrs = {}
     unpack = NLATTR.unpack_from
@@ -172,9 +184,13 @@ def parse_attrs(buf: bytes, pos: int, end: int, policy: Policy) -> Attrs:
         if rule is None:
             raise RequestError(
                 errno.EINVAL, f"attribute type {type_} is not supported", pos)
-        if not rule.min_len <= size - NLA_HDRLEN <= rule.max_len:
-            raise RequestError(errno.EINVAL, _length_text(
-                rule, size - NLA_HDRLEN), pos)
+        if (not rule.min_len <= size - NLA_HDRLEN <= rule.max_len
+                and not (rule.empty and size == NLA_HDRLEN)):
+            raise RequestError(
+                errno.ERANGE if not strict and (
+                    size - NLA_HDRLEN < rule.min_len or not rule.max_len)
+                else errno.EINVAL,
+                _length_text(rule, size - NLA_HDRLEN), pos)
         found[type_] = (pos + NLA_HDRLEN, stop)
         pos = stop + 3 & ~3
     if pos < end:

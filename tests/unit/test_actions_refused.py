@@ -140,8 +140,8 @@ USERSPACE = [
     ("stray bytes", EINVAL, PID + b"\0\0"),
     ("cut", EINVAL, PID + header(8, 2) + bytes(2)),
     ("length 0", EINVAL, PID + header(0, 2)),
-    ("tunnel port", EINVAL,
-     PID + nla_u32(OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, 1)),
+    ("tunnel port short", ERANGE,
+     PID + nla(OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, bytes(3))),
 ]
 
 SETS = [
@@ -315,6 +315,32 @@ def test_none_is_too_long(step: bytes) -> None:
     trunc = nla_u32(uapi.OVS_ACTION_ATTR_TRUNC, 64)
     times = (0xffff - 4 - len(trunc) - len(OUT)) // len(step)
     compile_actions(trunc + step * times + OUT, ANY)
+
+
+@pytest.mark.parametrize("kind", [uapi.OVS_ACTION_ATTR_SAMPLE,
+                                  uapi.OVS_ACTION_ATTR_DEC_TTL])
+def test_last_attribute_without_padding(kind: int) -> None:
+    """A list may end so, a block's attributes not."""
+    facts = KeyFacts(eth_type=0x8847, mpls_num_lse=1)
+    pop = nla(OVS_ACTION_ATTR_POP_MPLS, b"\x08\0")[:-2]
+    assert len(pop) == 6
+    compile_actions(pop, facts)
+    start = b""
+    if kind == uapi.OVS_ACTION_ATTR_SAMPLE:
+        start = nla_u32(uapi.OVS_SAMPLE_ATTR_PROBABILITY, 1)
+    block = nla(2 if start else 1, pop)
+    compile_actions(nla(kind, start + block), facts)
+    error = refused(nla(kind, start + block[:-2]), facts)
+    assert error.errno == EINVAL
+    assert "not padded" in error.text
+
+
+def test_egress_tunnel_port() -> None:
+    """As for a port that is no tunnel's: upcalls tell nothing of it."""
+    plain = compile_actions(user(PID), ANY)
+    for port in (0, 1, 65534, 0xffffffff):
+        assert compile_actions(user(PID + nla_u32(
+            OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, port)), ANY) == plain
 
 
 def test_offset() -> None:

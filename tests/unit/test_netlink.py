@@ -77,25 +77,27 @@ def test_flags_of_the_type_are_ignored() -> None:
     assert nl.parse_attrs(buf, 0, len(buf), POLICY) == {2: (4, 4)}
 
 
-@pytest.mark.parametrize(("bad", "text"), [
-    (b"\x03\0\1\0", "nla_len 3"),
-    (b"\x09\0\2\0abcd", "nla_len 9"),
-    (nl.nla_u16(1, 5), "A_U32 has 2 bytes instead of 4"),
-    (nl.nla_u64(1, 5), "A_U32 has 8 bytes instead of 4"),
-    (nl.nla_u8(3, 1), "A_FLAG has 1 bytes instead of 0"),
-    (nl.nla(4, b""), "A_UFID has 0 bytes instead of 1 to 16"),
-    (nl.nla(4, b"u" * 17), "A_UFID has 17 bytes instead of 1 to 16"),
-    (nl.nla(5, b"p" * 13), "A_PACKET has 13 bytes instead of at least 14"),
-    (nl.nla_u32(9, 5), "attribute type 9"),
-    (nl.nla_u32(0, 5), "attribute type 0"),
-    (b"\0\0\0", "3 bytes after the last attribute"),
+@pytest.mark.parametrize(("bad", "code", "text"), [
+    (b"\x03\0\1\0", errno.EINVAL, "nla_len 3"),
+    (b"\x09\0\2\0abcd", errno.EINVAL, "nla_len 9"),
+    (nl.nla_u16(1, 5), errno.ERANGE, "A_U32 has 2 bytes instead of 4"),
+    (nl.nla_u64(1, 5), errno.EINVAL, "A_U32 has 8 bytes instead of 4"),
+    (nl.nla_u8(3, 1), errno.ERANGE, "A_FLAG has 1 bytes instead of 0"),
+    (nl.nla(4, b""), errno.ERANGE, "A_UFID has 0 bytes instead of 1 to 16"),
+    (nl.nla(4, b"u" * 17), errno.EINVAL,
+     "A_UFID has 17 bytes instead of 1 to 16"),
+    (nl.nla(5, b"p" * 13), errno.ERANGE,
+     "A_PACKET has 13 bytes instead of at least 14"),
+    (nl.nla_u32(9, 5), errno.EINVAL, "attribute type 9"),
+    (nl.nla_u32(0, 5), errno.EINVAL, "attribute type 0"),
+    (b"\0\0\0", errno.EINVAL, "3 bytes after the last attribute"),
 ])
-def test_bad_attribute(bad: bytes, text: str) -> None:
+def test_bad_attribute(bad: bytes, code: int, text: str) -> None:
     buf = b"head" + nl.nla_u32(1, 5) + bad
     with pytest.raises(RequestError) as info:
         nl.parse_attrs(buf, 4, len(buf), POLICY)
     assert text in info.value.text
-    assert (info.value.errno, info.value.offset) == (errno.EINVAL, 12)
+    assert (info.value.errno, info.value.offset) == (code, 12)
 
 
 @pytest.mark.parametrize("bad", [b"\x03\0\1\0", b"\x09\0\2\0abcd", b"\0"])
