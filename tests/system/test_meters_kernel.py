@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import struct
-import subprocess
 from collections.abc import Iterator
 
 import keys as k
 import pytest
+from kernel_dp import Attrs, Kernel, kernel_datapath
 from meter_cases import (
     CLEAR,
     DEL,
@@ -28,9 +28,7 @@ from meter_cases import (
     ident,
     stats,
 )
-from netns import Namespace
 from oracle_meter import DROP, Band, Meter
-from test_key_kernel import Attrs, Kernel
 
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import iter_attrs, nla, nla_u32
@@ -40,16 +38,8 @@ PACKET = k.DST + k.SRC + b"\x88\xcc" + bytes(86)
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[Kernel]:
-    namespace = Namespace()
-    try:
-        subprocess.run(["modprobe", "openvswitch"], check=False,
-                       capture_output=True)
-        with namespace.entered():
-            made = Kernel()
+    with kernel_datapath() as made:
         yield made
-        made.close()
-    finally:
-        namespace.close()
 
 
 def ask(kernel: Kernel, request: Request) -> tuple[int, Attrs]:
