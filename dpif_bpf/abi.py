@@ -371,6 +371,7 @@ CPU: Final = _record("ovs_cpu", f"""
     defer_next I
     tick Q
     now Q
+    now_ms Q
     dev {DEV.size * OVS_DEV_CACHE}s
     pkt {PKT.size * OVS_LEVELS}s
     """)

@@ -209,6 +209,7 @@ struct ovs_cpu {
 	__u32 defer_next;	/* where to look for a free deferral slot */
 	__u64 tick;		/* jiffies at which `now` was read */
 	__u64 now;		/* ns, CLOCK_MONOTONIC_COARSE */
+	__u64 now_ms;		/* the same in ms */
 	struct ovs_dev dev[OVS_DEV_CACHE];	/* by low bits of ifindex */
 	struct ovs_pkt pkt[OVS_LEVELS];
 };

@@ -12,9 +12,9 @@
 
 #include "act_flow.h"
 #include "maps.h"
+#include "stats.h"
 
 #define OVS_METER_TRIES	4
-#define OVS_NS_PER_MS	1000000
 
 /*
  * `spent` is never that far ahead of now * rate, but by what CPUs overdraw at
@@ -60,12 +60,17 @@ __noinline int ovs_meter_take(struct ovs_meter *band, __u64 now, __u32 len)
 	return 1;
 }
 
-/* Whether a packet is more than meter `id` lets pass. */
-__noinline int ovs_meter(struct __sk_buff *skb, struct ovs_pkt *pkt, __u32 id)
+/*
+ * Whether a packet is more than meter `id` lets pass.  `now` is the time of
+ * the last tick, in ms: where that is enough, nobody looks at the clock, which
+ * costs as much as all the rest.
+ */
+__noinline int ovs_meter(struct __sk_buff *skb, struct ovs_pkt *pkt, __u32 id,
+			 __u64 now)
 {
 	__u32 i = id & (OVS_METERS - 1), n, len, rate, over_rate = 0;
 	struct ovs_meter *meter, *band, *over = NULL;
-	__u64 now;
+	__u64 used;
 
 	if (!pkt)
 		return 0;
@@ -73,11 +78,19 @@ __noinline int ovs_meter(struct __sk_buff *skb, struct ovs_pkt *pkt, __u32 id)
 	if (!meter || meter->id != id || !(meter->flags & OVS_METER_F_USED))
 		return 0;
 	len = ovs_packet_len(skb, pkt);
-	now = bpf_ktime_get_ns() / OVS_NS_PER_MS;
-	if (meter->used != now)
-		meter->used = now;
 	__sync_fetch_and_add(&meter->packets, 1);
 	__sync_fetch_and_add(&meter->bytes, len);
+	used = meter->used;
+	if (used <= now && !meter->next &&
+	    (!(meter->flags & OVS_METER_F_BAND) ||
+	     ovs_meter_take(meter, now, len))) {
+		if (used != now)
+			meter->used = now;
+		return 0;
+	}
+	now = bpf_ktime_get_ns() / OVS_NS_PER_MS;
+	if (used != now)
+		meter->used = now;
 	if (!(meter->flags & OVS_METER_F_BAND))
 		return 0;
 
@@ -88,7 +101,7 @@ __noinline int ovs_meter(struct __sk_buff *skb, struct ovs_pkt *pkt, __u32 id)
 			over_rate = rate;
 			over = band;
 		}
-		if (likely(!band->next))
+		if (!band->next)
 			break;
 		i = OVS_METERS + band->next;
 		band = bpf_map_lookup_elem(&ovs_meters, &i);

@@ -237,7 +237,7 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		pkt->pc += (__u32)ovs_operand(at);
 		break;
 	case OVS_OP_METER:
-		if (!ovs_meter(skb, pkt, insn.imm))
+		if (!ovs_meter(skb, pkt, insn.imm, ovs_now_ms(run->cpu)))
 			return 0;
 		if (!insn.len)
 			return ovs_end(pkt, OVS_DROP_METER);

@@ -7,6 +7,8 @@
 #include "ctx.h"
 #include "maps.h"
 
+#define OVS_NS_PER_MS	1000000
+
 /*
  * The coarse clock changes with the tick, and a look at jiffies is one load
  * where the clock is a call.
@@ -18,8 +20,15 @@ static __always_inline __u64 ovs_now(struct ovs_cpu *cpu)
 	if (unlikely(cpu->tick != tick)) {
 		cpu->tick = tick;
 		cpu->now = bpf_ktime_get_coarse_ns();
+		cpu->now_ms = cpu->now / OVS_NS_PER_MS;
 	}
 	return cpu->now;
+}
+
+static __always_inline __u64 ovs_now_ms(struct ovs_cpu *cpu)
+{
+	ovs_now(cpu);
+	return cpu->now_ms;
 }
 
 /*
