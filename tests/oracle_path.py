@@ -45,11 +45,13 @@ class Path:
 
     :param mtus: of the ports that there are
     :ivar lookups: keys that were looked up
+    :ivar hits: number of the flow, bytes and TCP flags
     """
 
     flows: Sequence[Flow]
     mtus: Mapping[int, int]
     lookups: list[bytes] = field(default_factory=list)
+    hits: list[tuple[int, int, int]] = field(default_factory=list)
 
     def receive(self, packet: bytes, meta: Meta) -> Result:
         """A packet comes in by a port.
@@ -79,13 +81,15 @@ class Path:
         self.lookups.append(parsed.key)
         if len(self.lookups) > LOOKUPS:
             raise Endless
-        flow = next((flow for flow in self.flows
-                     if flow.matches(parsed.key)), None)
-        if flow is None:
+        number = next((number for number, flow in enumerate(self.flows)
+                       if flow.matches(parsed.key)), None)
+        if number is None:
             result.events.append(Miss(meta.in_port, packet, parsed.key))
             return
+        self.hits.append((number, len(packet),
+                          be16(parsed.field("tcp_flags"), 0)))
         self._run(State(packet, meta, parsed, cutlen, cutlen > 0),
-                  flow.actions, depth, result)
+                  self.flows[number].actions, depth, result)
 
     def _run(self, state: State, actions: bytes, depth: int,
              result: Result) -> None:

@@ -116,15 +116,25 @@ class Observer:
                                     put_key(flow.key, flow.mask),
                                     flow.actions)
             assert code == 0, f"a flow is refused: {text}"
+        counted = [(0, 0, 0)] * len(scenario.flows)
         path = Path(scenario.flows, switch.mtus)
         for packet in scenario.packets:
             expected = outcome(path, packet)
             if expected is None:
                 continue
             self._before = switch.drops()
+            hits, misses = switch.hits_and_misses()
             self._send(packet)
+            for number, size, flags in path.hits:
+                before = counted[number]
+                counted[number] = (before[0] + 1, before[1] + size,
+                                   before[2] | flags)
             try:
                 self._compare(packet, expected)
+                assert switch.flow_stats() == counted, packet
+                assert switch.hits_and_misses() == (
+                    hits + len(path.hits),
+                    misses + len(path.lookups) - len(path.hits)), packet
             except AssertionError:
                 self._patience = IMPATIENCE
                 self._settle()

@@ -100,6 +100,7 @@ def _flow(draw: Draw, key: bytes, others: Sequence[Flow],
 def outcome(path: Path, packet: Packet) -> Result | None:
     """What is expected; None: it cannot be told."""
     path.lookups.clear()
+    path.hits.clear()
     try:
         if packet.actions is None:
             return path.receive(packet.frame, packet.meta)

@@ -225,6 +225,17 @@ class Switch:
             nla(uapi.OVS_FLOW_ATTR_ACTIONS, actions),
             flags=NLM_F_CREATE)
 
+    def flow_stats(self) -> list[tuple[int, int, int]]:
+        """Packets, bytes and TCP flags of each flow, as they were put."""
+        flows = self.instance.dp.flows
+        return [(packets, size, flags) for packets, size, _, flags
+                in flows.stats(flows.snapshot())]
+
+    def hits_and_misses(self) -> tuple[int, int]:
+        """Lookups so far."""
+        counted = self.instance.dp.counters()
+        return counted.hit, counted.missed
+
     def flush(self) -> None:
         """Deletes all flows."""
         self.ask(uapi.OVS_FLOW_ID, uapi.OVS_FLOW_CMD_DEL)
