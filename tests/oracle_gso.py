@@ -22,11 +22,15 @@ def _sum(data: bytes) -> int:
 
 
 def headers(packet: bytes) -> tuple[int, int, int]:
-    """Where the network header, TCP and its payload are."""
-    parsed = extract(packet)
+    """Where the network header, TCP and its payload are, behind any number
+    of tags."""
+    tags = 0
+    while packet[12 + tags:14 + tags] in {b"\x81\0", b"\x88\xa8"}:
+        tags += 4
+    parsed = extract(packet[:12] + packet[12 + tags:])
     assert parsed is not None and parsed.l4
-    l4 = parsed.l4
-    return parsed.l3, l4, l4 + (packet[l4 + 12] >> 4) * 4
+    l4 = parsed.l4 + tags
+    return parsed.l3 + tags, l4, l4 + (packet[l4 + 12] >> 4) * 4
 
 
 def segments(packet: bytes, size: int) -> list[bytes]:

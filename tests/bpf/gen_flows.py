@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gen_frames import sometimes
 from hypothesis import strategies as st
 from oracle_key import CFI
 from oracle_path import Flow
@@ -91,7 +92,9 @@ def draw_mask(draw: Draw, key: bytes, proto: bool) -> bytes:
     :param proto: the IP protocol must be matched
     """
     shape, mask = Image(key), Image()
-    mask.fill("recirc_id", "mac_proto", "in_port", "eth_type")
+    mask.fill("recirc_id", "mac_proto", "eth_type")
+    if not sometimes(draw, 15):
+        mask.fill("in_port")
 
     def some(*names: str) -> None:
         for name in names:
@@ -102,6 +105,9 @@ def draw_mask(draw: Draw, key: bytes, proto: bool) -> bytes:
         some(*ADDRESSES)
         _mask_tags(draw, shape, mask)
     eth_type = shape.be16("eth_type")
+    if not proto and not shape.be16("vlan_tci") and sometimes(draw, 8):
+        mask["eth_type"] = bytes(2)
+        return bytes(mask.data)
     some(*BELOW.get(eth_type, ()))
     if any(mask["ipv6_label"]):
         # 20 bits
@@ -154,6 +160,8 @@ def draw_decoy(draw: Draw, flow: Flow) -> Flow:
     names = [name for name in FREE if any(flow.mask[KEY[name].slice])]
     key = Image(flow.key)
     if not names:
+        if not any(flow.mask[KEY["in_port"].slice]):
+            return flow
         port = (key["in_port"][0] % PORTS) + 1
         key["in_port"] = port.to_bytes(4, "little")
         return Flow(bytes(key.data), flow.mask, flow.actions)

@@ -19,6 +19,7 @@ from oracle_key import Meta, extract
 from oracle_path import Endless, Flow, Path
 from packets import finished, unfinished
 
+from dpif_bpf.abi import KEY
 from dpif_bpf.wire.extract import packet_facts
 from dpif_bpf.wire.key import decode_match
 
@@ -75,7 +76,7 @@ class Scenario:
     packets: tuple[Packet, ...]
 
     def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
-        """For hypothesis: as a regression test has it."""
+        """For hypothesis: as REGRESSIONS of test_agreement.py has it."""
         printer.text(str(self))
 
     def __str__(self) -> str:
@@ -86,6 +87,14 @@ class Scenario:
             for flow in self.flows)
         packets = "".join(f"    {packet},\n" for packet in self.packets)
         return f"Scenario((\n{flows}), (\n{packets}))"
+
+
+def flow(key: str, mask: str, actions: str) -> Flow:
+    """A flow of netlink attributes, in hexadecimal digits."""
+    match = decode_match(bytes.fromhex(key), bytes.fromhex(mask))
+    return Flow(match.full_key.to_bytes(KEY.size, "little"),
+                match.mask.to_bytes(KEY.size, "little"),
+                bytes.fromhex(actions))
 
 
 def _flow(draw: Draw, key: bytes, others: Sequence[Flow],
