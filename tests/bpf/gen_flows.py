@@ -105,7 +105,9 @@ def draw_mask(draw: Draw, key: bytes, proto: bool) -> bytes:
         some(*ADDRESSES)
         _mask_tags(draw, shape, mask)
     eth_type = shape.be16("eth_type")
-    if not proto and not shape.be16("vlan_tci") and sometimes(draw, 8):
+    # OVS_KEY_ATTR_NSH is nested: it says something even when it is zero.
+    if (not proto and not shape.be16("vlan_tci") and eth_type not in NSH
+            and sometimes(draw, 8)):
         mask["eth_type"] = bytes(2)
         return bytes(mask.data)
     some(*BELOW.get(eth_type, ()))
