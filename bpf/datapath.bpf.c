@@ -52,7 +52,13 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 
 	id = ovs_classify(pkt);
 	if (stats) {
-		stats->mask_hit += pkt->probes;
+		__u32 probes = pkt->probes;
+
+		if (unlikely(probes >= OVS_STEPS)) {
+			stats->more += probes - (OVS_STEPS - 1);
+			probes = OVS_STEPS - 1;
+		}
+		stats->steps[probes]++;
 		stats->cache_hit += pkt->cached;
 	}
 	pkt->flow = id - 1;

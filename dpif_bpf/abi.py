@@ -117,6 +117,7 @@ class DropReason(IntEnum):
 
 
 OVS_DROP_MAX: Final = 64
+OVS_STEPS: Final = 32
 
 
 class Op(IntEnum):
@@ -392,12 +393,13 @@ FLOW_STATS: Final = _record("ovs_flow_stats", """
     tcp_flags Q
     """)
 
-DP_STATS: Final = _record("ovs_dp_stats", """
+DP_STATS: Final = _record("ovs_dp_stats", f"""
     hit Q
     missed Q
     lost Q
-    mask_hit Q
     cache_hit Q
+    steps {OVS_STEPS * 8}s
+    more Q
     """)
 
 METER: Final = _record("ovs_meter", """

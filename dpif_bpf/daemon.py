@@ -212,7 +212,8 @@ class Daemon:
             dp = instance.dp
             lines.append(f"{dp.name}:")
             lines += show(instance.plane.classifier.statistics(),
-                          dp.counters(), dp.bridge_names())
+                          dp.counters(), dp.bridge_names(),
+                          instance.plane.steps())
         return "\n".join(lines)
 
 

@@ -258,6 +258,11 @@ class BpfPlane:
     def counters(self) -> DpCounters:
         return counters_of(self.gen, self._bridges)
 
+    def steps(self) -> dict[int, tuple[int, ...]]:
+        """Bridge → lookups by hash probes, since this generation began; the
+        last number is of those that took as many or more."""
+        return {bridge: self.gen.steps(bridge) for bridge in self._bridges}
+
     def drops(self) -> dict[int, dict[abi.DropReason, int]]:
         """Bridge → reason → packets."""
         return {bridge: self.gen.drops(bridge)

@@ -236,13 +236,15 @@ struct ovs_flow_stats {
 	__u64 tcp_flags;	/* OR of all, host order */
 };
 
+#define OVS_STEPS		32
 /* Statistics of one bridge, per CPU (ovs_dpstats[bridge]). */
 struct ovs_dp_stats {
 	__u64 hit;
 	__u64 missed;
 	__u64 lost;
-	__u64 mask_hit;		/* hash probes made by all lookups */
 	__u64 cache_hit;
+	__u64 steps[OVS_STEPS];	/* lookups by hash probes; the last: or more */
+	__u64 more;		/* probes beyond those of the last */
 };
 
 /* Index of ovs_drops: bridge * OVS_DROP_MAX + reason, per CPU. */

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from dpif_bpf.core.cls_stats import ClassifierStats, RootStats
 from dpif_bpf.core.plane import DpCounters
 
 
 def show(stats: ClassifierStats, counters: DpCounters,
-         bridges: Mapping[int, str]) -> Iterator[str]:
+         bridges: Mapping[int, str],
+         steps: Mapping[int, Sequence[int]]) -> Iterator[str]:
     """Lines of text.
 
     :param bridges: name of each bridge, by its id
+    :param steps: lookups of each bridge by hash probes (Plane.steps())
     """
     yield (f"  flows: {stats.flows}, masks: {stats.masks}, descriptors:"
            f" {stats.descriptors}")
@@ -31,12 +33,18 @@ def show(stats: ClassifierStats, counters: DpCounters,
         f"{name} {size / 1048576:.1f}"
         for name, size in stats.map_bytes.items()) + ")"
     for root, one in sorted(stats.roots.items()):
-        yield from _root(bridges.get(root, "-"), one)
+        yield from _root(bridges.get(root, "-"), one, steps.get(root, ()))
 
 
-def _root(name: str, stats: RootStats) -> Iterator[str]:
+def _root(name: str, stats: RootStats,
+          steps: Sequence[int]) -> Iterator[str]:
     trees = " ".join(map(str, stats.trees)) or "none"
     yield f"  bridge {name}: flows in each tree: {trees}, nodes: {stats.nodes}"
     if stats.depth:
         yield "    flows by hash probes: " + " ".join(
             f"{probes}:{flows}" for probes, flows in stats.depth.items())
+    if any(steps):
+        last = len(steps) - 1
+        yield "    lookups by hash probes: " + " ".join(
+            f"{probes}{'+' * (probes == last)}:{lookups}"
+            for probes, lookups in enumerate(steps) if lookups)

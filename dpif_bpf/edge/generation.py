@@ -196,11 +196,21 @@ class Generation:
 
     # Counters
 
-    def dp_stats(self, bridge: int) -> tuple[int, ...]:
+    def dp_stats(self, bridge: int) -> tuple[int, int, int, int, int]:
+        """Packets of a bridge: hit, missed, lost, hash probes, cache_hit."""
+        hit, missed, lost, cached, *steps, more = self._dp_stats(bridge)
+        probes = more + sum(n * some for n, some in enumerate(steps))
+        return hit, missed, lost, probes, cached
+
+    def steps(self, bridge: int) -> tuple[int, ...]:
+        """Lookups of a bridge by hash probes; the last: that many or more."""
+        return self._dp_stats(bridge)[-1 - abi.OVS_STEPS:-1]
+
+    def _dp_stats(self, bridge: int) -> tuple[int, ...]:
         """struct ovs_dp_stats of a bridge, summed over the CPUs."""
         values = bpfsys.map_lookup_percpu(
             self.map_fd("ovs_dpstats"), bridge, self.map_info("ovs_dpstats"))
-        rows = [abi.DP_STATS.struct.unpack(value) for value in values]
+        rows = [memoryview(value).cast("Q") for value in values]
         return tuple(map(sum, zip(*rows, strict=True)))
 
     def drops(self, bridge: int) -> dict[abi.DropReason, int]:

@@ -337,14 +337,14 @@ class Datapath:
         return found
 
     def dp_stats(self) -> dict[str, int]:
-        """struct ovs_dp_stats of the bridge, all CPUs."""
+        """struct ovs_dp_stats of the bridge, all CPUs; of `steps` the first
+        alone."""
         info = self.obj.map_info("ovs_dpstats")
         values = bpfsys.map_lookup_percpu(self.obj.map_fd("ovs_dpstats"),
                                           BRIDGE, info)
-        rows = [abi.DP_STATS.struct.unpack(v) for v in values]
-        return dict(zip(abi.DP_STATS.fields,
-                        (sum(column) for column in zip(*rows, strict=True)),
-                        strict=True))
+        return {field: sum(memoryview(value).cast("Q")[place.offset // 8]
+                           for value in values)
+                for field, place in abi.DP_STATS.fields.items()}
 
     def flow_stats(self, flow: int) -> tuple[int, int, int, int]:
         """Packets, bytes, used, tcp_flags of a flow."""

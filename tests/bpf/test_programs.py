@@ -102,8 +102,9 @@ def test_datapath_statistics(dp: Datapath) -> None:
     dp.run(SYN)
     dp.run(SYN)
     after = dp.dp_stats()
-    assert {k: after[k] - before[k] for k in ("hit", "missed", "lost")} == {
-        "hit": 2, "missed": 1, "lost": 0}
+    assert {k: after[k] - before[k] for k in before} == {
+        "hit": 2, "missed": 1, "lost": 0, "cache_hit": 0,
+        "steps": 3, "more": 0}		# a root that is a leaf: no probe
     assert len(dp.poll(1)) == 1
 
 

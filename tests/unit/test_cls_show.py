@@ -17,16 +17,20 @@ def test_show() -> None:
     for port in (1, 2, 3):
         plane.classifier.insert(7, port, EXACT, 1)
     lines = list(show(plane.classifier.statistics(),
-                      DpCounters(hit=6, missed=2, mask_hit=12), {7: "br7"}))
+                      DpCounters(hit=6, missed=2, mask_hit=12), {7: "br7"},
+                      {7: (0, 4, 3, 0, 1)}))
     text = "\n".join(lines)
     assert "flows: 3, masks: 1" in text
     assert "lookups: 8, hash probes a lookup: 1.50" in text
     assert "bridge -: flows in each tree: none" in text
     assert "bridge br7: flows in each tree: 3, nodes: 1" in text
-    assert "flows by hash probes: 1:3" in text
+    assert "    flows by hash probes: 1:3" in lines
+    assert "    lookups by hash probes: 1:4 2:3 4+:1" in lines
 
 
 def test_show_before_the_first_packet() -> None:
     plane = FakePlane()
-    text = "\n".join(show(plane.classifier.statistics(), DpCounters(), {}))
+    text = "\n".join(show(plane.classifier.statistics(), DpCounters(), {},
+                          {0: (0,) * 32}))
     assert "hash probes a lookup: -" in text
+    assert "lookups by" not in text
