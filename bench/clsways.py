@@ -63,7 +63,7 @@ class Way:
     """
 
     program = "bench_base"
-    cache = 1
+    cache = 0
 
     def __init__(self, path: Path, flows: int) -> None:
         self.sizes = replace(Sizes.for_flows(flows), cache=self.cache)

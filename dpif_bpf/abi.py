@@ -81,6 +81,7 @@ OVS_CLS_DEPTH: Final = 64
 OVS_CLS_WORDS: Final = 13
 OVS_CLS_FIRST: Final = 6
 OVS_CLS_RECORDS: Final = 6
+OVS_CACHE_LINES: Final = 16384
 OVS_DESCS: Final = 32768
 
 
@@ -539,7 +540,8 @@ VALUES: Final = _record("ovs_values", f"""
     """)
 
 ROOT: Final = _record("ovs_root", f"""
-    ntrees I
+    ntrees H
+    cache H
     desc I
     tree {OVS_CLS_TREES * 8}s
     """)

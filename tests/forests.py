@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from dpif_bpf import abi
 from dpif_bpf.core.cls_nodes import Leaf, Node, leaves
@@ -28,6 +29,7 @@ class Forest:
     """
 
     def __init__(self, sizes: Sizes, seed: int = 1) -> None:
+        sizes = replace(sizes, cache=0)
         self.buffers = arrays(sizes)
         self.freed: list[int] = []
         self.cls = Classifier(self.buffers, sizes, seed, self.freed.append)

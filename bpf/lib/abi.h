@@ -492,6 +492,7 @@ enum ovs_stage {
 #define OVS_CLS_WORDS		13	/* key words in one record */
 #define OVS_CLS_FIRST		6	/* of them, those in ovs_flows */
 #define OVS_CLS_RECORDS		6	/* records of a mask with all words */
+#define OVS_CACHE_LINES		16384	/* of a CPU's cache, at most */
 #define OVS_DESCS		32768	/* what 15 bits of an edge can name */
 
 struct ovs_bucket {
@@ -541,7 +542,8 @@ struct ovs_values {
 
 /* The trees of a bridge. */
 struct ovs_root {
-	__u32 ntrees;
+	__u16 ntrees;
+	__u16 cache;			/* lines, a power of two; 0: no cache */
 	__u32 desc;			/* all masks, for the cache; 0: none */
 	__u64 tree[OVS_CLS_TREES];	/* edges; 0: no tree in this place */
 };

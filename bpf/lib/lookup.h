@@ -375,16 +375,11 @@ __noinline __u64 ovs_cls_walk_more(struct ovs_pkt *pkt)
 }
 
 /* Walk all trees of a bridge. */
-static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt)
+static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt,
+					    const struct ovs_root *root)
 {
-	__u32 bridge = pkt->bridge;
-	struct ovs_root *root;
-	__u64 edge;
+	__u64 edge = OVS_READ_ONCE(root->tree[0]);
 
-	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
-	if (!root)
-		return 0;
-	edge = OVS_READ_ONCE(root->tree[0]);
 	if (edge)
 		edge = ovs_cls_walk(pkt, edge);
 	if (!edge && root->ntrees > 1)
@@ -394,7 +389,7 @@ static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt)
 
 /*
  * The cache: edges of flows that this CPU found of late, two to a set, the
- * newer one first.  The hash is over all bits that the bridge's masks have;
+ * newer one first, four sets to a line.  The hash is over all bits that the bridge's masks have;
  * what is found is compared like any other flow, so that nothing need be
  * removed from it.
  *
@@ -442,7 +437,7 @@ static __always_inline __u32 ovs_cache_place(__u64 h)
 }
 
 /* Find a flow's edge in the cache; 0 when there is none that matches. */
-__noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
+__noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines)
 {
 	const struct ovs_descs *descs = ovs_cls_descs();
 	__u32 bridge, desc, set, place;
@@ -459,7 +454,7 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
 	h = ovs_cls_hash(pkt, descs, &descs->d[desc & (OVS_DESCS - 1)],
 			 bridge);
 	pkt->cache_hash = h;
-	set = h & cfg_cache_mask;
+	set = h & (lines - 1);
 	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
 	if (!words)
 		return 0;
@@ -477,10 +472,11 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt)
 }
 
 /* Keep what ovs_cache_find() did not find. */
-static __always_inline void ovs_cache_store(struct ovs_pkt *pkt, __u64 edge)
+static __always_inline void ovs_cache_store(struct ovs_pkt *pkt, __u32 lines,
+					    __u64 edge)
 {
 	__u64 h = pkt->cache_hash, *words;
-	__u32 set = h & cfg_cache_mask, place = ovs_cache_place(h);
+	__u32 set = h & (lines - 1), place = ovs_cache_place(h);
 
 	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
 	if (!words)
@@ -500,25 +496,29 @@ static __always_inline void ovs_cache_store(struct ovs_pkt *pkt, __u64 edge)
  */
 static __always_inline __u32 ovs_classify(struct ovs_pkt *pkt)
 {
+	__u32 bridge = pkt->bridge, lines;
+	struct ovs_root *root;
 	__u64 edge = 0;
 
-	if (!pkt)
-		return 0;
 	pkt->probes = 0;
 	pkt->cached = 0;
-	if (cfg_cache_mask) {
+	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
+	if (!root)
+		return 0;
+	lines = OVS_READ_ONCE(root->cache);
+	if (lines) {
 		if (!pkt->cache_left)
 			ovs_cache_judge(pkt);
 		pkt->cache_left--;
 		if (pkt->cache_on)
-			edge = ovs_cache_find(pkt);
+			edge = ovs_cache_find(pkt, lines);
 	}
 	if (!edge) {
-		edge = ovs_cls_forest(pkt);
-		if (cfg_cache_mask) {
+		edge = ovs_cls_forest(pkt, root);
+		if (lines) {
 			pkt->cache_probes += pkt->probes;
 			if (edge && pkt->cache_on)
-				ovs_cache_store(pkt, edge);
+				ovs_cache_store(pkt, lines, edge);
 		}
 	}
 	if (!edge)

@@ -11,9 +11,6 @@
 /* Buckets that a hash chooses from, minus 1; the others are overflow. */
 const volatile __u32 cfg_bucket_mask = 0;
 
-/* Elements of a CPU's cache, minus 1: eight edges each.  0: no cache. */
-const volatile __u32 cfg_cache_mask = 0;
-
 #define OVS_CLS_ARRAY(type_)				\
 	__uint(type, BPF_MAP_TYPE_ARRAY);		\
 	__uint(map_flags, BPF_F_MMAPABLE);		\
@@ -53,7 +50,7 @@ struct {
 /* Flows found of late, edges by a hash of the key.  Programs alone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, OVS_CACHE_LINES);
 	__type(key, __u32);
 	__type(value, __u64[8]);
 } ovs_cls_cache SEC(".maps");

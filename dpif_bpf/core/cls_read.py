@@ -110,8 +110,8 @@ class Reader:
         """
         words = struct.unpack(f"<{abi.OVS_KEY_WORDS}Q",
                               key.to_bytes(abi.KEY.size, "little"))
-        ntrees, _desc, *trees = struct.unpack_from(
-            f"=II{abi.OVS_CLS_TREES}Q", self._roots, root * abi.ROOT.size)
+        ntrees, _cache, _desc, *trees = struct.unpack_from(
+            f"=HHI{abi.OVS_CLS_TREES}Q", self._roots, root * abi.ROOT.size)
         self.probes = 0
         for edge in trees[:ntrees]:
             if edge:

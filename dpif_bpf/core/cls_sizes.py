@@ -24,15 +24,15 @@ class Sizes:
     :param buckets: of ovs_buckets, those that a hash chooses from; a power
         of two (cfg_bucket_mask is one less)
     :param overflow: further elements of ovs_buckets
-    :param cache: elements of ovs_cls_cache, for each CPU; a power of two
-        (cfg_cache_mask is one less), 1 for no cache
+    :param cache: lines of a CPU's cache, to begin with; a power of two up to
+        OVS_CACHE_LINES, 0 for no cache
     """
 
     flows: int
     descs: int
     buckets: int
     overflow: int
-    cache: int = 2048
+    cache: int = 1024
 
     @property
     def nodes(self) -> int:
@@ -60,14 +60,12 @@ class Sizes:
 
     def constants(self) -> dict[str, int]:
         """What the loader sets in .rodata."""
-        return {"cfg_bucket_mask": self.buckets - 1,
-                "cfg_cache_mask": self.cache - 1}
+        return {"cfg_bucket_mask": self.buckets - 1}
 
     def entries(self) -> dict[str, int]:
         """What the loader sizes the maps to."""
         return {"ovs_flows": self.flows, "ovs_values": self.flows,
-                "ovs_buckets": self.buckets + self.overflow,
-                "ovs_cls_cache": self.cache}
+                "ovs_buckets": self.buckets + self.overflow}
 
     def bytes(self) -> dict[str, int]:
         """Bytes of each map (statistics are not among them)."""

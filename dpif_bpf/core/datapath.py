@@ -42,6 +42,10 @@ USER_FEATURES = (uapi.OVS_DP_F_UNALIGNED | uapi.OVS_DP_F_VPORT_PIDS
 """What may be asked for.  TC_RECIRC_SHARING is refused: it tells tc offload
 that the datapath shares its recirculation ids, which it does not."""
 
+CACHE_UNIT = abi.OVS_CACHE_LINES // uapi.MASKS_CACHE_SIZE_MAX
+"""Lines of each CPU's cache of flows, of eight flows each, that one entry of
+OVS_DP_ATTR_MASKS_CACHE_SIZE stands for."""
+
 _PORT_TYPES = {uapi.OVS_VPORT_TYPE_NETDEV, uapi.OVS_VPORT_TYPE_INTERNAL}
 
 
@@ -105,9 +109,6 @@ class Datapath:
 
         :raises RequestError: EOPNOTSUPP
         """
-        if request.masks_cache_size is not None:
-            raise RequestError(errno.EOPNOTSUPP,
-                               "there is no cache of masks")
         if request.ifindex is not None:
             raise RequestError(errno.EOPNOTSUPP,
                                "OVS_DP_ATTR_IFINDEX cannot be chosen")
@@ -127,6 +128,9 @@ class Datapath:
         if (request.per_cpu_pids is not None and self.user_features
                 & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU):
             self.per_cpu_pids = request.per_cpu_pids
+        if request.masks_cache_size is not None:
+            self.plane.classifier.cache = (
+                request.masks_cache_size * CACHE_UNIT)
         self.keep()
 
     def reply(self) -> DatapathReply:
@@ -137,7 +141,13 @@ class Datapath:
             (counted.hit, counted.missed, counted.lost, len(self.flows)),
             (counted.mask_hit, self.plane.classifier.masks,
              counted.cache_hit),
-            self.user_features, self.per_cpu_pids or None)
+            self.user_features, self.masks_cache_size,
+            self.per_cpu_pids or None)
+
+    @property
+    def masks_cache_size(self) -> int:
+        """Of the classifier's cache, in CACHE_UNIT."""
+        return self.plane.classifier.cache // CACHE_UNIT
 
     def counters(self) -> DpCounters:
         """Packets since the datapath was made, over provider restarts."""
@@ -360,7 +370,9 @@ class Datapath:
                 + nla_string(uapi.OVS_DP_ATTR_NAME, self.name)
                 + nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0)
                 + nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES,
-                          self.user_features))
+                          self.user_features)
+                + nla_u32(uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE,
+                          self.masks_cache_size))
         if self.per_cpu_pids:
             data += nla_u32_array(uapi.OVS_DP_ATTR_PER_CPU_PIDS,
                                   self.per_cpu_pids)

@@ -37,7 +37,8 @@ from dpif_bpf.core.quarantine import Quarantine
 from dpif_bpf.errors import BackendError, RequestError
 
 _ROOT_WORDS = abi.ROOT.size // 8
-_ROOT_HALVES = abi.ROOT.size // 4
+_ROOT_SHORTS = abi.ROOT.size // 2
+_CACHE = abi.ROOT["cache"].offset // 2
 _Args = TypeVarTuple("_Args")
 
 
@@ -87,7 +88,9 @@ class Classifier:
         rng = random.SystemRandom() if seed is None else random.Random(seed)
         self._sizes = sizes
         self._quarantine = Quarantine()
-        self._heads = buffers.roots.cast("I")
+        self._heads = buffers.roots.cast("H")
+        self._unions = buffers.roots.cast("I")
+        self._cache = sizes.cache
         self._table = EdgeTable(buffers.buckets, buffers.roots,
                                 sizes.buckets, self._quarantine)
         self._masks = MaskTable(buffers.descs, rng)
@@ -121,6 +124,7 @@ class Classifier:
         if not 0 <= root < abi.OVS_MAX_BRIDGES or root in self._roots:
             raise BackendError(errno.EINVAL, f"no new bridge id: {root}")
         self._roots[root] = _Root()
+        self._heads[root * _ROOT_SHORTS + _CACHE] = self._cache
 
     def remove_root(self, root: int) -> None:
         """Ends a forest.
@@ -135,6 +139,21 @@ class Classifier:
         for leaf in left:
             self._drop_ghost(leaf)
         del self._roots[root]
+
+    @property
+    def cache(self) -> int:
+        """Lines of eight flows that each CPU's cache has; 0: no cache."""
+        return self._cache
+
+    @cache.setter
+    def cache(self, lines: int) -> None:
+        """Changes it, for the packets after this.
+
+        :param lines: 0, or a power of two up to OVS_CACHE_LINES
+        """
+        self._cache = lines
+        for root in self._roots:
+            self._heads[root * _ROOT_SHORTS + _CACHE] = lines
 
     def _root(self, root: int) -> _Root:
         try:
@@ -198,7 +217,7 @@ class Classifier:
 
     def _set_union(self, root: int, forest: _Root,
                    union: Mask | None) -> None:
-        self._heads[root * _ROOT_HALVES + 1] = union.id if union else 0
+        self._unions[root * _ROOT_SHORTS // 2 + 1] = union.id if union else 0
         if forest.union is not None:
             self._quarantine.retire(self._masks.unref, forest.union)
         forest.union = union
@@ -218,7 +237,7 @@ class Classifier:
                 tree = Tree(self._store, root, ~place)
                 tree.insert(leaf)
                 trees.append(tree)
-                self._heads[root * _ROOT_HALVES] = len(trees)
+                self._heads[root * _ROOT_SHORTS] = len(trees)
                 return
         except Exists:
             raise RequestError(errno.EEXIST, "the flow exists") from None
@@ -266,7 +285,7 @@ class Classifier:
         if leaf.tree.root is None and forest.trees[-1] is leaf.tree:
             while forest.trees and forest.trees[-1].root is None:
                 forest.trees.pop()
-            self._heads[root * _ROOT_HALVES] = len(forest.trees)
+            self._heads[root * _ROOT_SHORTS] = len(forest.trees)
             if not forest.trees:
                 self._set_union(root, forest, None)
 

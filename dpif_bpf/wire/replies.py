@@ -60,6 +60,7 @@ class DatapathReply:
 
     :param stats: hit, missed, lost, flows
     :param megaflow_stats: mask_hit, masks, cache_hit
+    :param masks_cache_size: of each CPU's cache
     :param per_cpu_pids: sent when DISPATCH_UPCALL_PER_CPU is set
     """
 
@@ -68,6 +69,7 @@ class DatapathReply:
     stats: tuple[int, int, int, int]
     megaflow_stats: tuple[int, int, int]
     user_features: int
+    masks_cache_size: int
     per_cpu_pids: tuple[int, ...] | None = None
 
 
@@ -201,6 +203,7 @@ def encode_datapath(header: ReplyHeader, cmd: int,
         nla(uapi.OVS_DP_ATTR_MEGAFLOW_STATS, uapi.OVS_DP_MEGAFLOW_STATS.pack(
             mask_hit, masks, 0, cache_hit, 0)),
         nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES, dp.user_features),
+        nla_u32(uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE, dp.masks_cache_size),
     ]
     if dp.user_features & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU \
             and dp.per_cpu_pids:

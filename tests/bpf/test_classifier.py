@@ -241,6 +241,40 @@ def test_cache_pays_for_few_packets(obj: ClsObject,
 
 
 @pytest.mark.usefixtures("one_cpu")
+def test_size_of_the_cache(obj: ClsObject, rng: random.Random) -> None:
+    """It can be none, small or large at any time, also of a bridge that was
+    there before or comes after."""
+    flows = flowsets.explosion(256, 256, rng)
+    for flow in flows:
+        obj.cls.insert(0, *flow, 2)
+    count = obj.set_keys([Key(noisy(rng, flow), 2, True) for flow in flows])
+
+    def probes() -> float:
+        """A packet's."""
+        obj.run(4 * PERIOD)
+        obj.reset()
+        state = obj.run(count)
+        assert (state.lost, state.wrong) == (0, 0)
+        return state.probes / count
+
+    deep = 4
+    assert probes() < 1.2
+    obj.cls.cache = 0
+    assert probes() > deep
+    obj.cls.cache = 1		# eight flows of 256
+    assert probes() > deep
+    obj.cls.cache = abi.OVS_CACHE_LINES
+    obj.run(64 * PERIOD)	# it has rested meanwhile
+    assert probes() < 1.2
+    obj.cls.cache = 0
+    obj.cls.add_root(1)
+    for flow in flows:
+        obj.cls.insert(1, *flow, 2)
+    obj.set_keys([Key(noisy(rng, flow), 2, True, 1) for flow in flows])
+    assert probes() > deep
+
+
+@pytest.mark.usefixtures("one_cpu")
 def test_cache_of_two_bridges(obj: ClsObject, rng: random.Random) -> None:
     """Flows that do not match the port are one bridge's all the same."""
     flows = flowsets.explosion(256, 256, rng)

@@ -130,6 +130,34 @@ def test_set_of_unsupported_feature_keeps_the_old_ones(peer: Peer) -> None:
     assert the_dp(peer).user_features == FEATURES
 
 
+def _cache(peer: Peer) -> int:
+    (got,) = dump(peer, DP, u.OVS_DP_CMD_GET)
+    size: int = struct.unpack("I", got[u.OVS_DP_ATTR_MASKS_CACHE_SIZE])[0]
+    return size
+
+
+def test_size_of_the_cache(peer: Peer) -> None:
+    """As the kernel's: 0, or a power of two up to a limit."""
+    def change(size: int) -> int:
+        error, _ = peer.do(
+            DP, u.OVS_DP_CMD_SET, nla_string(u.OVS_DP_ATTR_NAME, "ovs-bpf"),
+            nla_u32(u.OVS_DP_ATTR_USER_FEATURES, FEATURES),
+            nla_u32(u.OVS_DP_ATTR_MASKS_CACHE_SIZE, size))
+        return error
+
+    assert _cache(peer) == 256
+    for size in (0, 1, 256, u.MASKS_CACHE_SIZE_MAX):
+        assert change(size) == 0
+        assert _cache(peer) == size
+        assert the_dp(peer).plane.classifier.cache == 4 * size
+    assert change(11) == errno.EINVAL
+    assert change(2 * u.MASKS_CACHE_SIZE_MAX) == errno.ERANGE
+    assert _cache(peer) == u.MASKS_CACHE_SIZE_MAX
+    peer.do(DP, u.OVS_DP_CMD_SET, nla_string(u.OVS_DP_ATTR_NAME, "ovs-bpf"),
+            nla_u32(u.OVS_DP_ATTR_USER_FEATURES, FEATURES))
+    assert _cache(peer) == u.MASKS_CACHE_SIZE_MAX
+
+
 def test_datapath_get_and_dump(peer: Peer) -> None:
     (reply,) = peer.ask(DP, u.OVS_DP_CMD_GET,
                         nla_string(u.OVS_DP_ATTR_NAME, "ovs-bpf"), dp=0)

@@ -30,7 +30,7 @@ def attributes(raw: bytes, family: int, cmd: int, version: int,
     return {type_: raw[start:end] for type_, start, end in found}
 
 
-DATAPATH = r.DatapathReply(3, "ovs-bpf", (1, 2, 3, 4), (5, 6, 7), 0)
+DATAPATH = r.DatapathReply(3, "ovs-bpf", (1, 2, 3, 4), (5, 6, 7), 0, 256)
 
 
 def test_datapath() -> None:
@@ -41,6 +41,7 @@ def test_datapath() -> None:
         uapi.OVS_DP_ATTR_MEGAFLOW_STATS:
             struct.pack("=QIIQQ", 5, 6, 0, 7, 0),
         uapi.OVS_DP_ATTR_USER_FEATURES: struct.pack("=I", 0),
+        uapi.OVS_DP_ATTR_MASKS_CACHE_SIZE: struct.pack("=I", 256),
     }
 
 
