@@ -65,12 +65,17 @@ static __always_inline __u64 ovs_cls_term(const struct ovs_pkt *pkt,
 /*
  * Terms a to b of a descriptor.  Straight code: loops whose length depends on
  * the descriptor cost a wrong branch each, and the verifier follows them all.
+ * One at a time, or clang loads all words before it uses any, which takes 200
+ * bytes of stack: with those of the callers more than 6.1 allows.
  */
 #define OVS_CLS_TERMS(pkt, d, random, h, a, b) do {		\
 	__u32 j_;						\
 	_Pragma("unroll")					\
-	for (j_ = (a); j_ < (b); j_++)				\
+	for (j_ = (a); j_ < (b); j_++) {			\
 		(h) += ovs_cls_term(pkt, d, random, j_);	\
+		if (j_ >= OVS_CLS_FIRST)			\
+			asm volatile("" : "+r"(h) : : "memory");\
+	}							\
 } while (0)
 
 /* Sum of the terms of a descriptor's further records. */
