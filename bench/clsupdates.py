@@ -21,7 +21,8 @@ from dpif_bpf.edge.grace import Grace
 SEED = 20190926
 _SECONDS = 4.0
 _PACKETS = 4096
-_BURST = 8192
+_BURST = 1 << 16
+"""Lookups between two that need the interpreter, which the writer runs in."""
 _BYTES = abi.OVS_KEY_BASE * 8
 _KEEP = (1 << _BYTES * 8) - 1
 

@@ -10,8 +10,19 @@ goes into the next one; packets are looked up in a bridge's trees in order,
 so that of two flows that overlap the one in the earlier tree is met.
 
 What readers see is described in bpf/lib/abi.h, and read by bpf/lib/lookup.h.
-Each change is published by one aligned store, which needs stores to become
-visible in program order, as on x86-64.
+Each change is published by one store.  That needs of the machine, and of the
+interpreter, that
+
+- what is assigned to an element of a memoryview of format "Q", "I" or "H" is
+  stored by one instruction, when aligned: CPython copies it by a memcpy of
+  that size, which compilers and the C library make one move;
+- stores become visible in the order in which they are made, so that who
+  finds an edge finds what it leads to: x86-64 orders them, and aarch64 does
+  not; there a barrier would be needed before each store that publishes;
+- a reader's load whose address comes of an earlier load is not made before
+  that one: so it is on either.
+
+check_machine() refuses others.
 """
 
 from __future__ import annotations
@@ -56,6 +67,19 @@ class Buffers:
     roots: memoryview
 
 
+def check_machine() -> None:
+    """Refuses machines on which a reader could see half of a change.
+
+    :raises BackendError: ENOTSUP
+    """
+    machine = platform.machine()
+    if machine != "x86_64" or platform.python_implementation() != "CPython":
+        raise BackendError(
+            errno.ENOTSUP, "flows are written to memory that packets are"
+            " looked up in, which needs CPython and the order of stores that"
+            f" x86-64 has; this is {machine}")
+
+
 class _Root:
     """The trees of one bridge."""
 
@@ -82,9 +106,7 @@ class Classifier:
     def __init__(self, buffers: Buffers, sizes: Sizes,
                  seed: int | None = None,
                  freed: Callable[[int], None] | None = None) -> None:
-        if platform.machine() not in ("x86_64", "AMD64"):
-            raise BackendError(errno.ENOTSUP, "the classifier's writer needs "
-                               "stores in program order (x86-64)")
+        check_machine()
         rng = random.SystemRandom() if seed is None else random.Random(seed)
         self._sizes = sizes
         self._quarantine = Quarantine()
