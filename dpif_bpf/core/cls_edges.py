@@ -90,13 +90,14 @@ class EdgeTable:
         for _ in range(abi.OVS_BUCKET_CHAIN):
             row = _ROW.unpack_from(raw, base << 3)
             if any(row):
-                for word in row[:7]:
-                    if word >> _TAG_SHIFT == tag and word:
+                for word in row:	# the link's tag would be zero
+                    if word >> _TAG_SHIFT == tag:
                         self.collisions += 1
                         return NO_PLACE
-                if place < 0 and 0 in row[:7]:
-                    place = first
-                    if row[first - base]:
+                if place < 0:
+                    if not row[first - base]:
+                        place = first
+                    elif 0 in row[:7]:
                         place = base + row.index(0)
             elif place < 0:
                 place = first

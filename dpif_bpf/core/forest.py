@@ -229,10 +229,10 @@ class Classifier:
 
         Without descriptors it stays: flows get in one another's way there.
         """
-        if forest.union is not None:
-            old = forest.union.bits
-            mask |= old
-            if mask == old:
+        union = forest.union
+        if union is not None:
+            mask |= union.bits
+            if mask == union.bits:
                 return
         with contextlib.suppress(NoDescriptor):
             self._set_union(root, forest, self._masks.ref(mask))
