@@ -7,7 +7,8 @@
 # writes build/ovs-tests.tsv.  Ends with the plain count.  Arguments of
 # autotest choose tests and more: 1 2 5, 30-39, -k conntrack, -v, -x, -l.
 #
-#   --ovs-src=3.1|3.5|4.0|DIR  OVS version (default 3.1) or its source tree
+#   --ovs-src=3.1|3.5|4.0|DIR  OVS version (default OVS_VERSION, or 3.1) or its
+#                              source tree
 #   --ovs-build=DIR            shared-library build of it, made already
 #   --plugin=FILE              libdpif_bpf.so for it, made already
 #   --suite=bpf|kmod|userspace the datapath under test: ours (default), the
@@ -33,7 +34,7 @@ usage()
     exit 2
 }
 
-suite=bpf source=3.1 build='' plugin='' guest='' limit='' ci='' record=''
+suite=bpf source=${OVS_VERSION:-3.1} build='' plugin='' guest='' limit='' ci='' record=''
 clock=(-i 1)
 output=$top/build/ovs-tests.tsv arguments=()
 for word; do
