@@ -287,6 +287,12 @@ class Lab:
                    if str(flow.match["in_port"]) == in_port
                    and flow.match.get("eth_type") == 0x0800)
 
+    def lookups(self) -> tuple[int, int, int]:
+        """Hits, misses and losses of the datapath."""
+        hit, missed, lost = re.findall(
+            r"\d+", self.dpctl("show").partition("lookups:")[2])[:3]
+        return int(hit), int(missed), int(lost)
+
     # The network.
 
     def add_bridge(self, name: str, datapath_type: str = "bpf") -> None:

@@ -27,19 +27,10 @@ def test_packets_after_the_first_stay_in_bpf(lab: Lab) -> None:
     one = lab.add_host("p1", "br0", "10.1.1.1/24")
     lab.add_host("p2", "br0", "10.1.1.2/24")
     one.ping("10.1.1.2", 3)
-    before, missed = lab.packets("p1"), lookups(lab)[1]
+    before, missed = lab.packets("p1"), lab.lookups()[1]
     one.ping("10.1.1.2", 20)
     assert lab.packets("p1") - before == 20
-    assert lookups(lab)[1] - missed <= 2, "ARP at most"
-
-
-def lookups(lab: Lab) -> tuple[int, int, int]:
-    """Hits, misses and losses of the datapath."""
-    for line in lab.dpctl("show").splitlines():
-        if line.strip().startswith("lookups:"):
-            numbers = [int(part.split(":")[1]) for part in line.split()[1:]]
-            return numbers[0], numbers[1], numbers[2]
-    raise AssertionError("ovs-dpctl show has no lookups")
+    assert lab.lookups()[1] - missed <= 2, "ARP at most"
 
 
 def test_internal_port(lab: Lab) -> None:
