@@ -34,8 +34,8 @@ usage()
     exit 2
 }
 
-suite=bpf source=${OVS_VERSION:-3.1} build='' plugin='' guest='' limit='' ci='' record=''
-clock=(-i 1)
+suite=bpf source=${OVS_VERSION:-3.1} build='' plugin='' limit='' ci=''
+guest='' clock=(-i 1) record=''
 output=$top/build/ovs-tests.tsv arguments=()
 for word; do
     case $word in
