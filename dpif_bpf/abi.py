@@ -31,6 +31,8 @@ OVS_MAX_INSNS: Final = 65536
 OVS_EXEC_SLOTS: Final = 1024
 OVS_DEFER_SLOTS: Final = 4096
 OVS_SLOTS: Final = OVS_EXEC_SLOTS + OVS_DEFER_SLOTS
+OVS_UPCALL_PARTS: Final = 144
+OVS_SKB_GSO_SCTP: Final = 1 << 14
 OVS_SLOT_BITS: Final = 13
 
 OVS_MAC_PROTO_ETHERNET: Final = 0
@@ -497,6 +499,11 @@ UPCALL: Final = _record("ovs_upcall", f"""
     """)
 """A record of ovs_upcalls; `len` bytes of packet follow it."""
 
+UPCALL_PARTS: Final = _record("ovs_upcall_parts", f"""
+    len {OVS_UPCALL_PARTS * 2}s
+    """)
+"""Between a record's header and its packet, if OVS_SKB_GSO_SCTP."""
+
 SLOT: Final = _record("ovs_slot", f"""
     state Q
     pc I
@@ -548,4 +555,4 @@ ROOT: Final = _record("ovs_root", f"""
 
 RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
                   INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, SET_NSH, UPCALL,
-                  SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, ROOT)
+                  UPCALL_PARTS, SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, ROOT)

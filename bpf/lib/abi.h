@@ -424,6 +424,16 @@ struct ovs_upcall {
 };
 
 /*
+ * Between header and packet of a record, when gso_type is SKB_GSO_SCTP: bytes
+ * of each packet that it is to be cut into, without headers; then 0.
+ */
+#define OVS_UPCALL_PARTS	144	/* of 512 bytes at least, as SCTP has it */
+#define OVS_SKB_GSO_SCTP	(1 << 14)
+struct ovs_upcall_parts {
+	__u16 len[OVS_UPCALL_PARTS];
+};
+
+/*
  * Metadata of a packet that enters at the inject device: the provider's
  * executes, and the programs' deferred copies.  skb->mark names the slot: the
  * low OVS_SLOT_BITS bits are its index plus 1, those above the generation.
@@ -561,6 +571,7 @@ _Static_assert(sizeof(struct ovs_set_nsh) == 48, "ovs_set_nsh");
 _Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
 _Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");
+_Static_assert(sizeof(struct ovs_upcall_parts) % 8 == 0, "ovs_upcall_parts");
 _Static_assert(sizeof(struct ovs_bucket) == 64, "ovs_bucket");
 _Static_assert(sizeof(struct ovs_desc) == 128, "ovs_desc");
 _Static_assert(sizeof(struct ovs_flow) == 64, "ovs_flow");

@@ -116,14 +116,29 @@ static __always_inline __u32 ctx_mtu_len(const struct __sk_buff *ctx)
 	return ctx_len(ctx) > hlen ? ctx_len(ctx) - hlen : 0;
 }
 
+static __always_inline struct skb_shared_info *
+ctx_shared(const struct __sk_buff *ctx)
+{
+	struct sk_buff *skb = (struct sk_buff *)ctx;
+
+	return (void *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, end));
+}
+
 /* SKB_GSO_* of the packet; not worth asking when ctx->gso_size is 0. */
 static __always_inline __u32 ctx_gso_type(const struct __sk_buff *ctx)
 {
-	struct sk_buff *skb = (struct sk_buff *)ctx;
-	struct skb_shared_info *shared;
+	struct skb_shared_info *shared = ctx_shared(ctx);
 
-	shared = (void *)(BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, end));
 	return BPF_CORE_READ(shared, gso_type);
+}
+
+/* The first of the buffers behind the packet's own. */
+static __always_inline struct sk_buff *
+ctx_frag_list(const struct __sk_buff *ctx)
+{
+	struct skb_shared_info *shared = ctx_shared(ctx);
+
+	return BPF_CORE_READ(shared, frag_list);
 }
 
 #endif /* OVS_CTX_H */

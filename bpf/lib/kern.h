@@ -17,6 +17,8 @@
 #define OVS_CORE __attribute__((preserve_access_index))
 
 struct sk_buff {
+	struct sk_buff *next;
+	unsigned int len;
 	__u8 ip_summed:2;
 	__u8 l4_hash:1;
 	__u8 sw_hash:1;
@@ -30,6 +32,7 @@ struct sk_buff {
 
 struct skb_shared_info {
 	unsigned int gso_type;
+	struct sk_buff *frag_list;
 } OVS_CORE;
 
 #endif /* OVS_KERN_H */

@@ -105,11 +105,46 @@ static __always_inline __u32 ovs_upcall_len(struct __sk_buff *skb,
 	return len > cut ? len - cut : 1;
 }
 
+/* An SCTP GSO packet: only its buffers tell what is to be which packet. */
+static __always_inline __u32 ovs_upcall_sctp(struct __sk_buff *skb,
+					     struct ovs_pkt *pkt)
+{
+	struct {
+		struct ovs_upcall up;
+		struct ovs_upcall_parts parts;
+		__u8 data[65664];
+	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);
+	struct sk_buff *part = ctx_frag_list(skb);
+	__u32 len = ctx_len(skb), last = len - 1, i;
+
+	if (!rec)
+		return OVS_DROP_UPCALL_FULL;
+	ovs_upcall_fill(skb, pkt, &rec->up, len);
+	for (i = 0; i < OVS_UPCALL_PARTS; i++) {
+		rec->parts.len[i] = 0;
+		if (!part)
+			continue;
+		rec->parts.len[i] = BPF_CORE_READ(part, len);
+		part = BPF_CORE_READ(part, next);
+	}
+	barrier_var(last);
+	if (part || last >= sizeof(rec->data) ||
+	    ctx_load(skb, 0, rec->data, last + 1)) {
+		bpf_ringbuf_discard(rec, 0);
+		return OVS_DROP_UPCALL_SIZE;
+	}
+	bpf_ringbuf_submit(rec, 0);
+	return 0;
+}
+
 static __always_inline __u32 ovs_upcall_put(struct __sk_buff *skb,
 					    struct ovs_pkt *pkt)
 {
 	__u32 len = ovs_upcall_len(skb, pkt);
 
+	if (unlikely(ctx_get(skb, gso_size)) &&
+	    ctx_gso_type(skb) & OVS_SKB_GSO_SCTP)
+		return ovs_upcall_sctp(skb, pkt);
 	if (len <= 128)
 		return OVS_UPCALL_CLASS(skb, pkt, len, 128);
 	if (len <= 256)

@@ -11,6 +11,7 @@ every upcall: nothing is logged here, everything is counted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import Struct
 
 from dpif_bpf import abi
 from dpif_bpf.core.datapath import Datapath
@@ -27,6 +28,8 @@ Send = Callable[[int, bytes], bool]
 
 _HEADER = abi.UPCALL.struct.unpack_from
 _SIZE = abi.UPCALL.size
+_PARTS_SIZE = abi.UPCALL_PARTS.size
+_PARTS = Struct(f"={abi.OVS_UPCALL_PARTS}H").unpack_from
 _IN_PORT = abi.KEY["in_port"].slice
 _ETH_TYPE = abi.KEY["eth_type"].slice
 _ETH_P_802_3_MIN, _ETH_P_802_2 = 0x600, 4
@@ -73,11 +76,16 @@ class Upcalls:
             self._lost(in_port)
             return
         layer3 = key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
+        start, parts = _SIZE, []
+        if (gso_type & abi.OVS_SKB_GSO_SCTP
+                and len(record) >= _SIZE + _PARTS_SIZE):
+            start += _PARTS_SIZE
+            parts = [part for part in _PARTS(record, _SIZE) if part]
         try:
             packets = upcall_packets(
-                record[_SIZE:_SIZE + size], ip_summed, csum_start,
+                record[start:start + size], ip_summed, csum_start,
                 csum_offset, gso_size, gso_type, vlan_tpid, vlan_tci,
-                layer3)
+                layer3, parts)
         except RequestError:
             self.malformed += 1
             self._lost(in_port)

@@ -28,6 +28,8 @@ from dpif_bpf.wire.layers import (
     bad,
     find_inner,
     find_ip,
+    finish_ip,
+    ip_id,
     pseudo_sum,
     with_payload,
 )
@@ -159,7 +161,7 @@ def _plan(packet: bytes | memoryview, gso_size: int, gso_type: int,
         packet[at.check:at.check + 2])
     return _Plan(
         outer, at,
-        (_ip_id(packet, outer) if outer else 0, _ip_id(packet, at)),
+        (ip_id(packet, outer) if outer else 0, ip_id(packet, at)),
         (0 if gso_type & SKB_GSO_TCP_FIXEDID_OUTER else 1,
          0 if gso_type & inner_fixed else 1),
         _U32.unpack_from(packet, at.l4 + 4)[0] if tcp else 0,
@@ -200,8 +202,8 @@ def _fragments(packet: bytes | memoryview, gso_size: int, gso_type: int,
     header = bytearray(packet[:at.l4])
     if at.version == 6:
         header += _fragment_header(header, at)
-    number = _ip_id(packet, at)
-    outer_number = _ip_id(packet, outer) if outer else 0
+    number = ip_id(packet, at)
+    outer_number = ip_id(packet, outer) if outer else 0
     for count, start in enumerate(range(0, len(datagram), size)):
         data = bytes(datagram[start:start + size])
         more = start + size < len(datagram)
@@ -209,7 +211,7 @@ def _fragments(packet: bytes | memoryview, gso_size: int, gso_type: int,
             _U16.pack_into(header, at.l4 + 2, start | more)
         else:
             _U16.pack_into(header, at.l3 + 6, start >> 3 | more << 13)
-        _finish_ip(header, at, len(data), number)
+        finish_ip(header, at, len(data), number)
         if outer is not None:
             _finish_tunnel(header, outer, data, outer_number + count,
                            bool(gso_type & SKB_GSO_UDP_TUNNEL_CSUM))
@@ -226,30 +228,10 @@ def _fragment_header(header: bytearray, at: Layers) -> bytes:
     return bytes((at.proto, 0, 0, 0)) + _U32.pack(random.getrandbits(32) or 1)
 
 
-def _ip_id(packet: bytes | memoryview, at: Layers) -> int:
-    number: int = _U16.unpack_from(packet, at.l3 + 4)[0]
-    return number
-
-
-def _finish_ip(header: bytearray, at: Layers, size: int,
-               number: int) -> None:
-    """Length, identification and checksum of an IP header.
-
-    :param size: bytes after `header`
-    """
-    if at.version == 6:
-        _U16.pack_into(header, at.l3 + 4, len(header) - at.l3 - 40 + size)
-        return
-    _U16.pack_into(header, at.l3 + 2, len(header) - at.l3 + size)
-    _U16.pack_into(header, at.l3 + 4, number & 0xFFFF)
-    _U16.pack_into(header, at.l3 + 10, 0)
-    _U16.pack_into(header, at.l3 + 10, checksum(header[at.l3:at.l4]))
-
-
 def _finish(header: bytearray, at: Layers, data: bytes | memoryview,
             number: int, check: bool) -> None:
     """Lengths and checksums of TCP or UDP and of IP below it."""
-    _finish_ip(header, at, len(data), number)
+    finish_ip(header, at, len(data), number)
     length = len(header) - at.l4 + len(data)
     if at.proto == IPPROTO_UDP:
         _U16.pack_into(header, at.l4 + 4, length)
@@ -270,7 +252,7 @@ def _finish_tunnel(header: bytearray, outer: Layers,
     if outer.proto == IPPROTO_UDP:
         _finish(header, outer, data, number, check)
         return
-    _finish_ip(header, outer, len(data), number)
+    finish_ip(header, outer, len(data), number)
     if outer.proto == IPPROTO_GRE and header[outer.l4] & _GRE_CSUM:
         _U16.pack_into(header, outer.l4 + 4, 0)
         _U16.pack_into(header, outer.l4 + 4, checksum(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from struct import Struct
 
 from dpif_bpf.errors import RequestError
-from dpif_bpf.wire.checksum import fold, ones_sum
+from dpif_bpf.wire.checksum import checksum, fold, ones_sum
 
 ETH_P_IP = 0x0800
 ETH_P_IPV6 = 0x86DD
@@ -202,3 +202,24 @@ def pseudo_sum(packet: bytes | bytearray | memoryview, at: Layers,
     else:
         addresses = packet[at.l3 + 8:at.l3 + 40]
     return fold(ones_sum(addresses) + at.proto + length)
+
+
+def ip_id(packet: bytes | memoryview, at: Layers) -> int:
+    """The identification in an IPv4 header; of IPv6 it says nothing."""
+    number: int = _U16.unpack_from(packet, at.l3 + 4)[0]
+    return number
+
+
+def finish_ip(header: bytearray, at: Layers, size: int,
+              number: int) -> None:
+    """Length, identification and checksum of an IP header.
+
+    :param size: bytes after `header`
+    """
+    if at.version == 6:
+        _U16.pack_into(header, at.l3 + 4, len(header) - at.l3 - 40 + size)
+        return
+    _U16.pack_into(header, at.l3 + 2, len(header) - at.l3 + size)
+    _U16.pack_into(header, at.l3 + 4, number & 0xFFFF)
+    _U16.pack_into(header, at.l3 + 10, 0)
+    _U16.pack_into(header, at.l3 + 10, checksum(header[at.l3:at.l4]))

@@ -8,13 +8,15 @@ it and the size of many.  Peers are given what would be on the wire.
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from struct import Struct
 
-from dpif_bpf.abi import OVS_CSUM_PARTIAL
+from dpif_bpf.abi import OVS_CSUM_PARTIAL, OVS_SKB_GSO_SCTP
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.checksum import finish_partial
 from dpif_bpf.wire.gso import segment
 from dpif_bpf.wire.layers import IPPROTO_TCP, find_layers, pseudo_sum
+from dpif_bpf.wire.sctp import sctp_segments
 
 VIRTIO_NET_HDR = Struct("=BBHHHH")
 """flags, gso_type, hdr_len, gso_size, csum_start, csum_offset:
@@ -45,7 +47,8 @@ def insert_vlan(packet: bytes, tpid: bytes, tci: bytes) -> bytes:
 def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
                    csum_offset: int, gso_size: int, gso_type: int,
                    vlan_tpid: bytes, vlan_tci: bytes,
-                   layer3: bool = False) -> list[bytes]:
+                   layer3: bool = False,
+                   parts: Sequence[int] = ()) -> list[bytes]:
     """The packets that a record of ovs_upcalls stands for.
 
     More than one when it is a GSO packet: ovs-vswitchd is given segments, as
@@ -54,13 +57,16 @@ def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
     :param data: the packet; the other arguments are the members of struct
         ovs_upcall in bpf/lib/abi.h of these names
     :param layer3: the Ethernet header before it is no part of the packet
+    :param parts: struct ovs_upcall_parts, the lengths that are not 0
     :raises RequestError: EINVAL when the packet is not what they say,
         EOPNOTSUPP for a GSO packet that cannot be cut
     """
     if len(data) < ETH_HLEN:
         raise RequestError(errno.EINVAL, f"a packet of {len(data)} bytes")
     partial = ip_summed == OVS_CSUM_PARTIAL
-    if gso_size:
+    if gso_size and gso_type & OVS_SKB_GSO_SCTP:
+        packets = list(sctp_segments(data, parts, partial))
+    elif gso_size:
         packets = list(segment(data, gso_size, gso_type, csum_start,
                                zero_check=not partial))
     elif partial:

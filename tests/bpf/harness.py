@@ -45,11 +45,15 @@ _EDGE_LEAF = 1 << abi.OVS_EDGE_LEAF_SHIFT
 
 @dataclass(frozen=True, slots=True)
 class UpcallRecord:
-    """One record of ovs_upcalls; the outer tag is put back into `packet`."""
+    """One record of ovs_upcalls; the outer tag is put back into `packet`.
+
+    :param parts: struct ovs_upcall_parts, the lengths that are not 0
+    """
 
     fields: Mapping[str, int | bytes]
     key: bytes
     packet: bytes
+    parts: tuple[int, ...] = ()
 
     @property
     def cmd(self) -> int:
@@ -61,13 +65,18 @@ def read_upcall(record: memoryview) -> UpcallRecord:
     size = abi.UPCALL.size
     fields = dict(zip(abi.UPCALL.fields, abi.UPCALL.struct.unpack(
         record[:size]), strict=True))
+    parts: tuple[int, ...] = ()
+    if fields["gso_type"] & abi.OVS_SKB_GSO_SCTP:
+        parts = tuple(part for part in struct.unpack_from(
+            f"={abi.OVS_UPCALL_PARTS}H", record, size) if part)
+        size += abi.UPCALL_PARTS.size
     packet = bytes(record[size:size + fields["len"]])
     if fields["key"][abi.KEY["mac_proto"].offset]:
         packet = packet[14:]  # of a layer-3 packet they say nothing
     if fields["vlan_tpid"] != bytes(2):
         packet = (packet[:12] + fields["vlan_tpid"] + fields["vlan_tci"]
                   + packet[12:])
-    return UpcallRecord(fields, fields["key"], packet)
+    return UpcallRecord(fields, fields["key"], packet, parts)
 
 
 def key_words(image: bytes) -> list[int]:

@@ -58,7 +58,6 @@ from dpif_bpf.wire.packet import (
 )
 
 E = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
-SCTP_GSO = 1 << 14
 ESP = 1 << 15
 NO_TAG = (b"\0\0", b"\0\0")
 
@@ -267,7 +266,6 @@ def test_udp_checksum_of_zero_is_mangled() -> None:
 
 
 BAD = {
-    "SCTP": (E / IP() / TCP(), SCTP_GSO, errno.EOPNOTSUPP),
     "ESP": (E / IP() / TCP(), SKB_GSO_TCPV4 | ESP, errno.EOPNOTSUPP),
     "no tunnel": (E / IP() / TCP(), SKB_GSO_TCPV4 | SKB_GSO_UDP_TUNNEL,
                   errno.EINVAL),

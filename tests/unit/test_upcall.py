@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from oracle_key import Meta, extract
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
+from scapy.layers.sctp import SCTP
 from scapy.packet import Raw
 
 from dpif_bpf import abi
@@ -55,7 +56,7 @@ class Bench:
                hash_: int = 0, packet: bytes = FRAME,
                pkt_len: int | None = None, gso_size: int = 0,
                tag: bytes = bytes(4), cutlen: int = 0,
-               gso_type: int = SKB_GSO_TCPV4) -> None:
+               gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"") -> None:
         found = extract(packet, Meta(in_port=1,
                                      ufo=gso_type == SKB_GSO_UDP))
         assert found is not None
@@ -63,7 +64,7 @@ class Bench:
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
             0, 0, 0, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
             cpu, 0, tag[2:], tag[:2], cutlen,
-            found.key[:abi.OVS_KEY_BASE * 8]) + packet))
+            found.key[:abi.OVS_KEY_BASE * 8]) + parts + packet))
 
 
 @pytest.fixture
@@ -153,6 +154,16 @@ def test_fragments_have_keys_of_fragments(per_cpu: Bench) -> None:
                                                            False]
     assert [int.from_bytes(attrs[u.OVS_PACKET_ATTR_PACKET][20:22], "big")
             for _, attrs in per_cpu.sent] == [0x2000, 0x2000 | 125, 250]
+
+
+def test_sctp_goes_up_in_its_packets(per_cpu: Bench) -> None:
+    large = bytes(Ether() / IP() / SCTP() / Raw(b"y" * 300))
+    parts = abi.UPCALL_PARTS.struct.pack(
+        struct.pack("=3H", 100, 160, 40))
+    per_cpu.record(packet=large, gso_size=0xffff, parts=parts,
+                   gso_type=abi.OVS_SKB_GSO_SCTP)
+    assert [len(attrs[u.OVS_PACKET_ATTR_PACKET])
+            for _, attrs in per_cpu.sent] == [146, 206, 86]
 
 
 def test_truncated_packet_tells_its_length(per_cpu: Bench) -> None:
