@@ -126,9 +126,11 @@ __noinline int ovs_push_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 __noinline int ovs_pop_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt)
 {
-	__u8 base[NSH_BASE_HLEN];
+	struct ethhdr eth = {};
+	__u8 base[4];
 	__be16 type;
 	__u32 len;
+	int err;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
@@ -146,10 +148,17 @@ __noinline int ovs_pop_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt)
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
 	if (type != bpf_htons(ETH_P_TEB)) {
 		pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
-		return ovs_take_out(skb, len / VLAN_HLEN, type);
+		eth.h_proto = type;
+		err = ovs_shrink(skb, len, &eth);
+		return err >= 0 ? err :
+				  ovs_take_out(skb, len / VLAN_HLEN, type);
 	}
 	pkt->key.mac_proto = OVS_MAC_PROTO_ETHERNET;
-	return ovs_uncover(skb, ETH_HLEN + len);
+	len += ETH_HLEN;
+	if (ctx_load(skb, len, &eth, sizeof(eth)))
+		return OVS_DROP_ENCAP;
+	err = ovs_shrink(skb, len, &eth);
+	return err >= 0 ? err : ovs_uncover(skb, len);
 }
 
 /*

@@ -125,6 +125,34 @@ static __always_inline int ovs_uncover(struct __sk_buff *skb, __u32 len)
 }
 
 /*
+ * Take `len` bytes out behind the Ethernet header, which becomes `eth`, all
+ * at once: bpf_skb_adjust_room() does so behind the MAC header of what it
+ * takes for IP.  Returns 0, OVS_DROP_*, or a negative number where that
+ * cannot be; nothing but the Ethernet header has changed then.
+ */
+static __always_inline int ovs_shrink(struct __sk_buff *skb, __u32 len,
+				      struct ethhdr *eth)
+{
+	struct sk_buff *k = (struct sk_buff *)skb;
+	__be16 type = eth->h_proto;
+
+	if (BPF_CORE_READ(k, mac_len) > ETH_HLEN || ctx_get(skb, gso_size))
+		return -1;
+	if (type != bpf_htons(ETH_P_IPV6))
+		eth->h_proto = bpf_htons(ETH_P_IP);
+	if (ctx_store(skb, 0, eth, sizeof(*eth)) || ovs_cut(skb, 0))
+		return OVS_DROP_ENCAP;
+	if (bpf_skb_adjust_room(skb, -(__s32)len, BPF_ADJ_ROOM_MAC,
+				BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+		return -1;
+	if (eth->h_proto == type)
+		return 0;
+	if (ctx_store(skb, OVS_TYPE_OFF, &type, sizeof(type)))
+		return OVS_DROP_ENCAP;
+	return ovs_cut(skb, 0);
+}
+
+/*
  * A GSO packet stays what it is to the kernel, with all that is before its IP
  * header as the MAC header.  That is enough for software that cuts it and for
  * a veth, which hands it on; what other devices would make of it is another

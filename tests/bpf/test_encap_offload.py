@@ -28,6 +28,7 @@ from test_offload import (
     TCPV4,
     TCPV6,
     UDP_L4,
+    USO,
     V4,
     V6,
     add,
@@ -74,7 +75,7 @@ def test_unfinished_checksum(dp: Datapath, actions: bytes,
 @pytest.mark.parametrize(("packet", "kind"), [
     (V4 / TCP(flags="A", seq=7) / BIG, TCPV4),
     (V6 / TCP(flags="A", seq=7) / BIG, TCPV6),
-    (V4 / UDP() / BIG, UDP_L4),
+    pytest.param(V4 / UDP() / BIG, UDP_L4, marks=USO),
 ], ids=["tcp4", "tcp6", "udp4"])
 @pytest.mark.parametrize(("actions", "head"), [
     (PUSH, 18), (PUSH + PUSH, 22), (ENCAP, 32)],
