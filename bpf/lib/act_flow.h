@@ -44,6 +44,34 @@ static __always_inline int ovs_sampled(__u32 probability)
 	return probability && bpf_get_prandom_u32() <= probability;
 }
 
+struct ovs_sctp_parts {
+	struct sk_buff *part;
+	__u32 longest;
+};
+
+static long ovs_sctp_part(__u32 i, struct ovs_sctp_parts *parts)
+{
+	struct sk_buff *part = parts->part;
+	__u32 len;
+
+	if (!part)
+		return 1;
+	len = BPF_CORE_READ(part, len);
+	if (len > parts->longest)
+		parts->longest = len;
+	parts->part = BPF_CORE_READ(part, next);
+	return 0;
+}
+
+/* Bytes of an SCTP GSO packet's longest packet, without headers. */
+__noinline int ovs_sctp_longest(struct __sk_buff *skb)
+{
+	struct ovs_sctp_parts parts = { .part = ctx_frag_list(skb) };
+
+	bpf_loop(OVS_UPCALL_PARTS, ovs_sctp_part, &parts, 0);
+	return parts.longest;
+}
+
 /* Bytes of a segment of a GSO packet; 0 when that is not known. */
 static __always_inline __u32 ovs_segment_len(struct __sk_buff *skb,
 					     struct ovs_pkt *pkt)
@@ -59,7 +87,7 @@ static __always_inline __u32 ovs_segment_len(struct __sk_buff *skb,
 		return len + (doff >> 4) * 4;
 	}
 	if (pkt->l4_proto == IPPROTO_SCTP)
-		return len + OVS_SCTP_HLEN;
+		return pkt->l4_off + OVS_SCTP_HLEN + ovs_sctp_longest(skb);
 	if (ctx_gso_type(skb) & OVS_SKB_GSO_UDP_L4)
 		return len + OVS_UDP_HLEN;
 	return len;
