@@ -15,6 +15,7 @@ Commands::
     count TABLE                 the count; status 1 when a test failed
     numbers EXPECTED            the tests' numbers, one a line
     check EXPECTED TABLE        status 1 unless each test of EXPECTED passed
+    missing EXPECTED TABLE      the numbers of those that did not, one a line
     learn EXPECTED TABLE        add TABLE's passed tests to EXPECTED
     merge RECORD TABLE          take into RECORD the tests of TABLE that ran
 
@@ -292,6 +293,11 @@ def main(arguments: list[str]) -> int:
             return 0 if count(read_table(Path(table))) else 1
         case ["numbers", expected]:
             print(*read_expected(Path(expected)), sep="\n")
+        case ["missing", expected, table]:
+            passed = {n for n, row in read_table(Path(table)).items()
+                      if row.result == "passed"}
+            print(*sorted(read_expected(Path(expected)).keys() - passed),
+                  sep="\n")
         case ["check", expected, table]:
             good = check(
                 read_expected(Path(expected)), read_table(Path(table))

@@ -21,7 +21,8 @@
 #                              for --ci which tests pass
 #   --limit=SECONDS            of the whole run (default 14400)
 #   --ci                       the tests that are known to pass, within 25
-#                              minutes; fails when one of them does not
+#                              minutes; fails when one of them does not,
+#                              and not either when it is run once more
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -256,8 +257,15 @@ if [ -n "$record" ]; then
         results learn "$expected" "$output"
     fi
 fi
-if [ -n "$ci" ]; then
+if [ -n "$ci" ] && ! results check "$expected" "$output"; then
+    # As RECHECK=yes of OVS's own make check: a machine may be busy once.
+    echo "run.sh: these once more"
+    mapfile -t arguments < <(results missing "$expected" "$output")
+    mv "$output" "$output.first"
+    run_suite
+    results merge "$output.first" "$output"
+    mv "$output.first" "$output"
     results check "$expected" "$output"
-else
+elif [ -z "$ci" ]; then
     results count "$output"
 fi

@@ -194,6 +194,16 @@ def test_check_and_learn(
     assert "1 passed, 1 failed, 0 skipped" in capsys.readouterr().out
 
 
+def test_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, expected = tmp_path / "table.tsv", tmp_path / "expected.tsv"
+    results.write_table(table, {
+        1: results.Row(1, "a", "passed"), 2: results.Row(2, "b", "failed"),
+        3: results.Row(3, "c", "failed")})
+    expected.write_text("1\ta\n2\tb\n7\td\n")
+    assert not results.main(["missing", str(expected), str(table)])
+    assert capsys.readouterr().out.split() == ["2", "7"]
+
+
 def test_merge_keeps_what_did_not_run(tmp_path: Path) -> None:
     record = tmp_path / "bpf-6.1.tsv"
     results.merge(record, {1: results.Row(1, "a", "failed")})
