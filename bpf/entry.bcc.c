@@ -2,9 +2,9 @@
 /*
  * The entry stage of one bridge: attached to the ingress of its ports, by tcx
  * or clsact.  bcc compiles this file at run time (dpif_bpf/edge/loader.py),
- * once; the loader then fills in the bridge's number, the stage to go on in, the
- * maps of the generation and the program array of the bridge.  These holes are 64-bit
- * immediates with values that the loader knows: OVS_HOLE_*.
+ * once; the loader then fills in the bridge's number, the stage to go on in,
+ * the maps of the generation and the program array of the bridge.  These holes
+ * are 64-bit immediates with values that the loader knows: OVS_HOLE_*.
  */
 #include <linux/bpf.h>
 

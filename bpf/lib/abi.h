@@ -236,7 +236,8 @@ struct ovs_flow_stats {
 	__u64 tcp_flags;	/* OR of all, host order */
 };
 
-#define OVS_STEPS		32
+#define OVS_STEPS		32	/* ovs_dp_stats.steps */
+
 /* Statistics of one bridge, per CPU (ovs_dpstats[bridge]). */
 struct ovs_dp_stats {
 	__u64 hit;

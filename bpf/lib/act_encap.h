@@ -26,7 +26,7 @@ __noinline int ovs_push_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		     ctx_load(skb, 0, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;
 	eth.h_proto = type;
-	err = ovs_put_head(skb, OVS_LSE_LEN + (before ? ETH_HLEN : 0), &eth);
+	err = ovs_put_head(skb, MPLS_HLEN + (before ? ETH_HLEN : 0), &eth);
 	if (err)
 		return err;
 	if (ctx_store(skb, ETH_HLEN, &lse, sizeof(lse)))
@@ -53,7 +53,7 @@ __noinline int ovs_pop_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (!uncover)
 		return ovs_take_out(skb, 1, type);
 	pkt->key.mac_proto = OVS_MAC_PROTO_ETHERNET;
-	return ovs_uncover(skb, ETH_HLEN + OVS_LSE_LEN);
+	return ovs_uncover(skb, ETH_HLEN + MPLS_HLEN);
 }
 
 /* A label, most of which lie on one side of that border. */

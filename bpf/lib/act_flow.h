@@ -13,6 +13,7 @@
 
 #include "act_set.h"
 #include "ctx.h"
+#include "parse_ip.h"
 
 #define OVS_SKB_GSO_UDP_L4	(1 << 17)	/* SKB_GSO_UDP_L4 */
 #define OVS_JHASH_INITVAL	0xdeadbeef
@@ -87,7 +88,7 @@ static __always_inline __u32 ovs_segment_len(struct __sk_buff *skb,
 		return len + (doff >> 4) * 4;
 	}
 	if (pkt->l4_proto == IPPROTO_SCTP)
-		return pkt->l4_off + OVS_SCTP_HLEN + ovs_sctp_longest(skb);
+		return pkt->l4_off + SCTP_HLEN + ovs_sctp_longest(skb);
 	if (ctx_gso_type(skb) & OVS_SKB_GSO_UDP_L4)
 		return len + OVS_UDP_HLEN;
 	return len;

@@ -22,8 +22,6 @@
  */
 #define OVS_METER_DEBT	(1ULL << 48)
 
-#define OVS_READ(field)	(*(volatile typeof(field) *)&(field))
-
 /* What the bucket has that gets `due` in all, of which `spent` is taken. */
 static __always_inline __u64 ovs_bucket(__u64 due, __u64 spent, __u64 size)
 {
@@ -46,9 +44,9 @@ __noinline int ovs_meter_take(struct ovs_meter *band, __u64 now, __u32 len)
 	if (!band)
 		return 0;
 	for (try = 0; try < OVS_METER_TRIES; try++) {
-		spent = OVS_READ(band->spent);
-		due = now * OVS_READ(band->rate);
-		has = ovs_bucket(due, spent, OVS_READ(band->burst) * 1000ULL);
+		spent = OVS_READ_ONCE(band->spent);
+		due = now * OVS_READ_ONCE(band->rate);
+		has = ovs_bucket(due, spent, OVS_READ_ONCE(band->burst) * 1000ULL);
 		cost = band->flags & OVS_METER_F_KBPS ? len * 8ULL : 1000;
 		if (has < cost)
 			return 0;

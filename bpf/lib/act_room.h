@@ -19,7 +19,6 @@
 #include "ctx.h"
 
 #define OVS_TYPE_OFF	(2 * ETH_ALEN)
-#define OVS_LSE_LEN	4
 #define OVS_MAX_CUT	72	/* words of a header that is taken out */
 
 /* Bytes on one side of the headers' border: skb->csum begins at mac_len. */

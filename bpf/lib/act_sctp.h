@@ -15,6 +15,7 @@
 
 #include "act_room.h"
 #include "act_set.h"
+#include "parse_ip.h"
 
 #define OVS_CRC32C_POLY		0x82f63b78
 #define OVS_CRC32C_BITS		4	/* of a length, for each row */
@@ -100,7 +101,7 @@ static __always_inline __u32 ovs_sctp_len(struct __sk_buff *skb,
 		end += sizeof(struct ipv6hdr) + bpf_ntohs(ip[2]);
 	else
 		end += bpf_ntohs(ip[1]);
-	return end < off + OVS_SCTP_HLEN || end > len ? len - off : end - off;
+	return end < off + SCTP_HLEN || end > len ? len - off : end - off;
 }
 
 __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
@@ -108,7 +109,6 @@ __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 {
 	struct sk_buff *k = (struct sk_buff *)skb;
 	__u32 off, new, sctp[3];	/* ports, tag, checksum */
-	__u64 word;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
@@ -117,9 +117,7 @@ __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	    ctx_load(skb, off, sctp, sizeof(sctp)))
 		return OVS_DROP_SET;
 
-	/* struct ovs_set_tp in memory order: ports, then their masks */
-	word = ovs_operand(at);
-	new = OVS_MASKED(sctp[0], ((__u32 *)&word)[0], ((__u32 *)&word)[1]);
+	new = ovs_new_ports(sctp[0], at);
 	/* Whoever finishes the checksum does so over the new ports. */
 	if (BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed) != OVS_CSUM_PARTIAL)
 		sctp[2] ^= ovs_crc32c_diff(sctp[0] ^ new,
@@ -127,10 +125,7 @@ __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	sctp[0] = new;
 	if (ctx_store_csum(skb, off, sctp, sizeof(sctp)))
 		return OVS_DROP_SET;
-	if (pkt->key.tp_src | pkt->key.tp_dst)
-		__builtin_memcpy(&pkt->key.tp_src, &new, sizeof(new));
-	else
-		pkt->stale |= OVS_STALE_KEY;
+	ovs_key_ports(pkt, new);
 	return 0;
 }
 

@@ -21,7 +21,6 @@
 #define OVS_TCP_HLEN	20
 #define OVS_UDP_HLEN	8
 #define OVS_ICMPV6_HLEN	8
-#define OVS_SCTP_HLEN	12
 
 static __always_inline __u64 ovs_operand(__u32 i)
 {
@@ -228,13 +227,33 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 }
 
 /*
- * Ports of TCP or UDP; a later fragment has none.  Where the key has none
- * either, the rest of the header may be malformed: ovs_parse() decides.
+ * The ports that a packet with `old` ones gets from struct ovs_set_tp at `at`:
+ * in memory order ports, then their masks.
  */
+static __always_inline __u32 ovs_new_ports(__u32 old, __u32 at)
+{
+	__u64 word = ovs_operand(at);
+
+	return OVS_MASKED(old, ((__u32 *)&word)[0], ((__u32 *)&word)[1]);
+}
+
+/*
+ * The packet has new ports, and the key.  Where the key had none, the rest of
+ * the header may be malformed: ovs_parse() decides.
+ */
+static __always_inline void ovs_key_ports(struct ovs_pkt *pkt, __u32 ports)
+{
+	if (pkt->key.tp_src | pkt->key.tp_dst)
+		__builtin_memcpy(&pkt->key.tp_src, &ports, sizeof(ports));
+	else
+		pkt->stale |= OVS_STALE_KEY;
+}
+
+/* Ports of TCP or UDP; a later fragment has none. */
 __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			  __u32 at, __u32 proto)
 {
-	__u64 flags = sizeof(__u32), word;
+	__u64 flags = sizeof(__u32);
 	__u32 off, hlen, check, old, new;
 
 	if (!pkt)
@@ -252,16 +271,11 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	    ctx_load(skb, off, &old, sizeof(old)))
 		return OVS_DROP_SET;
 
-	/* struct ovs_set_tp in memory order: ports, then their masks */
-	word = ovs_operand(at);
-	new = OVS_MASKED(old, ((__u32 *)&word)[0], ((__u32 *)&word)[1]);
+	new = ovs_new_ports(old, at);
 	if (bpf_l4_csum_replace(skb, off + check, old, new, flags) ||
 	    ctx_store(skb, off, &new, sizeof(new)))
 		return OVS_DROP_SET;
-	if (pkt->key.tp_src | pkt->key.tp_dst)
-		__builtin_memcpy(&pkt->key.tp_src, &new, sizeof(new));
-	else
-		pkt->stale |= OVS_STALE_KEY;
+	ovs_key_ports(pkt, new);
 	return 0;
 }
 

@@ -13,6 +13,9 @@
 #define likely(x)	__builtin_expect(!!(x), 1)
 #define unlikely(x)	__builtin_expect(!!(x), 0)
 
+/* Loaded once, and when it says so. */
+#define OVS_READ_ONCE(x)	(*(const volatile typeof(x) *)&(x))
+
 #define VLAN_HLEN	4
 #define VLAN_CFI_MASK	0x1000		/* in a key: a tag is present */
 

@@ -2,9 +2,9 @@
 /*
  * The entry stage: the program at the ingress hook of a bridge's ports.  It
  * is compiled at run time by bcc, with the bridge's number and the stage to go
- * on in as constants, or as ovs_entry of the object.  So this file uses only what both have: no
- * subprograms, no .rodata, and maps through macros, which the including file
- * defines:
+ * on in as constants, or as ovs_entry of the object.  So this file uses only
+ * what both have: no subprograms, no .rodata, and maps through macros, which
+ * the including file defines:
  *
  *	OVS_LOOKUP(map, key)		the helper, for the names below
  *	OVS_TAIL_CALL(skb, index)	into the bridge's program array
@@ -13,8 +13,9 @@
  * What stage RX finds: a level of ovs_cpu claimed (ovs_cpu.level counts those
  * in use, the packet's state is pkt[level - 1]), and in that state key.w[0]
  * (port number, recirc_id 0), zero in w[1] and w[4], `bridge`, and zero in
- * exec_slot, recirc_depth, stale and drop.  Everything else is either written by the later stages
- * before they read it, or, like `dirty`, kept from packet to packet.
+ * exec_slot, recirc_depth, stale and drop.  Everything else is either written
+ * by the later stages before they read it, or, like `dirty`, kept from packet
+ * to packet.
  * Every program that ends a packet's way gives the level back.
  */
 #ifndef OVS_ENTRY_H

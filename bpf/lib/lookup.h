@@ -15,7 +15,6 @@
 
 #define OVS_EDGE_LEAF	(1ULL << OVS_EDGE_LEAF_SHIFT)
 
-#define OVS_READ_ONCE(x)	(*(const volatile typeof(x) *)&(x))
 
 static __always_inline __u32 ovs_edge_desc(__u64 edge)
 {
@@ -394,9 +393,9 @@ static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt,
 
 /*
  * The cache: edges of flows that this CPU found of late, two to a set, the
- * newer one first, four sets to a line.  The hash is over all bits that the bridge's masks have;
- * what is found is compared like any other flow, so that nothing need be
- * removed from it.
+ * newer one first, four sets to a line.  The hash is over all bits that the
+ * bridge's masks have; what is found is compared like any other flow, so that
+ * nothing need be removed from it.
  *
  * It pays when flows are deep in their trees and few of them are in use, and
  * costs otherwise.  So it is judged after each period of OVS_CACHE_PERIOD
@@ -441,23 +440,21 @@ static __always_inline __u32 ovs_cache_place(__u64 h)
 	return h >> 20 & 6;
 }
 
-/* Find a flow's edge in the cache; 0 when there is none that matches. */
-__noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines)
+/*
+ * Find a flow's edge in the cache; 0 when there is none that matches.
+ *
+ * @desc: ovs_root.desc of the packet's bridge
+ */
+__noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines, __u32 desc)
 {
 	const struct ovs_descs *descs = ovs_cls_descs();
-	__u32 bridge, desc, set, place;
-	struct ovs_root *root;
 	__u64 h, edge, *words;
+	__u32 set, place;
 
 	if (!pkt || !descs)
 		return 0;
-	bridge = pkt->bridge;
-	root = bpf_map_lookup_elem(&ovs_roots, &bridge);
-	if (!root)
-		return 0;
-	desc = OVS_READ_ONCE(root->desc);
 	h = ovs_cls_hash(pkt, descs, &descs->d[desc & (OVS_DESCS - 1)],
-			 bridge);
+			 pkt->bridge);
 	pkt->cache_hash = h;
 	set = h & (lines - 1);
 	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
@@ -516,7 +513,8 @@ static __always_inline __u32 ovs_classify(struct ovs_pkt *pkt)
 			ovs_cache_judge(pkt);
 		pkt->cache_left--;
 		if (pkt->cache_on)
-			edge = ovs_cache_find(pkt, lines);
+			edge = ovs_cache_find(pkt, lines,
+					      OVS_READ_ONCE(root->desc));
 	}
 	if (!edge) {
 		edge = ovs_cls_forest(pkt, root);
