@@ -58,6 +58,11 @@ class Upcalls:
          vlan_tpid, cutlen, key) = _HEADER(record)
         dp = self._dp
         in_port = int.from_bytes(key[_IN_PORT], "little")
+        start, parts = _SIZE, []
+        if gso_type & abi.OVS_SKB_GSO_SCTP:
+            start += _PARTS_SIZE
+            parts = [part for part in _PARTS(record, _SIZE) if part]
+        data = record[start:start + size]
         desc: UserspaceDesc | None = None
         if cmd == uapi.OVS_PACKET_CMD_ACTION:
             found = dp.descs.get(desc_id)
@@ -66,8 +71,7 @@ class Upcalls:
                 self._lost(in_port)
                 return
             if isinstance(found, PsampleDesc):
-                self._sample(found, in_port, key,
-                             record[_SIZE:_SIZE + size], pkt_len, cutlen)
+                self._sample(found, in_port, key, data, pkt_len, cutlen)
                 return
             desc = found
         pid = dp.upcall_pid(cpu, in_port, hash_,
@@ -76,16 +80,10 @@ class Upcalls:
             self._lost(in_port)
             return
         layer3 = key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
-        start, parts = _SIZE, []
-        if (gso_type & abi.OVS_SKB_GSO_SCTP
-                and len(record) >= _SIZE + _PARTS_SIZE):
-            start += _PARTS_SIZE
-            parts = [part for part in _PARTS(record, _SIZE) if part]
         try:
             packets = upcall_packets(
-                record[start:start + size], ip_summed, csum_start,
-                csum_offset, gso_size, gso_type, vlan_tpid, vlan_tci,
-                layer3, parts)
+                data, ip_summed, csum_start, csum_offset, gso_size, gso_type,
+                vlan_tpid, vlan_tci, layer3, parts)
         except RequestError:
             self.malformed += 1
             self._lost(in_port)

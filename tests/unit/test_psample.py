@@ -136,7 +136,7 @@ def bench() -> tuple[Peer, FakePsample]:
 
 def take(peer: Peer, desc: PsampleDesc, frame: bytes = FRAME,
          tag: bytes = bytes(4), cutlen: int = 0, layer3: bool = False,
-         port: int = 1) -> None:
+         port: int = 1, sctp: bool = False) -> None:
     """The record that the programs write for a sample."""
     (dp,) = peer.provider.dps
     found = extract(frame, Meta(in_port=port))
@@ -145,10 +145,12 @@ def take(peer: Peer, desc: PsampleDesc, frame: bytes = FRAME,
     if layer3:
         key[abi.KEY["mac_proto"].offset] = abi.OVS_MAC_PROTO_NONE
     size = len(frame)
+    parts = (abi.UPCALL_PARTS.struct.pack(struct.pack("=H", size))
+             if sctp else b"")
     Upcalls(dp, lambda *_: False).handle(memoryview(abi.UPCALL.struct.pack(
-        size, size, u.OVS_PACKET_CMD_ACTION, 0, 0, 0, 0, 0,
-        dp.descs.add(desc), 0, 0, 0, 0, tag[2:], tag[:2], cutlen,
-        bytes(key)) + frame))
+        size, size, u.OVS_PACKET_CMD_ACTION, 0, 0, 0, 0xffff if sctp else 0,
+        abi.OVS_SKB_GSO_SCTP if sctp else 0, dp.descs.add(desc), 0, 0, 0, 0,
+        tag[2:], tag[:2], cutlen, bytes(key)) + parts + frame))
 
 
 def test_a_sample() -> None:
@@ -182,6 +184,7 @@ def test_numbers_are_of_groups() -> None:
     (FRAME, {"cutlen": 40}, 0x0800, FRAME[:-40]),
     (FRAME, {"tag": b"\x81\0\x10\5"}, 0x0800, FRAME),
     (FRAME, {"layer3": True}, 0x0800, FRAME[14:]),
+    (FRAME, {"sctp": True}, 0x0800, FRAME),
     (bytes(Dot3() / Raw(b"\xaa\xaa\3" + bytes(60))), {}, 4, None)])
 def test_what_is_in_it(frame: bytes, more: dict[str, object], protocol: int,
                        data: bytes | None) -> None:
