@@ -16,8 +16,8 @@ from dpif_bpf.abi import Encap, Op
 from dpif_bpf.core.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, MAC_PROTO_NONE, KeyFacts
+from dpif_bpf.wire.protocols import ETH_P_TEB
 
-ETH_P_TEB = 0x6558
 _MPLS = {0x8847, 0x8848}
 _MAY_BE_LABELLED = {0x0800, 0x86DD, 0x0806, 0x8035} | _MPLS
 _TPIDS = {0x8100, 0x88A8}

@@ -19,12 +19,19 @@ from dpif_bpf.abi import SET_NSH, Encap, Op
 from dpif_bpf.core.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, MAC_PROTO_NONE, KeyFacts
-from dpif_bpf.wire.key_attrs import ETH_P_NSH, NSH_M_TYPE1
+from dpif_bpf.wire.key_attrs import NSH_M_TYPE1
 from dpif_bpf.wire.netlink import (
     NLA_HDRLEN,
     NLA_TYPE_MASK,
     NLATTR,
     iter_attrs,
+)
+from dpif_bpf.wire.protocols import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ETH_P_MPLS_UC,
+    ETH_P_NSH,
+    ETH_P_TEB,
 )
 
 _M_TYPE2 = 2
@@ -36,7 +43,8 @@ _WORDS_MAX = 63
 """Words of a header that its length field can say."""
 
 _NP_ETHERNET = 3
-_NEXT = {0x0800: 1, 0x86DD: 2, 0x6558: _NP_ETHERNET, ETH_P_NSH: 4, 0x8847: 5}
+_NEXT = {ETH_P_IP: 1, ETH_P_IPV6: 2, ETH_P_TEB: _NP_ETHERNET, ETH_P_NSH: 4,
+         ETH_P_MPLS_UC: 5}
 """Next protocols by Ethernet type: TUN_P_* of <net/tun_proto.h>."""
 
 _HEADER = Struct("!HBB4s")

@@ -18,13 +18,15 @@ from dpif_bpf.core.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
 from dpif_bpf.wire.netlink import NLA_HDRLEN, NLA_TYPE_MASK, NLATTR
+from dpif_bpf.wire.protocols import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+)
 
-ETH_P_IP = 0x0800
-ETH_P_IPV6 = 0x86DD
 _MPLS = {0x8847, 0x8848}
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_SCTP = 132
 _LABEL_BITS = 0xFFFFF
 
 _U32 = Struct("=I")

@@ -21,6 +21,7 @@ from dpif_bpf.wire import uapi
 from dpif_bpf.wire.gso import SKB_GSO_UDP
 from dpif_bpf.wire.key import encode_key
 from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
+from dpif_bpf.wire.protocols import ETH_P_802_2, ETH_P_802_3_MIN
 from dpif_bpf.wire.replies import encode_upcall
 
 Send = Callable[[int, bytes], bool]
@@ -32,7 +33,6 @@ _PARTS_SIZE = abi.UPCALL_PARTS.size
 _PARTS = Struct(f"={abi.OVS_UPCALL_PARTS}H").unpack_from
 _IN_PORT = abi.KEY["in_port"].slice
 _ETH_TYPE = abi.KEY["eth_type"].slice
-_ETH_P_802_3_MIN, _ETH_P_802_2 = 0x600, 4
 _MAC_PROTO = abi.KEY["mac_proto"].offset
 _IP_FRAG = abi.KEY["ip_frag"].offset
 _LATER = bytes((uapi.OVS_FRAG_TYPE_LATER,))
@@ -121,8 +121,8 @@ class Upcalls:
             packet, size = packet[ETH_HLEN:], size - ETH_HLEN
         else:
             protocol = int.from_bytes(packet[12:ETH_HLEN], "big")
-            if protocol < _ETH_P_802_3_MIN:
-                protocol = _ETH_P_802_2
+            if protocol < ETH_P_802_3_MIN:
+                protocol = ETH_P_802_2
         port = self._dp.vports.by_no.get(in_port)
         self._dp.samples.take(
             desc, 0 if port is None else port.link.ifindex, protocol, size,

@@ -14,18 +14,19 @@ from struct import Struct
 
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
-
-ETH_P_IP = 0x0800
-ETH_P_ARP = 0x0806
-ETH_P_RARP = 0x8035
-ETH_P_IPV6 = 0x86DD
-ETH_P_8021Q = 0x8100
-ETH_P_8021AD = 0x88A8
-ETH_P_MPLS_UC = 0x8847
-ETH_P_MPLS_MC = 0x8848
-ETH_P_NSH = 0x894F
-ETH_P_802_3_MIN = 0x0600
-ETH_P_802_2 = 0x0004
+from dpif_bpf.wire.protocols import (
+    ETH_P_802_2,
+    ETH_P_802_3_MIN,
+    ETH_P_8021AD,
+    ETH_P_8021Q,
+    ETH_P_ARP,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ETH_P_MPLS_MC,
+    ETH_P_MPLS_UC,
+    ETH_P_NSH,
+    ETH_P_RARP,
+)
 
 FRAG_NONE, FRAG_FIRST, FRAG_LATER = 0, 1, 2
 _VLAN_CFI = 0x1000

@@ -19,11 +19,6 @@ from struct import Struct
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.checksum import checksum, mangle, ones_sum
 from dpif_bpf.wire.layers import (
-    IPPROTO_GRE,
-    IPPROTO_IPIP,
-    IPPROTO_IPV6,
-    IPPROTO_TCP,
-    IPPROTO_UDP,
     Layers,
     bad,
     find_inner,
@@ -32,6 +27,14 @@ from dpif_bpf.wire.layers import (
     ip_id,
     pseudo_sum,
     with_payload,
+)
+from dpif_bpf.wire.protocols import (
+    IPPROTO_FRAGMENT,
+    IPPROTO_GRE,
+    IPPROTO_IPIP,
+    IPPROTO_IPV6,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
 )
 
 SKB_GSO_TCPV4 = 1 << 0
@@ -67,7 +70,6 @@ _KNOWN = (_TUNNEL | SKB_GSO_TCPV4 | SKB_GSO_DODGY | SKB_GSO_TCP_ECN
 _TUNNEL_TYPES = {IPPROTO_UDP: _UDP_TUNNEL, IPPROTO_GRE: _GRE,
                  IPPROTO_IPIP: _IPXIP, IPPROTO_IPV6: _IPXIP}
 
-_IPPROTO_FRAGMENT = 44
 _TCP_FIN_PSH = 0x09
 _TCP_CWR = 0x80
 _GRE_CSUM = 0x80
@@ -224,7 +226,7 @@ def _fragment_header(header: bytearray, at: Layers) -> bytes:
     last, end = at.l3 + 6, at.l3 + 40
     while end < at.l4:
         last, end = end, end + (header[end + 1] + 1) * 8
-    header[last] = _IPPROTO_FRAGMENT
+    header[last] = IPPROTO_FRAGMENT
     return bytes((at.proto, 0, 0, 0)) + _U32.pack(random.getrandbits(32) or 1)
 
 

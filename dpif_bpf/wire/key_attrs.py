@@ -16,6 +16,16 @@ from dataclasses import dataclass
 
 from dpif_bpf import abi
 from dpif_bpf.wire import uapi
+from dpif_bpf.wire.protocols import (
+    ETH_P_8021AD,
+    ETH_P_8021Q,
+    ETH_P_ARP,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ETH_P_MPLS_MC,
+    ETH_P_MPLS_UC,
+    ETH_P_RARP,
+)
 
 SUPPORTED_KEYS = frozenset({
     uapi.OVS_KEY_ATTR_ENCAP, uapi.OVS_KEY_ATTR_PRIORITY,
@@ -36,28 +46,12 @@ MAX_VLANS = 2
 VARIABLE = -1
 """Size of nested attributes and arrays."""
 
-ETH_P_IP = 0x0800
-ETH_P_ARP = 0x0806
-ETH_P_8021Q = 0x8100
-ETH_P_RARP = 0x8035
-ETH_P_IPV6 = 0x86dd
-ETH_P_8021AD = 0x88a8
-ETH_P_MPLS_UC = 0x8847
-ETH_P_MPLS_MC = 0x8848
-ETH_P_NSH = 0x894f
-ETH_P_802_2 = 0x0004
-ETH_P_802_3_MIN = 0x0600
 VLAN_TYPES = frozenset({ETH_P_8021Q, ETH_P_8021AD})
 ARP_TYPES = frozenset({ETH_P_ARP, ETH_P_RARP})
 MPLS_TYPES = frozenset({ETH_P_MPLS_UC, ETH_P_MPLS_MC})
 IP_TYPES = frozenset({ETH_P_IP, ETH_P_IPV6})
 VLAN_CFI_MASK = 0x1000
 MPLS_LABEL_DEPTH = 3
-IPPROTO_ICMP = 1
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_ICMPV6 = 58
-IPPROTO_SCTP = 132
 ND_TYPES = frozenset({135, 136})
 """ICMPv6 types with OVS_KEY_ATTR_ND: neighbour solicitation, advert."""
 

@@ -19,16 +19,7 @@ from dpif_bpf import abi
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.key_attrs import (
     ARP_TYPES,
-    ETH_P_802_2,
-    ETH_P_IP,
-    ETH_P_IPV6,
-    ETH_P_NSH,
     IP_TYPES,
-    IPPROTO_ICMP,
-    IPPROTO_ICMPV6,
-    IPPROTO_SCTP,
-    IPPROTO_TCP,
-    IPPROTO_UDP,
     KEY_ATTRS,
     MAX_VLANS,
     MPLS_TYPES,
@@ -57,6 +48,17 @@ from dpif_bpf.wire.netlink import (
     nla_flag,
     nla_u8,
     nla_u32,
+)
+from dpif_bpf.wire.protocols import (
+    ETH_P_802_2,
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ETH_P_NSH,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
 )
 
 SPAN = offset("tun_id")

@@ -25,16 +25,7 @@ from dataclasses import dataclass
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.key_attrs import (
     ARP_TYPES,
-    ETH_P_802_2,
-    ETH_P_802_3_MIN,
-    ETH_P_IP,
-    ETH_P_NSH,
     IP_TYPES,
-    IPPROTO_ICMP,
-    IPPROTO_ICMPV6,
-    IPPROTO_SCTP,
-    IPPROTO_TCP,
-    IPPROTO_UDP,
     IPV6_LABEL_MAX,
     MAX_VLANS,
     MPLS_TYPES,
@@ -49,6 +40,17 @@ from dpif_bpf.wire.key_attrs import (
 from dpif_bpf.wire.key_vlan import key_vlans, mask_vlans
 from dpif_bpf.wire.key_walk import Layout, invalid, name
 from dpif_bpf.wire.netlink import NLA_HDRLEN
+from dpif_bpf.wire.protocols import (
+    ETH_P_802_2,
+    ETH_P_802_3_MIN,
+    ETH_P_IP,
+    ETH_P_NSH,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+)
 
 NO_PORT = uapi.DP_MAX_PORTS
 """in_port of a key that names no port."""

@@ -10,15 +10,14 @@ from struct import Struct
 
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.checksum import checksum, fold, ones_sum
+from dpif_bpf.wire.protocols import (
+    ETH_P_IP,
+    ETH_P_IPV6,
+    ETH_P_NSH,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+)
 
-ETH_P_IP = 0x0800
-ETH_P_IPV6 = 0x86DD
-ETH_P_NSH = 0x894F
-IPPROTO_IPIP = 4
-IPPROTO_TCP = 6
-IPPROTO_UDP = 17
-IPPROTO_IPV6 = 41
-IPPROTO_GRE = 47
 _TPIDS = {0x8100, 0x88A8}
 _MPLS = {0x8847, 0x8848}
 _EXTENSIONS = {0, 43, 60}

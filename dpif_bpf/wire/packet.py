@@ -15,7 +15,8 @@ from dpif_bpf.abi import OVS_CSUM_PARTIAL, OVS_SKB_GSO_SCTP
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.checksum import finish_partial
 from dpif_bpf.wire.gso import segment
-from dpif_bpf.wire.layers import IPPROTO_TCP, find_layers, pseudo_sum
+from dpif_bpf.wire.layers import find_layers, pseudo_sum
+from dpif_bpf.wire.protocols import IPPROTO_TCP
 from dpif_bpf.wire.sctp import sctp_segments
 
 VIRTIO_NET_HDR = Struct("=BBHHHH")

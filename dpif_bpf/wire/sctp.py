@@ -13,8 +13,8 @@ from struct import Struct
 
 from dpif_bpf.wire.checksum import crc32c
 from dpif_bpf.wire.layers import bad, find_ip, finish_ip, ip_id
+from dpif_bpf.wire.protocols import IPPROTO_SCTP
 
-IPPROTO_SCTP = 132
 SCTP_HLEN = 12
 _CHECK = Struct("<I")
 _CHECK_AT = 8
