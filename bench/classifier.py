@@ -26,9 +26,9 @@ from bench.clsways import TOP, WAYS, Forest, Way, build
 from bench.odpflows import FlowKey
 from bench.rows import Row
 from dpif_bpf import abi
-from dpif_bpf.core.dispatch import _dump_flows
+from dpif_bpf.core.dispatch import dump_flows
 from dpif_bpf.core.flow_stats import FlowStats
-from dpif_bpf.plane import _rows as _rows_of
+from dpif_bpf.plane import flow_rows
 
 SEED = 20180919
 PLOT = TOP / "build" / "bench" / "classifier.svg"
@@ -240,7 +240,7 @@ class _Table:
 
     def stats(self, flows: list[_Flow]) -> list[tuple[int, int, int, int]]:
         """As FlowTable's."""
-        return list(_rows_of(self.stats_of, [flow.number for flow in flows]))
+        return list(flow_rows(self.stats_of, [flow.number for flow in flows]))
 
 
 def _dump() -> Row:
@@ -251,7 +251,7 @@ def _dump() -> Row:
     spent = []
     for _ in range(_TURNS):
         began = time.thread_time()
-        size = sum(map(len, _dump_flows(table, request)))
+        size = sum(map(len, dump_flows(table, request)))
         spent.append((time.thread_time() - began) * 1e3)
     return Row("dump of 100,000 flows as datagrams", _quartile(spent), "ms",
                None, f"{size / 2**20:.0f} MiB")

@@ -129,7 +129,7 @@ def earlier_flow_stats(
         gen: Generation,
         flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
     """Plane.flow_stats() of an earlier generation."""
-    return list(_rows(flow_stats_of(gen), flow_ids))
+    return list(flow_rows(flow_stats_of(gen), flow_ids))
 
 
 def flow_stats_of(gen: Generation) -> FlowStats:
@@ -139,8 +139,9 @@ def flow_stats_of(gen: Generation) -> FlowStats:
     return FlowStats(gen.mapped("ovs_flow_stats"), stripes, flows)
 
 
-def _rows(stats: FlowStats, flow_ids: list[int]
-          ) -> Iterator[tuple[int, int, int, int]]:
+def flow_rows(stats: FlowStats, flow_ids: list[int]
+              ) -> Iterator[tuple[int, int, int, int]]:
+    """Plane.flow_stats() of some statistics."""
     if len(flow_ids) == 1:
         packets, nbytes, used, tcp_flags = stats.one(flow_ids[0])
         return iter([(packets, nbytes, used // NS, tcp_flags)])
@@ -270,7 +271,7 @@ class BpfPlane:
 
     def flow_stats(
             self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
-        return list(_rows(self._stats, flow_ids))
+        return list(flow_rows(self._stats, flow_ids))
 
     def set_flow_stats(self, flow_id: int,
                        counted: tuple[int, int, int, int]) -> None:

@@ -247,7 +247,7 @@ class Dispatcher:
         dp = self._numbered(request.dp_ifindex)
         if request.cmd == uapi.OVS_FLOW_CMD_GET:
             if message.is_dump:
-                yield from _dump_flows(dp, request)
+                yield from dump_flows(dp, request)
                 return
             flow = dp.flows.get(request)
         elif request.cmd == uapi.OVS_FLOW_CMD_NEW:
@@ -303,7 +303,7 @@ class Dispatcher:
         yield encode_meter(header, request.cmd, dp.dp_ifindex, known, stats)
 
 
-def _dump_flows(dp: Datapath, request: FlowRequest) -> Iterator[bytes]:
+def dump_flows(dp: Datapath, request: FlowRequest) -> Iterator[bytes]:
     """Datagrams; runs once for every flow, a hundred thousand at a time."""
     message = request.message
     encode = flow_encoder(ReplyHeader(message.seq, message.pid, True),

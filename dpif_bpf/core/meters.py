@@ -79,24 +79,21 @@ class Meters:
                                f" than {MAX_BANDS}")
         head = request.id % abi.OVS_METERS
         old = self._find(request.id)
-        stats = None
-        if old:
-            if not self._head(head)[2] & abi.OVS_METER_F_CLEAR:
-                stats = self._stats(head)
-        elif self._words[head * _SIZE]:
+        told = old and not self._head(head)[2] & abi.OVS_METER_F_CLEAR
+        if not old and self._words[head * _SIZE]:
             raise RequestError(errno.EBUSY, f"meter {self._head(head)[0]} is"
                                f" in the way of meter {request.id}")
-        elif self._count >= MAX_METERS:
+        if not old and self._count >= MAX_METERS:
             raise RequestError(errno.EFBIG, f"there are {MAX_METERS} meters")
         spare = len(self._free) + abi.OVS_METER_EXTRA - self._next
         if old:
             spare += len(self._places(head)) - 1
         if len(bands) - 1 > spare:
             raise RequestError(errno.ENOMEM, "no room for more bands")
-        self.delete(request.id)
+        stats = self.delete(request.id)
         self._write(head, request)
         self._count += 1
-        return stats
+        return stats if told else None
 
     def get(self, meter_id: int) -> MeterStats:
         """OVS_METER_CMD_GET.

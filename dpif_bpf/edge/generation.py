@@ -37,6 +37,7 @@ STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.RX_L3: "ovs_rx_l3"}
 """The programs of bpf/datapath.bpf.c."""
 
+_NO_STATS = bytes(abi.DP_STATS.size)
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 
@@ -210,7 +211,9 @@ class Generation:
         """struct ovs_dp_stats of a bridge, summed over the CPUs."""
         values = bpfsys.map_lookup_percpu(
             self.map_fd("ovs_dpstats"), bridge, self.map_info("ovs_dpstats"))
-        rows = [memoryview(value).cast("Q") for value in values]
+        # Most bridges and CPUs have seen nothing.
+        rows = [memoryview(value).cast("Q") for value in values
+                if value != _NO_STATS] or [memoryview(_NO_STATS).cast("Q")]
         return tuple(map(sum, zip(*rows, strict=True)))
 
     def drops(self, bridge: int) -> dict[abi.DropReason, int]:
