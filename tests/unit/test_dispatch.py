@@ -13,6 +13,7 @@ import pytest
 from dpif_bpf import abi
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.core.dispatch import DUMP_BYTES
 from dpif_bpf.core.plane import ANY_BRIDGE
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import (
@@ -24,6 +25,7 @@ from dpif_bpf.wire.netlink import (
     NLMSG_ERROR,
     Message,
     iter_attrs,
+    iter_messages,
     nla,
     nla_flag,
     nla_string,
@@ -288,6 +290,28 @@ def test_flow_put_get_del(peer: Peer) -> None:
     assert peer.do(FLOW, u.OVS_FLOW_CMD_DEL, UFID)[0] == 0
     assert peer.do(FLOW, u.OVS_FLOW_CMD_DEL, UFID)[0] == errno.ENOENT
     assert dump(peer, FLOW, u.OVS_FLOW_CMD_GET) == []
+
+
+def test_flows_are_dumped_in_datagrams_that_peers_can_take(
+        peer: Peer) -> None:
+    """Of short flows, of long ones after them, and of one that is longer
+    than a datagram should be."""
+    wanted = []
+    for number, count in enumerate([1] * 200 + [80] * 200 + [5000, 1, 1]):
+        match = key(1, number.to_bytes(6, "big"))
+        acts = nla(u.OVS_FLOW_ATTR_ACTIONS,
+                   nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2) * count)
+        assert put(peer, match, mask(b"\xff" * 6), acts)[0] == 0
+        wanted.append(eth_key(1, number.to_bytes(6, "big")))
+    *datagrams, _done = peer.dispatcher.serve(
+        peer.message(FLOW, u.OVS_FLOW_CMD_GET, flags=NLM_F_DUMP))
+    parts = [list(iter_messages(datagram)) for datagram in datagrams]
+    assert [attrs(message)[u.OVS_FLOW_ATTR_KEY]
+            for part in parts for message in part] == wanted
+    long = [len(part) for datagram, part in zip(datagrams, parts, strict=True)
+            if len(datagram) > DUMP_BYTES]
+    assert long == [1]
+    assert max(map(len, parts)) > 50
 
 
 def test_flow_without_ufid_is_named_by_its_key(peer: Peer) -> None:
