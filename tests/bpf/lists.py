@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import struct
 
-from oracle_key import Extract, be16
+from harness import Datapath
+from oracle_key import Extract, be16, extract
 
+from dpif_bpf import abi
 from dpif_bpf.core.compiler import compile_actions
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts
@@ -157,3 +159,12 @@ def compiled(actions: bytes, frame: bytes, parsed: Extract) -> bytes:
     """Instructions; a userspace action's descriptor is its port id."""
     program = compile_actions(actions, facts_of(frame, parsed))
     return program.link(tuple(desc.pid for desc in program.uspace))
+
+
+def add_once(dp: Datapath, actions: bytes, frame: bytes) -> None:
+    """A flow of packets that were not recirculated; `frame` is one."""
+    parsed = extract(frame)
+    assert parsed is not None
+    mask = bytearray(abi.KEY.size)
+    mask[abi.KEY["recirc_id"].slice] = b"\xff" * 4
+    dp.add_flow(compiled(actions, frame, parsed), b"", bytes(mask))

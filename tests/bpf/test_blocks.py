@@ -10,6 +10,7 @@ from devices import Vnet
 from frames import ether, tcp4
 from harness import Datapath
 from lists import (
+    add_once,
     check_pkt_len,
     clone,
     compiled,
@@ -32,18 +33,11 @@ from dpif_bpf.abi import DropReason
 TRIES = 2000
 
 
-def add(dp: Datapath, actions: bytes, frame: bytes) -> None:
-    parsed = extract(frame, Meta(in_port=1))
-    assert parsed is not None
-    mask = bytearray(abi.KEY.size)
-    mask[abi.KEY["recirc_id"].slice] = b"\xff" * 4
-    dp.add_flow(compiled(actions, frame, parsed), b"", bytes(mask))
-
-
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_sample_happens_as_often_as_asked(dp: Datapath, share: float) -> None:
     frame = bytes(tcp4())
-    add(dp, sample(int(share * 0xffffffff), userspace(1)) + output(2), frame)
+    add_once(dp, sample(int(share * 0xffffffff), userspace(1)) + output(2),
+             frame)
     dp.run(frame, repeat=TRIES)
     found = len(dp.poll(TRIES, timeout=0.3))
     # More than six standard deviations off: once in a thousand million runs.
@@ -68,7 +62,7 @@ def test_hash(dp: Datapath) -> None:
     for port in (1, 2, 2):
         frame = bytes(ether() / IP() / UDP(sport=port) / Raw(b"x" * 30))
         dp.clear()
-        add(dp, hash_l4(77) + userspace(1) + recirc(9), frame)
+        add_once(dp, hash_l4(77) + userspace(1) + recirc(9), frame)
         dp.ports[1].send(frame)
         upcall, missed = dp.poll(2)
         hashes = {struct.unpack("=I", u.key[abi.KEY["dp_hash"].slice])[0]
@@ -81,7 +75,8 @@ def test_hash(dp: Datapath) -> None:
 def test_hash_does_not_stay(dp: Datapath) -> None:
     """The next packet has none; a clone's is its own."""
     frame = bytes(tcp4())
-    add(dp, clone(hash_l4(1), userspace(1), output(2)) + userspace(2), frame)
+    add_once(dp, clone(hash_l4(1), userspace(1), output(2)) + userspace(2),
+             frame)
     dp.ports[1].send(frame)
     dp.ports[1].send(frame)
     assert len(dp.outputs(2)) == 2
@@ -94,7 +89,7 @@ def test_hash_does_not_stay(dp: Datapath) -> None:
 def test_truncated_upcall(dp: Datapath) -> None:
     """It brings what is left; one with work to be done on it brings all."""
     frame = bytes(tcp4())
-    add(dp, trunc(60) + userspace(1) + userspace(2) + output(2), frame)
+    add_once(dp, trunc(60) + userspace(1) + userspace(2) + output(2), frame)
     dp.ports[1].send(frame)
     data, csum = partial(tcp4())
     dp.ports[1].send(data, Vnet(csum))
@@ -115,7 +110,7 @@ def test_truncation_survives_recirculation(dp: Datapath,
                                            ports: tuple[int, ...]) -> None:
     """It is for the first output of the next flow, and of the rest."""
     frame = bytes(tcp4())
-    add(dp, trunc(60) + recirc(5) + output(4) + output(4), frame)
+    add_once(dp, trunc(60) + recirc(5) + output(4) + output(4), frame)
     key, mask = bytearray(abi.KEY.size), bytearray(abi.KEY.size)
     place = abi.KEY["recirc_id"].slice
     key[place], mask[place] = struct.pack("=I", 5), b"\xff" * 4
@@ -135,7 +130,7 @@ def test_segments_count_not_their_sum(dp: Datapath) -> None:
     packet = ether() / IP() / TCP() / Raw(b"x" * 4000)
     data, csum = partial(packet)
     dp.clear()
-    add(dp, check_pkt_len(54 + 1000, output(2), output(3)), data)
+    add_once(dp, check_pkt_len(54 + 1000, output(2), output(3)), data)
     for size in (1000, 1001):
         dp.ports[1].send(data, Vnet(csum, (TCPV4, 54, size)))
     assert [(port, vnet.gso[2]) for port, _, vnet in dp.outputs(2)] == [
@@ -145,7 +140,7 @@ def test_segments_count_not_their_sum(dp: Datapath) -> None:
 def test_a_copy_that_is_late_is_refused(dp: Datapath) -> None:
     """Its instructions may be gone by then."""
     frame = bytes(tcp4())
-    add(dp, clone(push_vlan(0x8100, 5), output(2)) + output(3), frame)
+    add_once(dp, clone(push_vlan(0x8100, 5), output(2)) + output(3), frame)
     view = dp.mapped("ovs_slots")
     slot = abi.OVS_EXEC_SLOTS
     state = slot * abi.SLOT.size

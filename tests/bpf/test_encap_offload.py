@@ -11,7 +11,7 @@ from lists import (
     POP_ETH,
     POP_VLAN,
     add_mpls,
-    compiled,
+    add_once,
     output,
     pop_mpls,
     push_eth,
@@ -19,18 +19,20 @@ from lists import (
     push_vlan,
     recirc,
 )
-from oracle_key import extract
-from scapy.layers.inet import IP, TCP, UDP
+from offloads import (
+    EACH_KIND,
+    SIZE,
+    check_dropped,
+    check_unfinished,
+    send_to_device,
+)
+from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet
 from test_offload import (
     BIG,
     PAYLOAD,
     TCPV4,
-    TCPV6,
-    UDP_L4,
-    USO,
     V4,
-    V6,
     add,
     finished,
     gso,
@@ -44,16 +46,6 @@ from dpif_bpf.abi import DropReason
 PUSH = push_mpls(LSE, 0x8847)
 ENCAP = add_mpls(LSE, 0x8847, 0) + push_eth(NEW)
 DECAP = POP_ETH + pop_mpls(0x6558)
-SIZE = 1200
-
-
-def add_once(dp: Datapath, actions: bytes, frame: bytes) -> None:
-    """A flow of packets that were not recirculated."""
-    parsed = extract(frame)
-    assert parsed is not None
-    mask = bytearray(abi.KEY.size)
-    mask[abi.KEY["recirc_id"].slice] = b"\xff" * 4
-    dp.add_flow(compiled(actions, frame, parsed), b"", bytes(mask))
 
 
 @pytest.mark.parametrize(("actions", "more"), [
@@ -62,21 +54,10 @@ def add_once(dp: Datapath, actions: bytes, frame: bytes) -> None:
 ], ids=["push", "two", "ethernet", "back", "popped", "one of two"])
 def test_unfinished_checksum(dp: Datapath, actions: bytes,
                              more: int) -> None:
-    frame, (start, offset) = partial(V4 / TCP() / PAYLOAD)
-    add(dp, actions + output(2), frame)
-    dp.ports[1].send(frame, Vnet((start, offset)))
-    (_, data, vnet), = dp.outputs(1)
-    assert len(data) == len(frame) + more
-    assert vnet.csum == (start + more, offset)
-    inner = finished(data, vnet.csum)[14 + more:]
-    assert l4_is_right(bytes(V4)[:14] + inner)
+    check_unfinished(dp, actions, more)
 
 
-@pytest.mark.parametrize(("packet", "kind"), [
-    (V4 / TCP(flags="A", seq=7) / BIG, TCPV4),
-    (V6 / TCP(flags="A", seq=7) / BIG, TCPV6),
-    pytest.param(V4 / UDP() / BIG, UDP_L4, marks=USO),
-], ids=["tcp4", "tcp6", "udp4"])
+@EACH_KIND
 @pytest.mark.parametrize(("actions", "head"), [
     (PUSH, 18), (PUSH + PUSH, 22), (ENCAP, 32)],
     ids=["push", "two", "ethernet"])
@@ -98,13 +79,10 @@ def test_gso_stays_whole(dp: Datapath, packet: Packet, kind: int,
 def test_gso_is_for_veths(dp: Datapath) -> None:
     """Other devices get what they know of."""
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
-    dp.set_port(2, dp.ports[2].ifindex, flags=0)
-    add(dp, push_vlan(0x8100, 5) + output(2) + POP_VLAN + PUSH + output(2)
-        + output(3) + output(2), frame)
     before = dp.drops().get(DropReason.GSO, 0)
-    dp.ports[1].send(frame, vnet)
-    sent = dp.outputs(2)
-    dp.set_port(2, dp.ports[2].ifindex)
+    sent = send_to_device(
+        dp, push_vlan(0x8100, 5) + output(2) + POP_VLAN + PUSH + output(2)
+        + output(3) + output(2), frame, vnet, 2)
     assert [(port, data[12:14]) for port, data, _ in sent] == [
         (2, b"\x81\0"), (3, b"\x88\x47")]
     assert dp.drops()[DropReason.GSO] == before + 2
@@ -115,11 +93,8 @@ def test_gso_is_for_veths(dp: Datapath) -> None:
 def test_gso_there_and_back(dp: Datapath, actions: bytes) -> None:
     """Nothing is left that another device would not know of."""
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
-    dp.set_port(2, dp.ports[2].ifindex, flags=0)
-    add(dp, actions + output(2), frame)
-    dp.ports[1].send(frame, vnet)
-    (_, data, offload), = dp.outputs(1)
-    dp.set_port(2, dp.ports[2].ifindex)
+    (_, data, offload), = send_to_device(dp, actions + output(2), frame,
+                                         vnet, 1)
     assert data == frame
     assert (offload.csum, offload.gso[2]) == (vnet.csum, SIZE)
 
@@ -133,10 +108,7 @@ def test_gso_that_cannot_be(dp: Datapath, actions: bytes,
                             reason: DropReason) -> None:
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
     add_once(dp, actions, frame)
-    before = dp.drops().get(reason, 0)
-    dp.ports[1].send(frame, vnet)
-    dp.outputs(0, .2)
-    assert dp.drops()[reason] == before + 1
+    check_dropped(dp, frame, vnet, reason)
 
 
 def test_upcall_of_layer_3(dp: Datapath) -> None:

@@ -15,8 +15,8 @@ from cases import ether, tcp4
 from harness import TC_ACT_REDIRECT, TC_ACT_SHOT, Datapath, Vnet
 from lists import (
     POP_ETH,
+    add_once,
     clone,
-    compiled,
     meter,
     output,
     push_eth,
@@ -25,7 +25,6 @@ from lists import (
     set_masked,
     userspace,
 )
-from oracle_key import Meta, extract
 from oracle_meter import DROP, Band, Meter
 from scapy.layers.inet import IP, TCP
 from scapy.packet import Raw
@@ -98,14 +97,6 @@ def table(dp: Datapath) -> Table:
     return Table(dp)
 
 
-def add(dp: Datapath, actions: bytes, frame: bytes) -> None:
-    parsed = extract(frame, Meta(in_port=1))
-    assert parsed is not None
-    mask = bytearray(abi.KEY.size)
-    mask[abi.KEY["recirc_id"].slice] = b"\xff" * 4
-    dp.add_flow(compiled(actions, frame, parsed), b"", bytes(mask))
-
-
 def bands(rng: random.Random) -> list[tuple[int, int, int]]:
     """Bands where the kernel neither rounds nor wraps: see act_meter.h."""
     found = []
@@ -125,7 +116,7 @@ def test_agrees_with_the_kernel(dp: Datapath, table: Table,
     frames = [bytes(ether() / IP() / TCP() / Raw(bytes(n)))
               for n in (10, 100, 1000, 1400)]
     number = rng.choice((0, 1, 77, 0xffffffff))
-    add(dp, meter(number) + output(2), frames[0])
+    add_once(dp, meter(number) + output(2), frames[0])
     for _ in range(60):
         kbps, chosen = rng.random() < .5, bands(rng)
         table.set(number, *chosen, kbps=kbps)
@@ -164,7 +155,7 @@ def test_one_that_there_is_not(dp: Datapath, table: Table) -> None:
                             (7, TC_ACT_REDIRECT),
                             (5 + abi.OVS_METERS, TC_ACT_REDIRECT)):
         dp.clear()
-        add(dp, meter(number) + output(2), frame)
+        add_once(dp, meter(number) + output(2), frame)
         assert dp.run(frame).retval == verdict
     assert table.meters.get(5).stats == (1, len(frame))
 
@@ -176,7 +167,7 @@ def test_extremes(dp: Datapath, table: Table, rate: int, burst: int) -> None:
     """The kernel's 32 bits wrap here.  A bucket is full after any pause that
     is long enough, and empty when it is in debt."""
     frame = bytes(tcp4())
-    add(dp, meter(1) + output(2), frame)
+    add_once(dp, meter(1) + output(2), frame)
     table.set(1, (DROP, rate, burst))
     for pause in (burst * 1000 // rate + 1000, (1 << 62) // rate):
         table.put(1, "spent", msec() * rate)
@@ -200,7 +191,7 @@ def test_what_is_counted(dp: Datapath, table: Table) -> None:
             (POP_ETH + push_eth(bytes(12)), len(frame))):
         dp.clear()
         table.set(1, (DROP, 1000, 1000), kbps=True)
-        add(dp, actions + meter(1) + userspace(1), frame)
+        add_once(dp, actions + meter(1) + userspace(1), frame)
         dp.run(frame)
         assert table.meters.get(1).stats == (1, length)
         assert (table.bucket(1, table.get(1, "used"))
@@ -208,7 +199,7 @@ def test_what_is_counted(dp: Datapath, table: Table) -> None:
     dp.clear()
     table.set(1, (DROP, 1, 1000), kbps=True)
     data, csum = partial(ether() / IP() / TCP() / Raw(b"x" * 4000))
-    add(dp, meter(1) + output(2), data)
+    add_once(dp, meter(1) + output(2), data)
     dp.ports[1].send(data, Vnet(csum, (TCPV4, 54, 1000)))
     assert len(dp.outputs(1)) == 1
     assert table.meters.get(1).stats == (1, len(data))
@@ -244,7 +235,7 @@ def test_what_is_dropped(dp: Datapath, table: Table, actions: bytes,
     """Meter 1 is always exceeded; meter 9 is none."""
     frame = bytes(tcp4())
     table.set(1, (DROP, 1, 0))
-    add(dp, actions, frame)
+    add_once(dp, actions, frame)
     before = dp.drops()
     dp.ports[1].send(frame)
     assert sorted(port for port, _, _ in dp.outputs(len(ports))) == ports
@@ -262,7 +253,7 @@ def test_no_token_is_lost_between_cpus(dp: Datapath, table: Table) -> None:
     if len(cpus) < 2:
         pytest.skip("needs two CPUs")
     frame = bytes(tcp4())
-    add(dp, meter(1) + output(2), frame)
+    add_once(dp, meter(1) + output(2), frame)
     tokens, rate, runs = 20000, 1000, 30000
     # The bucket never is full: nothing runs over.
     table.set(1, (DROP, rate, 1 << 31))
@@ -296,7 +287,7 @@ def test_the_provider_changes_it_meanwhile(dp: Datapath,
                                            table: Table) -> None:
     """A bucket is never left with what went with another rate."""
     frame = bytes(tcp4())
-    add(dp, meter(1) + output(2), frame)
+    add_once(dp, meter(1) + output(2), frame)
     table.set(1, (DROP, 1, 1000))
     end = threading.Event()
 
@@ -322,7 +313,7 @@ def test_the_provider_changes_it_meanwhile(dp: Datapath,
 def test_unused_fields_stay(dp: Datapath, table: Table) -> None:
     """Programs leave alone what is the provider's."""
     frame = bytes(tcp4())
-    add(dp, meter(3) + output(2), frame)
+    add_once(dp, meter(3) + output(2), frame)
     table.set(3, (DROP, 9, 8), (DROP, 7, 6))
     names = ("id", "next", "flags", "rate", "burst")
     before = [[table.get(place, name) for name in names]

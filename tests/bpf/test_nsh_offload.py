@@ -11,6 +11,7 @@ from harness import Datapath
 from lists import (
     POP_ETH,
     POP_NSH,
+    add_once,
     clone,
     nsh_base,
     output,
@@ -18,20 +19,21 @@ from lists import (
     recirc,
     set_nsh,
 )
-from scapy.layers.inet import IP, TCP, UDP
+from offloads import (
+    EACH_KIND,
+    SIZE,
+    check_dropped,
+    check_unfinished,
+    send_to_device,
+)
+from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet
-from test_encap_offload import SIZE, add_once
 from test_offload import (
     BIG,
     PAYLOAD,
     TCPV4,
-    TCPV6,
-    UDP_L4,
-    USO,
     V4,
-    V6,
     add,
-    finished,
     gso,
     l4_is_right,
     partial,
@@ -54,14 +56,7 @@ FRONT = bytes(outer())
     ids=["push", "back", "written", "layer 3", "two"])
 def test_unfinished_checksum(dp: Datapath, actions: bytes,
                              more: int) -> None:
-    frame, (start, offset) = partial(V4 / TCP() / PAYLOAD)
-    add(dp, actions + output(2), frame)
-    dp.ports[1].send(frame, Vnet((start, offset)))
-    (_, data, vnet), = dp.outputs(1)
-    assert len(data) == len(frame) + more
-    assert vnet.csum == (start + more, offset)
-    inner = finished(data, vnet.csum)[14 + more:]
-    assert l4_is_right(bytes(V4)[:14] + inner)
+    check_unfinished(dp, actions, more)
 
 
 @pytest.mark.parametrize("tagged", [False, True])
@@ -81,11 +76,7 @@ def test_unfinished_checksum_out_of_nsh(dp: Datapath, tagged: bool) -> None:
     assert vnet.csum == (start - 4 * tagged, offset)
 
 
-@pytest.mark.parametrize(("packet", "kind"), [
-    (V4 / TCP(flags="A", seq=7) / BIG, TCPV4),
-    (V6 / TCP(flags="A", seq=7) / BIG, TCPV6),
-    pytest.param(V4 / UDP() / BIG, UDP_L4, marks=USO),
-], ids=["tcp4", "tcp6", "udp4"])
+@EACH_KIND
 def test_gso_stays_whole(dp: Datapath, packet: Packet, kind: int) -> None:
     frame, vnet = gso(packet, kind, SIZE)
     assert vnet.csum is not None
@@ -104,11 +95,8 @@ def test_gso_stays_whole(dp: Datapath, packet: Packet, kind: int) -> None:
 def test_gso_is_as_before(dp: Datapath, actions: bytes) -> None:
     """Nothing is left that another device would not know of."""
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
-    dp.set_port(2, dp.ports[2].ifindex, flags=0)
-    add(dp, actions + output(2), frame)
-    dp.ports[1].send(frame, vnet)
-    sent = dp.outputs(2 if actions[2] == 20 else 1)
-    dp.set_port(2, dp.ports[2].ifindex)
+    sent = send_to_device(dp, actions + output(2), frame, vnet,
+                          2 if actions[2] == 20 else 1)
     (_, data, offload), = [one for one in sent if one[0] == 2]
     assert data == frame
     assert (offload.csum, offload.gso[2]) == (vnet.csum, SIZE)
@@ -116,12 +104,8 @@ def test_gso_is_as_before(dp: Datapath, actions: bytes) -> None:
 
 def test_gso_is_for_veths(dp: Datapath) -> None:
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
-    dp.set_port(2, dp.ports[2].ifindex, flags=0)
-    add(dp, ENCAP + output(2) + output(3), frame)
     before = dp.drops().get(DropReason.GSO, 0)
-    dp.ports[1].send(frame, vnet)
-    sent = dp.outputs(1)
-    dp.set_port(2, dp.ports[2].ifindex)
+    sent = send_to_device(dp, ENCAP + output(2) + output(3), frame, vnet, 1)
     assert [port for port, _, _ in sent] == [3]
     assert dp.drops()[DropReason.GSO] == before + 1
 
@@ -129,12 +113,9 @@ def test_gso_is_for_veths(dp: Datapath) -> None:
 def test_gso_out_of_nsh(dp: Datapath) -> None:
     """It came as such: the inject device, like a veth, has forgotten all."""
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
-    dp.set_port(2, dp.ports[2].ifindex, flags=0)
-    add(dp, PUSH + clone(POP_NSH, output(2)) + push_eth(NEW) + output(3),
-        frame)
-    dp.ports[1].send(frame, vnet)
-    (_, data, offload), (_, other, _) = dp.outputs(2)
-    dp.set_port(2, dp.ports[2].ifindex)
+    (_, data, offload), (_, other, _) = send_to_device(
+        dp, PUSH + clone(POP_NSH, output(2)) + push_eth(NEW) + output(3),
+        frame, vnet, 2)
     assert data == frame
     assert (offload.csum, offload.gso[2]) == (vnet.csum, SIZE)
     assert other == FRONT + frame
@@ -143,10 +124,7 @@ def test_gso_out_of_nsh(dp: Datapath) -> None:
 def test_gso_whose_headers_end_unknown(dp: Datapath) -> None:
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)
     add(dp, PUSH + PUSH + POP_NSH + output(2), frame)
-    before = dp.drops().get(DropReason.GSO, 0)
-    dp.ports[1].send(frame, vnet)
-    dp.outputs(0, .2)
-    assert dp.drops()[DropReason.GSO] == before + 1
+    check_dropped(dp, frame, vnet, DropReason.GSO)
 
 
 def test_gso_upcall(dp: Datapath) -> None:
