@@ -16,6 +16,7 @@ from bench.rows import Row
 from dpif_bpf import abi
 from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.forest import Buffers, Classifier
+from dpif_bpf.daemon import DEFAULT_MAX_FLOWS
 from dpif_bpf.edge.grace import Grace
 
 SEED = 20190926
@@ -62,7 +63,7 @@ def _updates(name: str, flows: list[FlowKey]) -> list[Row]:
     flows = list(flows)
     rng.shuffle(flows)
     half = len(flows) // 2
-    way = Cached(build(), max(1000, len(flows)))
+    way = Cached(build(), DEFAULT_MAX_FLOWS)
     cls = way.cls
     grace = Grace()
     try:

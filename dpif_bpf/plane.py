@@ -161,15 +161,16 @@ class BpfPlane:
     def __init__(self, gen: Generation, hooking: Hooking, pair: InjectPair,
                  max_flows: int, released: Callable[[Program], None]) -> None:
         self.gen = gen
-        self.max_flows = max_flows
+        sizes = Sizes.for_flows(max_flows)
+        self.flow_ids = sizes.flows
         self.acts = gen.mapped("ovs_acts").cast("Q")
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
         self.meters = gen.mapped(METERS).cast("Q")
         self._ports = gen.mapped("ovs_ports")
         self._stats = flow_stats_of(gen)
         self.classifier = Classifier(
-            Buffers(*map(gen.mapped, MAPPED)),
-            Sizes.for_flows(max_flows), freed=self._stats.clear)
+            Buffers(*map(gen.mapped, MAPPED)), sizes,
+            freed=self._stats.clear)
         self._hooking = hooking
         self._bridges: set[int] = set()
         self._devs: dict[int, int] = {}

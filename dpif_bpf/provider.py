@@ -41,6 +41,8 @@ TIDY_INTERVAL = 1000
 """ms between looks at flows that are not in the first trees."""
 TIDY_FLOWS = 256
 """Flows that one look moves at most: a few ms."""
+_RECLAIM_TURNS = 64
+"""Of BUDGET upcalls: they take a tenth of a second."""
 REAP_INTERVAL = 100
 """ms after which executes are looked after when nothing else happens."""
 
@@ -136,6 +138,16 @@ class Provider:
 
     def notify(self, group: int, message: bytes) -> None:
         self._multicast(group, message)
+
+    def reclaim(self) -> bool:
+        return self._grace.reclaim(self._read_upcalls) > 0
+
+    def _read_upcalls(self) -> None:
+        """What is queued by now, or most of it."""
+        for instance in self._instances.values():
+            for _ in range(_RECLAIM_TURNS):
+                if instance.ring.run() < BUDGET:
+                    break
 
     # Life of a datapath
 
@@ -299,7 +311,10 @@ class Provider:
         """What the database says now."""
         self._bridges = bridges
         for dp in self.datapaths():
-            dp.set_bridges(bridges)
+            try:
+                dp.set_bridges(bridges)
+            except DpifError as error:
+                vlog.warn(f"cannot follow the bridges of {dp.name}: {error}")
 
     def close(self) -> None:
         """Lets go of everything; what is pinned goes on forwarding."""

@@ -46,15 +46,15 @@ class FakePlane:
     def __init__(self) -> None:
         sizes = Sizes.for_flows(MAX_FLOWS)
         space = sizes.bytes()
-        self.max_flows = MAX_FLOWS
+        self.flow_ids = sizes.flows
         self.stats = FlowStats(
-            memory((CPUS + 1) * MAX_FLOWS * abi.FLOW_STATS.size), CPUS + 1,
-            MAX_FLOWS)
+            memory((CPUS + 1) * sizes.flows * abi.FLOW_STATS.size), CPUS + 1,
+            sizes.flows)
         self.classifier = Classifier(
             Buffers(*(memory(space[name]) for name in MAPPED)), sizes,
             seed=1, freed=self.stats.clear)
         self.acts = memory(1 << 16).cast("Q")
-        self.nlmem = memory(memory_words(MAX_FLOWS) * 8).cast("Q")
+        self.nlmem = memory(memory_words(sizes.flows) * 8).cast("Q")
         self.meters = memory(abi.METER.size * (
             abi.OVS_METERS + abi.OVS_METER_EXTRA)).cast("Q")
         self.ports: dict[int, PortEntry] = {}
@@ -160,6 +160,13 @@ class FakeProvider:
 
     def notify(self, group: int, message: bytes) -> None:
         self.events.append((group, message))
+
+    def reclaim(self) -> bool:
+        waiting = sum(plane.classifier.quarantine_size
+                      for plane in self.planes)
+        for plane in self.planes:
+            plane.settle()
+        return waiting > 0
 
 
 class Peer:

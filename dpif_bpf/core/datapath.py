@@ -84,7 +84,7 @@ class Datapath:
         self.samples = samples
         self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,
                                      clock, samples.available)
-        self.records = Records(plane.nlmem, plane.max_flows)
+        self.records = Records(plane.nlmem, plane.flow_ids)
         plane.classifier.add_root(ANY_BRIDGE)
         self.flows = FlowTable(plane, self.programs, self.records)
         self.meters = Meters(plane.meters, clock)

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.execute import execute
 from dpif_bpf.core.flow_table import Flow
 from dpif_bpf.core.meters import MAX_BANDS, MAX_METERS
 from dpif_bpf.core.vport import LOCAL, Vport
-from dpif_bpf.errors import DpifError, RequestError
+from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import (
     DatapathRequest,
@@ -60,6 +60,10 @@ DATAGRAM_FLOWS = 80
 ovs-vswitchd take up to 380 bytes, those that it asks for by UFID 84."""
 
 
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
+
+
 class Registry(Protocol):
     """The datapaths of the provider."""
 
@@ -74,6 +78,10 @@ class Registry(Protocol):
 
     def notify(self, group: int, message: bytes) -> None:
         """Sends a notification to the members of a multicast group."""
+
+    def reclaim(self) -> bool:
+        """Waits until what was removed can be used again; whether there was
+        anything."""
 
 
 class Dispatcher:
@@ -252,9 +260,9 @@ class Dispatcher:
                 return
             flow = dp.flows.get(request)
         elif request.cmd == uapi.OVS_FLOW_CMD_NEW:
-            flow = dp.flows.put(request)
+            flow = self._with_room(dp.flows.put, request)
         elif request.cmd == uapi.OVS_FLOW_CMD_SET:
-            flow = dp.flows.set(request)
+            flow = self._with_room(dp.flows.set, request)
         elif request.cmd == uapi.OVS_FLOW_CMD_DEL:
             if request.key is None and request.ufid is None:
                 dp.flows.flush()
@@ -278,8 +286,20 @@ class Dispatcher:
 
     def _packet(self, message: Message) -> Iterator[bytes]:
         request = decode_packet(message)
-        execute(self._numbered(request.dp_ifindex), request, self._clock())
+        self._with_room(execute, self._numbered(request.dp_ifindex), request,
+                        self._clock())
         return iter(())
+
+    def _with_room(self, call: Callable[[*_Args], _Result],
+                   *args: *_Args) -> _Result:
+        """A call that does nothing when it raises ENOSPC: once more, if what
+        there is no room for can be had of what was removed of late."""
+        try:
+            return call(*args)
+        except BackendError as e:
+            if e.errno != errno.ENOSPC or not self._registry.reclaim():
+                raise
+        return call(*args)
 
     # ovs_meter
 

@@ -188,13 +188,27 @@ class FlowTable:
 
         Until a grace period has passed they are found in both, so that the
         port's hook can follow and no packet is missed.
+
+        :raises BackendError: ENOSPC when there is no room; all are where
+            they were
         """
+        moved: list[tuple[Flow, int]] = []
+        try:
+            for flow in self.snapshot():
+                if flow.in_port == port_no and bridge not in flow.places:
+                    ((old, _),) = flow.places.items()
+                    self._move(flow, bridge)
+                    moved.append((flow, old))
+        except DpifError:
+            for flow, old in moved:
+                self._move(flow, old)
+            raise
         self._bridge_of[port_no] = bridge
-        for flow in self.snapshot():
-            if flow.in_port == port_no and bridge not in flow.places:
-                ((_, flow_id),) = flow.places.items()
-                self._plane.classifier.move(flow_id, bridge)
-                flow.places = {bridge: flow_id}
+
+    def _move(self, flow: Flow, bridge: int) -> None:
+        (flow_id,) = flow.places.values()
+        self._plane.classifier.move(flow_id, bridge)
+        flow.places = {bridge: flow_id}
 
     def forget_port(self, port_no: int) -> None:
         """A port that has gone: its flows stay, in no bridge's root."""
@@ -258,17 +272,25 @@ class FlowTable:
 
     def _set_actions(self, flow: Flow, request: FlowRequest) -> None:
         assert request.actions is not None
-        old = flow.program
-        flow.program = self._programs.get(
+        program = self._programs.get(
             request.actions, flow.match.facts, request.actions_pos)
-        flow.parts = FlowParts(
+        parts = FlowParts(
             flow.parts.ufid, flow.parts.key, flow.parts.mask,
             nla(uapi.OVS_FLOW_ATTR_ACTIONS, request.actions))
-        flow.body = flow_body(flow.parts, 0)
-        for flow_id in flow.places.values():
-            self._plane.classifier.set_acts(flow_id, flow.program.pc)
-            self._records.put(FLOW_BASE + flow_id, flow.body)
-        self._programs.release(old)
+        body = flow_body(parts, 0)
+        ids = list(flow.places.values())
+        for i, flow_id in enumerate(ids):
+            try:
+                self._records.put(FLOW_BASE + flow_id, body)
+            except DpifError:
+                for done in ids[:i]:  # where the old ones were is room
+                    self._records.put(FLOW_BASE + done, flow.body)
+                self._programs.release(program)
+                raise
+        for flow_id in ids:
+            self._plane.classifier.set_acts(flow_id, program.pc)
+        self._programs.release(flow.program)
+        flow.program, flow.parts, flow.body = program, parts, body
 
 
 def _sum(

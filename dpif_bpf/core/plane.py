@@ -62,7 +62,8 @@ class Plane(Protocol):
     """ovs_nlmem as 64-bit words."""
     meters: memoryview
     """ovs_meters as 64-bit words: those of the generation before."""
-    max_flows: int
+    flow_ids: int
+    """Ids of flows are below this."""
 
     def write_port(self, port_no: int, entry: PortEntry) -> None:
         """Makes `port_no` known to the programs, or changes it."""

@@ -25,24 +25,28 @@ DIR_BASE = 2
 MAGIC = 0x4F56532D4E4C3031
 
 
-def memory_words(max_flows: int) -> int:
-    """Size of ovs_nlmem in words for `max_flows` flows.
+def memory_words(flow_ids: int) -> int:
+    """Size of ovs_nlmem in words for so many flow ids.
 
     The directory, 64 words for each flow (the key, mask and actions of an
     IPv4 flow take about 300 bytes) and 64 Ki words for the rest.
     """
-    return DIR_BASE + FLOW_BASE + 65 * max_flows + 65536
+    return DIR_BASE + FLOW_BASE + 65 * flow_ids + 65536
 
 
 class Records:
-    """Writes records; `words` is ovs_nlmem as a memoryview of format 'Q'."""
+    """Writes records.
 
-    def __init__(self, words: memoryview, max_flows: int) -> None:
+    :param words: ovs_nlmem, of memory_words(), as a memoryview of format 'Q'
+    :param flow_ids: those of flows are below this
+    """
+
+    def __init__(self, words: memoryview, flow_ids: int) -> None:
         self._words = words
         self._bytes = words.cast("B")
-        start = DIR_BASE + FLOW_BASE + max_flows
-        self._arena = Arena(words, start=start)
-        words[1] = FLOW_BASE + max_flows
+        start = DIR_BASE + FLOW_BASE + flow_ids
+        self._arena = Arena(words, start=start, name="ovs_nlmem")
+        words[1] = FLOW_BASE + flow_ids
         words[0] = MAGIC
 
     def put(self, index: int, data: bytes) -> None:

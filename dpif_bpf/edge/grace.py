@@ -13,6 +13,7 @@ import contextlib
 import os
 import select
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from dpif_bpf.core.edges import Poller
@@ -101,36 +102,45 @@ class Grace:
         """
         freed = 0
         if self._busy and self._done.is_set():
-            self._done.clear()
-            self._busy = False
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._fd)
-            if self._error is not None:
-                raise self._error
-            freed = self._advance()
+            freed = self._finish()
         if not self._busy and self._seal():
             self._busy = True
             self._wake.set()
         return freed
+
+    def _finish(self) -> int:
+        """The thread's period is over."""
+        self._done.clear()
+        self._busy = False
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
+        if self._error is not None:
+            raise self._error
+        return self._advance()
 
     def wait(self, poller: Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""
         if self._busy:
             poller.fd_wait(self._fd, select.POLLIN)
 
-    def drain(self) -> None:
-        """Waits until nothing is in quarantine: when room is needed at
-        once, or nothing is to be left behind.
+    def reclaim(self, before: Callable[[], object] = int) -> int:
+        """Waits for the grace period of all that is retired by now, some
+        10 ms: when room is needed at once.
 
+        :param before: called after it, before anything is freed
+        :returns: how many things were freed
         :raises BackendError: when waiting failed
         """
-        while self._busy or self._seal():
-            if self._busy:
-                self._done.wait()
-                self.run()
-            else:
-                bpfsys.wait_for_programs()
-                self._advance()
+        freed = 0
+        if self._busy:
+            self._done.wait()
+            before()
+            freed = self._finish()
+        if self._seal():
+            bpfsys.wait_for_programs()
+            before()
+            freed += self._advance()
+        return freed
 
     def close(self) -> None:
         """Ends the thread; what is in quarantine stays there."""

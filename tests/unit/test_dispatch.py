@@ -15,6 +15,7 @@ from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.dispatch import DUMP_BYTES
 from dpif_bpf.core.plane import ANY_BRIDGE
+from dpif_bpf.errors import BackendError
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import (
     NLM_F_ACK,
@@ -449,6 +450,98 @@ def test_flow_for_any_port_is_in_every_bridge(peer: Peer) -> None:
     assert set(flow.places) == {ANY_BRIDGE, dp.bridges["br1"]}
     assert peer.do(FLOW, u.OVS_FLOW_CMD_DEL, UFID)[0] == 0
     assert not len(plane.classifier)
+
+
+def test_port_whose_flows_find_no_room(
+        peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays in its bridge with all of its flows, and goes later."""
+    dp, plane = the_dp(peer), the_plane(peer)
+    for ufid, dst in ((UFID, b"\1"), (OTHER_UFID, b"\2")):
+        put(peer, key(1, bytes(5) + dst), mask(), OUTPUT, ufid)
+    real = plane.classifier.move
+    moves = 0
+
+    def move(flow_id: int, root: int) -> None:
+        nonlocal moves
+        moves += 1
+        if moves == 2:
+            raise BackendError(errno.ENOSPC, "no room")
+        real(flow_id, root)
+
+    with monkeypatch.context() as patch, pytest.raises(BackendError):
+        patch.setattr(plane.classifier, "move", move)
+        dp.set_bridges({"br0": frozenset({"p1"})})
+    assert moves == 3
+    plane.settle()
+    bridge = dp.bridges["br0"]
+    for flow in dp.flows.snapshot():
+        assert list(flow.places) == [ANY_BRIDGE]
+        assert plane.classifier.lookup(ANY_BRIDGE, flow.match.key) is not None
+        assert plane.classifier.lookup(bridge, flow.match.key) is None
+    hook = dp.vports.by_no[1].link.hook_ifindex
+    assert plane.hooks[hook] == plane.ports[1].bridge == ANY_BRIDGE
+    dp.set_bridges({"br0": frozenset({"p1"})})
+    assert {tuple(flow.places) for flow in dp.flows.snapshot()} == {(bridge,)}
+
+
+# Room
+
+def numbered(peer: Peer, i: int) -> int:
+    """Puts a flow of a number; its errno."""
+    return put(peer, key(1, i.to_bytes(6, "big")), mask(), OUTPUT,
+               nla(u.OVS_FLOW_ATTR_UFID, i.to_bytes(16, "big")))[0]
+
+
+def test_full_table(peer: Peer) -> None:
+    """All flows that found room are kept for the next provider; what has
+    been deleted leaves room at once."""
+    dp = the_dp(peer)
+    count = 0
+    while not (error := numbered(peer, count)):
+        count += 1
+    assert error == errno.ENOSPC and count == the_plane(peer).flow_ids
+    assert len(restore.read(the_plane(peer).nlmem).flows) == count
+    assert {f.body for f in dp.flows.snapshot()} == {
+        f.message.raw[HEADERS:]
+        for _, f in restore.read(the_plane(peer).nlmem).flows}
+    peer.do(FLOW, u.OVS_FLOW_CMD_DEL)
+    for i in range(count, 2 * count):
+        assert numbered(peer, i) == 0
+    assert numbered(peer, 0) == errno.ENOSPC
+
+
+def test_actions_that_find_no_room(peer: Peer) -> None:
+    """The old ones stay, in every bridge and for the next provider."""
+    dp, plane = the_dp(peer), the_plane(peer)
+    dp.set_bridges({"br0": frozenset({"p1"})})
+    any_port = nla(u.OVS_FLOW_ATTR_MASK, nla(
+        u.OVS_KEY_ATTR_ETHERTYPE, b"\xff\xff"))
+    put(peer, key(1), any_port, OUTPUT, UFID)
+    (flow,) = dp.flows.snapshot()
+    body, programs = flow.body, len(dp.programs)
+    many = nla(u.OVS_FLOW_ATTR_ACTIONS,
+               nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2) * 4000)
+    arena = dp.records._arena
+    taken = []		# but for one that has these actions
+    while True:
+        try:
+            taken.append(arena.alloc(8192))
+        except BackendError:
+            break
+    while arena.capacity - arena.used > 4096 + 1024:
+        arena.alloc(256)
+    assert put(peer, key(1), any_port, many, UFID,
+               flags=0)[0] == errno.ENOSPC
+    assert (flow.body, len(dp.programs)) == (body, programs)
+    assert {plane.classifier.acts(i) for i in flow.places.values()} == {
+        flow.program.pc}
+    assert {i for i, _ in restore.read(plane.nlmem).flows} == set(
+        flow.places.values())
+    assert {f.actions for _, f in restore.read(plane.nlmem).flows} == {
+        OUTPUT[4:]}
+    for offset in taken:
+        arena.free_now(offset, 8192)
+    assert put(peer, key(1), any_port, many, UFID, flags=0)[0] == 0
 
 
 # What outlives the provider

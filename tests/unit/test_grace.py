@@ -104,16 +104,21 @@ def test_forgotten_things_stay(running: Grace) -> None:
     assert len(queue) == 1
 
 
-def test_drain(running: Grace) -> None:
-    """Also what the freeing itself retires."""
+def test_reclaim(running: Grace) -> None:
+    """What is retired by now, in a period that is under way or not; what
+    the freeing itself retires waits like anything else."""
     queue = Quarantine()
     running.watch(queue)
     done: list[int] = []
-    queue.retire(queue.retire, done.append, 2)
+    assert running.reclaim() == 0
     queue.retire(done.append, 1)
     running.run()
-    running.drain()
-    assert done == [1, 2] and len(queue) == 0
+    queue.retire(queue.retire, done.append, 3)
+    queue.retire(done.append, 2)
+    assert running.reclaim(lambda: done.append(0)) == 3
+    assert done == [0, 1, 0, 2] and len(queue) == 1
+    assert running.run() == 0
+    assert turn(running) == 1 and done[-1] == 3
 
 
 def test_a_failure_is_told(running: Grace,
