@@ -35,7 +35,7 @@ class _Reader:
         rng = random.Random(SEED)
         way.set_packets(b"".join(
             (key & _KEEP).to_bytes(_BYTES, "little") for key, _ in
-            flowsets.packets(flows, "hit", _PACKETS, rng)))
+            flowsets.packets(flows, "random", _PACKETS, rng)))
         self._way = way
         self._stop = False
         self.runs = self.lost = 0

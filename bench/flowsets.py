@@ -11,6 +11,9 @@ from dpif_bpf import abi
 NOISE = (1 << abi.OVS_KEY_USED * 64) - 1
 """All bits that a key may have."""
 
+HIT_FLOWS = 16
+"""Flows that packets of kind "hit" are of."""
+
 
 def field(name: str, value: int, prefix: int | None = None) -> FlowKey:
     """A field's value and mask as images.
@@ -128,14 +131,14 @@ def packets(flows: list[FlowKey], kind: str, count: int,
             rng: random.Random) -> list[tuple[int, int]]:
     """Keys of packets, each with the index of its flow or -1.
 
-    :param kind: "hit" a random flow; "last" one of the last mask's; "miss"
+    :param kind: "random" any flow's; "hit" those of HIT_FLOWS flows; "miss"
         agrees with a flow in port, recirc_id and protocol alone
     """
     found = []
     keep = BASE | field("ip_proto", 0)[1]
-    last = flows[-1][1]
-    chosen = [i for i, (_, mask) in enumerate(flows)
-              if kind != "last" or mask == last]
+    few = range(len(flows))
+    chosen = rng.sample(few, min(HIT_FLOWS, len(few))) if kind == "hit" \
+        else few
     for _ in range(count):
         i = rng.choice(chosen)
         key, mask = flows[i]

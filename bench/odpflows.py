@@ -3,8 +3,9 @@
 
 Taken from an ovs-vswitchd 3.1 with OpenFlow tables of three kinds: `normal`
 (a learning switch), `acl` (400 rules on addresses and ports), `ovn` (a
-pipeline of connection tracking, ACLs and routes).  Statistics and actions
-were left out.  More sets can be put beside them: the text of dump-flows,
+pipeline of connection tracking, ACLs and routes), and of one whose rules
+changed (`churn`: bench.churnset).  Statistics and actions were left out.
+More sets can be put beside them: the text of dump-flows,
 compressed by xz.
 """
 

@@ -67,7 +67,7 @@ def test_made_up_sets_have_their_masks(masks: int) -> None:
 
 def test_real_sets_fit_into_few_trees() -> None:
     """Each packet of a real set finds its flow, by few probes."""
-    assert odpflows.names() == ["acl", "normal", "ovn"]
+    assert odpflows.names() == ["acl", "churn", "normal", "ovn"]
     flows = odpflows.read("acl")
     made = Forest(Sizes.for_flows(len(flows)))
     made.add_root(0)
@@ -78,8 +78,32 @@ def test_real_sets_fit_into_few_trees() -> None:
     assert len(told.roots[0].trees) <= 3
     assert max(told.roots[0].depth) < 32
     rng = random.Random(1)
-    for key, i in flowsets.packets(flows, "hit", 500, rng):
+    for key, i in flowsets.packets(flows, "random", 500, rng):
         found = made.reader.find(0, key)
         assert found is not None and made.flows[0][found] == flows[i]
     for key, _ in flowsets.packets(flows, "miss", 500, rng):
         made.check_key(0, key)
+
+
+def test_overlapping_flows_fit_into_few_trees() -> None:
+    """Packets of flows of old rules and of new ones find one that matches."""
+    flows = odpflows.read("churn")
+    made = Forest(Sizes.for_flows(len(flows)))
+    made.add_root(0)
+    for flow in flows:
+        made.insert(0, *flow)
+    assert 1 < len(made.cls.statistics().roots[0].trees) <= 8
+    for key, _ in flowsets.packets(flows, "random", 500, random.Random(1)):
+        found = made.reader.find(0, key)
+        assert found is not None
+        flow_key, mask = made.flows[0][found]
+        assert key & mask == flow_key
+
+
+def test_kinds_of_packets() -> None:
+    flows = flowsets.pipeline(64, 4096, random.Random(1))
+    for kind, count in (("hit", flowsets.HIT_FLOWS), ("random", 1000)):
+        found = flowsets.packets(flows, kind, 2048, random.Random(1))
+        assert all(key & flows[i][1] == flows[i][0] for key, i in found)
+        assert (len({i for _, i in found}) == count if kind == "hit"
+                else len({i for _, i in found}) > count)
