@@ -35,6 +35,7 @@ PLOT = TOP / "build" / "bench" / "classifier.svg"
 FEW, MANY = 1024, 65536
 """Packets: they fit into the caches of a CPU, or do not."""
 
+_PLOTTED = ("random", "miss")
 _TURNS = 9
 _TURN_NS = 12e6
 _BYTES = abi.OVS_KEY_BASE * 8
@@ -191,12 +192,12 @@ def _plot(cells: list[Cell]) -> None:
             svg.Line(f"{way}, {kind}", [
                 (c.masks, c.cost[way]) for c in scaling if c.kind == kind],
                 colour, kind == "miss")
-            for colour, way in enumerate(WAYS) for kind in ("random", "miss")]),
+            for colour, way in enumerate(WAYS) for kind in _PLOTTED]),
         svg.Plot("flow sets of a real ovs-vswitchd", "", "ns per lookup", [
             svg.Line(f"{way}, {kind}", [
                 (names.index(c.set), c.cost[way]) for c in real
                 if c.kind == kind], colour, kind == "miss")
-            for colour, way in enumerate(WAYS) for kind in ("random", "miss")],
+            for colour, way in enumerate(WAYS) for kind in _PLOTTED],
             names)])
 
 
