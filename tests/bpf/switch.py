@@ -36,6 +36,7 @@ from oracle_state import attributes
 from dpif_bpf.abi import DropReason
 from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.edge.loader import Loader
+from dpif_bpf.edge.pins import ensure_bpffs
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.provider import Provider, msec
 from dpif_bpf.wire import uapi
@@ -138,6 +139,7 @@ class Switch:
     def __init__(self, mtus: Mapping[int, int], bridge: Set[int]) -> None:
         self.messages: list[Message] = []
         self._seq = 0
+        ensure_bpffs(BPFFS)
         with contextlib.ExitStack() as stack:
             pins = Path(stack.enter_context(tempfile.TemporaryDirectory(
                 prefix=f"agree{os.getpid()}-", dir=BPFFS)))
