@@ -267,6 +267,7 @@ class Provider:
 
     def run(self) -> None:
         """Upcalls, and what waits for the programs."""
+        over = self._grace.over  # upcalls that name what it frees are queued
         drained = True
         for instance in self._instances.values():
             drained &= instance.ring.run() < BUDGET
@@ -274,8 +275,7 @@ class Provider:
                 instance.plane.reap(msec())
             self._tidy(instance)
         if drained:
-            # Queued upcalls may name what is freed here.
-            self._grace.run()
+            self._grace.run(over)
 
     def _tidy(self, instance: Instance) -> None:
         """Lets flows return to the first trees of their forests."""

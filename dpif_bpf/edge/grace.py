@@ -93,15 +93,22 @@ class Grace:
         batches, self._batches = self._batches, []
         return sum(item.advance(epoch) for item, epoch in batches)
 
-    def run(self) -> int:
+    @property
+    def over(self) -> bool:
+        """Whether a period has ended whose things are not freed yet."""
+        return self._busy and self._done.is_set()
+
+    def run(self, free: bool = True) -> int:
         """Frees what has become free, and has the thread wait for what was
         retired meanwhile.
 
+        :param free: False when what has become free may still be named by
+            something that was not read before the period was over
         :returns: how many things were freed
         :raises BackendError: when waiting failed
         """
         freed = 0
-        if self._busy and self._done.is_set():
+        if free and self.over:
             freed = self._finish()
         if not self._busy and self._seal():
             self._busy = True

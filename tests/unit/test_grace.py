@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Iterator
 
@@ -90,6 +91,23 @@ def test_waits_for_a_whole_period(
         running.run()
         time.sleep(.01)
     assert time.monotonic() - began >= .2
+
+
+def test_what_may_be_named_stays(
+        running: Grace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A period that ends after the upcalls were read frees nothing yet."""
+    ends = threading.Event()
+    monkeypatch.setattr(grace.bpfsys, "wait_for_programs", ends.wait)
+    queue = Quarantine()
+    running.watch(queue)
+    queue.retire(int)
+    running.run()
+    over = running.over
+    ends.set()
+    running._done.wait()
+    assert not over and running.over
+    assert running.run(over) == 0 and len(queue) == 1
+    assert running.run(running.over) == 1 and not running.over
 
 
 def test_forgotten_things_stay(running: Grace) -> None:
