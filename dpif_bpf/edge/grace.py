@@ -9,7 +9,6 @@ all that was retired meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import threading
@@ -49,10 +48,11 @@ class Grace:
         self._batches: list[tuple[Quarantined, int]] = []
         self._busy = False
         self._stop = False
-        self._done = threading.Event()
         self._wake = threading.Event()
         self._error: BackendError | None = None
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLIN)
         self._thread = threading.Thread(target=self._loop, daemon=True,
                                         name="grace")
         self._thread.start()
@@ -78,7 +78,6 @@ class Grace:
                 bpfsys.wait_for_programs()
             except BackendError as error:
                 self._error = error
-            self._done.set()
             os.eventfd_write(self._fd, 1)
 
     def _seal(self) -> bool:
@@ -96,7 +95,7 @@ class Grace:
     @property
     def over(self) -> bool:
         """Whether a period has ended whose things are not freed yet."""
-        return self._busy and self._done.is_set()
+        return self._busy and bool(self._poll.poll(0))
 
     def run(self, free: bool = True) -> int:
         """Frees what has become free, and has the thread wait for what was
@@ -117,10 +116,8 @@ class Grace:
 
     def _finish(self) -> int:
         """The thread's period is over."""
-        self._done.clear()
+        os.eventfd_read(self._fd)
         self._busy = False
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._fd)
         if self._error is not None:
             raise self._error
         return self._advance()
@@ -140,7 +137,7 @@ class Grace:
         """
         freed = 0
         if self._busy:
-            self._done.wait()
+            self._poll.poll()
             before()
             freed = self._finish()
         if self._seal():

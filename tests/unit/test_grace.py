@@ -104,7 +104,7 @@ def test_what_may_be_named_stays(
     running.run()
     over = running.over
     ends.set()
-    running._done.wait()
+    running._poll.poll()
     assert not over and running.over
     assert running.run(over) == 0 and len(queue) == 1
     assert running.run(running.over) == 1 and not running.over
