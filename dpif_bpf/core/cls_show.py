@@ -29,9 +29,11 @@ def show(stats: ClassifierStats, counters: DpCounters,
            f" {stats.reseeds}, lifts: {stats.lifts}, in quarantine:"
            f" {stats.quarantine}")
     total = sum(stats.map_bytes.values())
-    yield f"  memory: {total / 1048576:.1f} MiB (" + ", ".join(
-        f"{name} {size / 1048576:.1f}"
-        for name, size in stats.map_bytes.items()) + ")"
+    yield (f"  memory: {total / 1048576:.1f} MiB ("
+           + ", ".join(f"{name} {size / 1048576:.1f}"
+                       for name, size in stats.map_bytes.items())
+           + f"), room for {stats.room} flows, {total / stats.room:.0f} bytes"
+             " each")
     for root, one in sorted(stats.roots.items()):
         yield from _root(bridges.get(root, "-"), one, steps.get(root, ()))
 

@@ -37,6 +37,7 @@ class ClassifierStats:
     :param splits, rebuilds, reseeds, lifts: changes of shape so far
     :param collisions: edges that could not be told apart and went elsewhere
     :param quarantine: things that wait for a grace period
+    :param room: flows that there is room for
     :param map_bytes: memory of each map
     """
 
@@ -52,6 +53,7 @@ class ClassifierStats:
     lifts: int
     collisions: int
     quarantine: int
+    room: int
     map_bytes: dict[str, int] = field(default_factory=dict)
 
 

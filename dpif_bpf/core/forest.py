@@ -429,4 +429,5 @@ class Classifier:
              for root, forest in self._roots.items()},
             table.edges, table.overflow, len(self._masks),
             store.splits, store.rebuilds, store.reseeds, store.lifts,
-            table.collisions, len(self._quarantine), self._sizes.bytes())
+            table.collisions, len(self._quarantine), self._sizes.flows,
+            self._sizes.bytes())

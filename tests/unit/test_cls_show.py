@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from dpif_bpf.core.cls_show import show
+from dpif_bpf.core.cls_sizes import Sizes
 from dpif_bpf.core.plane import DpCounters
-from tests.fake_plane import FakePlane
+from tests.fake_plane import MAX_FLOWS, FakePlane
 
 EXACT = (1 << 128) - 1
 
@@ -25,6 +26,9 @@ def test_show() -> None:
     assert "bridge -: flows in each tree: none" in text
     assert "bridge br7: flows in each tree: 3, nodes: 1" in text
     assert "    flows by hash probes: 1:3" in lines
+    size = sum(Sizes.for_flows(MAX_FLOWS).bytes().values())
+    flows = plane.flow_ids
+    assert f"room for {flows} flows, {size / flows:.0f} bytes each" in text
     assert "    lookups by hash probes: 1:4 2:3 4+:1" in lines
 
 
