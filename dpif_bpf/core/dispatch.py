@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from itertools import chain
+from operator import add
 from typing import Protocol, TypeVar, TypeVarTuple
 
 from dpif_bpf.core.datapath import Datapath
@@ -46,7 +48,7 @@ from dpif_bpf.wire.replies import (
     encode_meter_features,
     encode_vport,
     flow_body,
-    flow_encoder,
+    flow_head,
 )
 
 DUMP_BYTES = 32768
@@ -273,10 +275,10 @@ class Dispatcher:
         reply = b""
         if (request.cmd == uapi.OVS_FLOW_CMD_GET
                 or message.flags & NLM_F_ECHO):
-            encode = flow_encoder(ReplyHeader(message.seq, message.pid),
-                                  request.cmd, dp.dp_ifindex)
-            reply = encode(flow_body(flow.parts, request.ufid_flags),
-                           *dp.flows.stats([flow])[0])
+            head = flow_head(ReplyHeader(message.seq, message.pid),
+                             request.cmd, dp.dp_ifindex)
+            body = flow_body(flow.parts, request.ufid_flags)
+            reply = head(len(body), dp.flows.stats([flow])[0]) + body
         if request.cmd == uapi.OVS_FLOW_CMD_DEL:
             dp.flows.delete(flow)
         if reply:
@@ -327,8 +329,8 @@ class Dispatcher:
 def dump_flows(dp: Datapath, request: FlowRequest) -> Iterator[bytes]:
     """Datagrams; runs once for every flow, a hundred thousand at a time."""
     message = request.message
-    encode = flow_encoder(ReplyHeader(message.seq, message.pid, True),
-                          uapi.OVS_FLOW_CMD_GET, dp.dp_ifindex)
+    head = flow_head(ReplyHeader(message.seq, message.pid, True),
+                     uapi.OVS_FLOW_CMD_GET, dp.dp_ifindex)
     flows = dp.flows
     flags = request.ufid_flags
     todo: list[Flow] = flows.snapshot()
@@ -337,15 +339,15 @@ def dump_flows(dp: Datapath, request: FlowRequest) -> Iterator[bytes]:
                 if flows.alive(flow)]
         bodies = ([flow_body(flow.parts, flags) for flow in some] if flags
                   else [flow.body for flow in some])
-        messages = [encode(body, *counted) for body, counted
-                    in zip(bodies, flows.stats(some), strict=True)]
-        for first in range(0, len(messages), DATAGRAM_FLOWS):
-            part = messages[first:first + DATAGRAM_FLOWS]
+        heads = map(head, map(len, bodies), flows.stats(some))
+        parts = [*chain.from_iterable(zip(heads, bodies, strict=True))]
+        for first in range(0, len(parts), 2 * DATAGRAM_FLOWS):
+            part = parts[first:first + 2 * DATAGRAM_FLOWS]
             datagram = b"".join(part)
             if len(datagram) <= DUMP_BYTES:
                 yield datagram
             else:
-                yield from _gather(iter(part))
+                yield from _gather(map(add, part[::2], part[1::2]))
 
 
 def _gather(messages: Iterator[bytes]) -> Iterator[bytes]:

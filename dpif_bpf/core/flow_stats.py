@@ -60,15 +60,17 @@ class FlowStats:
     def read(self, ids: Sequence[int] | NDArray[np.intp] | slice
              ) -> FlowArrays:
         """Sums for flow ids, in their order, or for a slice of them."""
-        if not isinstance(ids, slice):
+        if isinstance(ids, slice):
+            part = self._all[:, ids]
+        else:
             which = np.asarray(ids, np.intp)
             if len(which) * _SPARSE > self._all.shape[1]:
                 # Reading all of them is faster than picking.
                 every = self.read(slice(0, int(which.max()) + 1))
                 return FlowArrays(every.packets[which], every.bytes[which],
                                   every.used[which], every.tcp_flags[which])
-            ids = which
-        part = self._all[:, ids, :]
+            # Of [:, which] numpy makes an array in another order of memory.
+            part = self._all.take(which, axis=1)
         return FlowArrays(part[:, :, 0].sum(axis=0, dtype=np.uint64),
                           part[:, :, 1].sum(axis=0, dtype=np.uint64),
                           part[:, :, 2].max(axis=0),

@@ -157,18 +157,18 @@ class MeterStats:
     bands: tuple[tuple[int, int], ...]
 
 
-FlowEncoder = Callable[[bytes, int, int, int, int], bytes]
+FlowHead = Callable[[int, tuple[int, int, int, int]], bytes]
 """body, packets, bytes, used (ms, CLOCK_MONOTONIC; 0: never), tcp_flags
 (host order; the low 8 bits are sent) -> netlink message."""
 
 
-def flow_encoder(header: ReplyHeader, cmd: int,
-                 dp_ifindex: int) -> FlowEncoder:
-    """A function that makes replies about flows, for one peer and request.
+def flow_head(header: ReplyHeader, cmd: int, dp_ifindex: int) -> FlowHead:
+    """A function that makes what stands before the bodies of flows, in
+    replies for one peer and request.
 
-    It takes a body of :func:`flow_body` and the flow's statistics.  As in the
-    kernel these are left out when they are zero.  The statistics come first
-    in the message, so that headers and statistics are packed in one go.
+    It takes the size of a :func:`flow_body` and the flow's statistics.  As in
+    the kernel these are left out when they are zero.  They come first in the
+    message, so that they are packed with the headers in one go.
     """
     tail = _tail(uapi.OVS_FLOW_ID, header, cmd, uapi.OVS_FLOW_VERSION,
                  dp_ifindex)
@@ -177,20 +177,20 @@ def flow_encoder(header: ReplyHeader, cmd: int,
     bare = _FLOW_BARE.pack
     flags_size, stats_size = _FLOW_FLAGS.size, _FLOW_STATS.size
 
-    def encode(body: bytes, packets: int, nbytes: int, used: int,
-               tcp_flags: int) -> bytes:
+    def head(size: int, counted: tuple[int, int, int, int]) -> bytes:
+        packets, nbytes, used, tcp_flags = counted
         if tcp_flags & 0xff:
             return with_flags(
-                flags_size + len(body), tail, 5, uapi.OVS_FLOW_ATTR_TCP_FLAGS,
+                flags_size + size, tail, 5, uapi.OVS_FLOW_ATTR_TCP_FLAGS,
                 tcp_flags & 0xff, 12, uapi.OVS_FLOW_ATTR_USED, used, 20,
-                uapi.OVS_FLOW_ATTR_STATS, packets, nbytes) + body
+                uapi.OVS_FLOW_ATTR_STATS, packets, nbytes)
         if used:
             return with_stats(
-                stats_size + len(body), tail, 12, uapi.OVS_FLOW_ATTR_USED,
-                used, 20, uapi.OVS_FLOW_ATTR_STATS, packets, nbytes) + body
-        return bare(24 + len(body), tail) + body
+                stats_size + size, tail, 12, uapi.OVS_FLOW_ATTR_USED, used,
+                20, uapi.OVS_FLOW_ATTR_STATS, packets, nbytes)
+        return bare(24 + size, tail)
 
-    return encode
+    return head
 
 
 def encode_datapath(header: ReplyHeader, cmd: int,

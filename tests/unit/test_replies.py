@@ -104,13 +104,14 @@ A_UFID = {uapi.OVS_FLOW_ATTR_UFID: UFID}
 def test_flow_parts(ufid: bytes | None, flags: int,
                     sent: dict[int, bytes]) -> None:
     parts = r.flow_parts(KEY, MASK, ACTIONS, ufid)
-    raw = r.flow_encoder(HEADER, 3, 3)(r.flow_body(parts, flags), 0, 0, 0, 0)
+    body = r.flow_body(parts, flags)
+    raw = r.flow_head(HEADER, 3, 3)(len(body), (0, 0, 0, 0)) + body
     assert attributes(raw, 0x22, 3, 1) == sent
 
 
 def test_flow_without_mask() -> None:
     body = r.flow_body(r.flow_parts(KEY, None, ACTIONS, None), 0)
-    raw = r.flow_encoder(HEADER, 3, 3)(body, 0, 0, 0, 0)
+    raw = r.flow_head(HEADER, 3, 3)(len(body), (0, 0, 0, 0)) + body
     assert attributes(raw, 0x22, 3, 1) == A_KEY | A_ACTIONS
 
 
@@ -118,8 +119,8 @@ def test_flow_without_mask() -> None:
     (0, None), (0x100, None), (0x112, b"\x12")])
 def test_flow_statistics(tcp_flags: int, sent: bytes | None) -> None:
     body = r.flow_body(r.flow_parts(KEY, MASK, ACTIONS, UFID), ALL)
-    raw = r.flow_encoder(HEADER, 1, 3)(body, 2**63, 2**64 - 1, 12345,
-                                       tcp_flags)
+    raw = r.flow_head(HEADER, 1, 3)(
+        len(body), (2**63, 2**64 - 1, 12345, tcp_flags)) + body
     expected = A_UFID | {
         uapi.OVS_FLOW_ATTR_USED: struct.pack("=Q", 12345),
         uapi.OVS_FLOW_ATTR_STATS: struct.pack("=QQ", 2**63, 2**64 - 1)}
