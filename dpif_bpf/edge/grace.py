@@ -47,6 +47,7 @@ class Grace:
         self._watched: list[Quarantined] = []
         self._batches: list[tuple[Quarantined, int]] = []
         self._busy = False
+        self._ended = False
         self._stop = False
         self._wake = threading.Event()
         self._error: BackendError | None = None
@@ -78,6 +79,7 @@ class Grace:
                 bpfsys.wait_for_programs()
             except BackendError as error:
                 self._error = error
+            self._ended = True
             os.eventfd_write(self._fd, 1)
 
     def _seal(self) -> bool:
@@ -95,7 +97,7 @@ class Grace:
     @property
     def over(self) -> bool:
         """Whether a period has ended whose things are not freed yet."""
-        return self._busy and bool(self._poll.poll(0))
+        return self._ended
 
     def run(self, free: bool = True) -> int:
         """Frees what has become free, and has the thread wait for what was
@@ -115,9 +117,10 @@ class Grace:
         return freed
 
     def _finish(self) -> int:
-        """The thread's period is over."""
+        """The thread's period is over, or will be."""
+        self._poll.poll()  # what the thread does last
         os.eventfd_read(self._fd)
-        self._busy = False
+        self._busy = self._ended = False
         if self._error is not None:
             raise self._error
         return self._advance()
