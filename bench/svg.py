@@ -42,7 +42,7 @@ class Plot:
 def _number(value: float) -> str:
     if value >= 1000000:
         return f"{value / 1000000:g}M"
-    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
+    return f"{value / 1000:g}k" if value >= 10000 else f"{value:g}"
 
 
 def _draw(plot: Plot, left: int) -> list[str]:
