@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from bench.odpflows import FlowKey
 from dpif_bpf import abi
@@ -136,9 +137,9 @@ def packets(flows: list[FlowKey], kind: str, count: int,
     """
     found = []
     keep = BASE | field("ip_proto", 0)[1]
-    few = range(len(flows))
-    chosen = rng.sample(few, min(HIT_FLOWS, len(few))) if kind == "hit" \
-        else few
+    chosen: Sequence[int] = range(len(flows))
+    if kind == "hit":
+        chosen = rng.sample(chosen, min(HIT_FLOWS, len(flows)))
     for _ in range(count):
         i = rng.choice(chosen)
         key, mask = flows[i]

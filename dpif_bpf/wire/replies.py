@@ -158,8 +158,8 @@ class MeterStats:
 
 
 FlowHead = Callable[[int, tuple[int, int, int, int]], bytes]
-"""body, packets, bytes, used (ms, CLOCK_MONOTONIC; 0: never), tcp_flags
-(host order; the low 8 bits are sent) -> netlink message."""
+"""Size of the body; packets, bytes, used (ms, CLOCK_MONOTONIC; 0: never) and
+tcp_flags (host order; the low 8 bits are sent) -> headers and statistics."""
 
 
 def flow_head(header: ReplyHeader, cmd: int, dp_ifindex: int) -> FlowHead:
