@@ -79,6 +79,14 @@ class Namespace:
             time.sleep(0.01)
         raise AssertionError(self.ip(f"link show dev {device}"))
 
+    def rename(self, device: str, name: str) -> None:
+        """Renames a device that is up, which has to be down meanwhile:
+        kernels before 6.2 want it so."""
+        self.ip(f"link set {device} down")
+        self.ip(f"link set {device} name {name}")
+        self.ip(f"link set {name} up")
+        self.wait_up(name)
+
     def no_ipv6(self, device: str) -> None:
         """Keeps a device from talking by itself."""
         self.run("sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/"

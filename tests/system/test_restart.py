@@ -90,7 +90,7 @@ def test_changes_while_the_provider_is_away(own_lab: Lab) -> None:
     one.ping(three.ip)
     lab.kill(PROVIDER)
     lab.ns.ip("link del p2")
-    lab.ns.ip("link set p3 name p3b")
+    lab.ns.rename("p3", "p3b")
     lab.start_provider()
     one.ping(four.ip)
     lab.vsctl("del-port", "p2", "--", "del-port", "p3", "--", "add-port",

@@ -58,7 +58,7 @@ def test_rename(lab: Lab) -> None:
     one = lab.add_host("p1", "br0", "10.1.1.1/24")
     two = lab.add_host("p2", "br0", "10.1.1.2/24")
     one.ping(two.ip)
-    lab.ns.ip("link set p2 name p2new")
+    lab.ns.rename("p2", "p2new")
     lab.vsctl("del-port", "p2", "--", "add-port", "br0", "p2new")
     one.ping(two.ip)
     assert ports(lab) == {
