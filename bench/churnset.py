@@ -11,61 +11,24 @@ of old and of new rules lie over one another.
 from __future__ import annotations
 
 import lzma
-import os
 import random
-import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from bench.odpflows import DATA
 
-TOP = Path(__file__).resolve().parents[1]
-BIN = Path(os.environ.get("OVS_BIN", TOP / "build" / "bin"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "system"))
+
+from lab import Lab
+from ovs_build import find_build
+
 SEED = 20190926
 RULES, PACKETS, ROUNDS = 300, 4000, 3
 _ARGUMENTS = 200
 """Packets of one ovs-appctl."""
 _ETHERNET = "packet_type(ns=0,id=0),"
 _PORTS = (22, 53, 80, 123, 443, 3306, 8080, 8443)
-
-
-class _Switch:
-    """ovs-vswitchd with a bridge of three ports, in a directory."""
-
-    def __init__(self, rundir: Path) -> None:
-        self.env = {**os.environ, **dict.fromkeys(
-            ("OVS_RUNDIR", "OVS_LOGDIR", "OVS_DBDIR", "OVS_SYSCONFDIR"),
-            str(rundir))}
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self.run("ovsdb-tool", "create", f"{rundir}/conf.db")
-        self._start("ovsdb-server", f"{rundir}/conf.db",
-                    f"--remote=punix:{rundir}/db.sock")
-        self.run("ovs-vsctl", "--no-wait", "--retry", "init")
-        self._start("ovs-vswitchd", "--enable-dummy=override",
-                    "--disable-system")
-        self.run("ovs-vsctl", "add-br", "br0", "--", "set", "bridge", "br0",
-                 "fail-mode=secure", "--", "set", "open_vswitch", ".",
-                 "other_config:max-idle=3600000", *(
-                     word for n in (1, 2, 3) for word in (
-                         "--", "add-port", "br0", f"p{n}", "--", "set",
-                         "interface", f"p{n}", f"ofport_request={n}")))
-
-    def _start(self, name: str, *arguments: str) -> None:
-        self._processes.append(subprocess.Popen(
-            [BIN / name, *arguments, "--pidfile", "-vconsole:off"],
-            env=self.env))
-
-    def run(self, *command: str, text: str | None = None) -> str:
-        """A tool's output."""
-        return subprocess.run(
-            [BIN / command[0], *command[1:]], env=self.env, input=text,
-            check=True, capture_output=True, text=True).stdout
-
-    def close(self) -> None:
-        """Ends the daemons."""
-        for process in reversed(self._processes):
-            process.terminate()
-            process.wait()
 
 
 def _prefix(address: int, rng: random.Random) -> str:
@@ -105,36 +68,51 @@ def _packet(rng: random.Random) -> str:
             f"dst={port})")
 
 
-def _install(switch: _Switch, rules: list[str]) -> None:
-    switch.run("ovs-ofctl", "-O", "OpenFlow14", "--bundle", "replace-flows",
-               "br0", "-", text="\n".join([*rules, "priority=0,actions=2"]))
+def _configure(lab: Lab) -> None:
+    """A bridge of three ports, whose flows stay."""
+    lab.vsctl("add-br", "br0", "--", "set", "bridge", "br0",
+              "fail-mode=secure", "--", "set", "open_vswitch", ".",
+              "other_config:max-idle=3600000", *(
+                  word for n in (1, 2, 3) for word in (
+                      "--", "add-port", "br0", f"p{n}", "--", "set",
+                      "interface", f"p{n}", f"ofport_request={n}")))
 
 
-def _receive(switch: _Switch, rng: random.Random) -> None:
+def _install(lab: Lab, rules: list[str]) -> None:
+    file = lab.rundir / "rules"
+    file.write_text("\n".join([*rules, "priority=0,actions=2"]))
+    lab.ofctl("-O", "OpenFlow14", "--bundle", "replace-flows", "br0",
+              str(file))
+
+
+def _receive(lab: Lab, rng: random.Random) -> None:
     for _ in range(0, PACKETS, _ARGUMENTS):
-        switch.run("ovs-appctl", "netdev-dummy/receive", "p1",
+        lab.appctl("netdev-dummy/receive", "p1",
                    *(_packet(rng) for _ in range(_ARGUMENTS)))
 
 
 def take() -> list[str]:
     """The flows, without statistics and actions."""
     rng = random.Random(SEED)
-    with tempfile.TemporaryDirectory() as rundir:
-        switch = _Switch(Path(rundir))
+    with tempfile.TemporaryDirectory(prefix="dpif-bpf-") as rundir:
+        lab = Lab(find_build(), Path(rundir))
         try:
+            lab.start_server()
+            lab.start_switch("--enable-dummy=override", "--disable-system")
+            _configure(lab)
             rules = [_rule(rng) for _ in range(RULES)]
-            _install(switch, rules)
-            _receive(switch, rng)
-            switch.run("ovs-appctl", "revalidator/pause")
+            _install(lab, rules)
+            _receive(lab, rng)
+            lab.appctl("revalidator/pause")
             for _ in range(ROUNDS):
                 for at in rng.sample(range(RULES), RULES // 3):
                     rules[at] = _rule(rng)
-                _install(switch, rules)
-                _receive(switch, rng)
-            flows = switch.run("ovs-appctl", "dpctl/dump-flows").splitlines()
-            switch.run("ovs-appctl", "revalidator/resume")
+                _install(lab, rules)
+                _receive(lab, rng)
+            flows = lab.appctl("dpctl/dump-flows").splitlines()
+            lab.appctl("revalidator/resume")
         finally:
-            switch.close()
+            lab.stop()
     return [line.partition(", packets:")[0].replace(_ETHERNET, "")
             for line in flows if line.startswith("recirc_id")]
 

@@ -123,7 +123,7 @@ class Lab:
         self.until(lambda: (self.rundir / "ovs-bpfd.pid").exists()
                    and self._is_served())
 
-    def start_switch(self, ready: bool = True) -> None:
+    def start_switch(self, *options: str, ready: bool = True) -> None:
         """
         :param ready: whether to wait until the configuration is acted upon
         """
@@ -131,7 +131,7 @@ class Lab:
             "env", f"LD_PRELOAD={self.build.plugin}",
             self.build.binary("ovs-vswitchd"),
             f"unix:{self.rundir}/db.sock", "--pidfile", "--log-file",
-            "-vconsole:off"], self.build.environment)
+            "-vconsole:off", *options], self.build.environment)
         self.until(lambda: (self.rundir / "ovs-vswitchd.pid").exists())
         if ready:
             # Only a change is waited for.
