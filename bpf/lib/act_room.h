@@ -12,6 +12,21 @@
  * to the kernel.  bpf_skb_adjust_room(), which would take headers out, does
  * so of IP packets only; bpf_skb_vlan_pop() does of every packet, 4 bytes at
  * a time and skb->protocol with them, once they look like VLAN tags.
+ *
+ * Taking two words (two MPLS labels) out in front of an IP header:
+ *
+ *   as it came        | dst src | 8847 | label 1 | label 2 | IP ...
+ *                                  ^ OVS_TYPE_OFF
+ *   ovs_take_out()    | dst src | 8100 xxxx | 8100 xxxx | 0800 | IP ...
+ *                                 a "tag"     a "tag"     the type that
+ *                                                         follows them
+ *   ovs_cut()         the same, with two more tags in front of these: one in
+ *                     the frame, one beside it (skb->vlan_tci)
+ *   4 x vlan_pop()    | dst src | 0800 | IP ...     skb->protocol is IP, too
+ *
+ * A word goes with each pop, from where the type was, so that the two bytes of
+ * the type move behind the last one: the labels' 8 bytes are the tags' 8 bytes
+ * shifted by two.
  */
 #ifndef OVS_ACT_ROOM_H
 #define OVS_ACT_ROOM_H

@@ -7,6 +7,24 @@
  * The provider changes the forest meanwhile.  Every word that leads on is
  * read once, and what it leads to stays as it is until this program has ended
  * (the provider waits for a grace period before it uses anything again).
+ *
+ * A walk through one tree.  An edge is one word: it names a descriptor (which
+ * words of the key, under which masks) and what it leads to.
+ *
+ *   root edge of the bridge's tree:  descriptor 3, node 7
+ *      | hash(node 7, the masked words of descriptor 3)   ovs_cls_hash()
+ *      v
+ *   bucket --- tag equal? ---> edge: descriptor 9, node 12     ovs_cls_probe()
+ *      | hash(node 12, the masked words of descriptor 9)
+ *      v
+ *   bucket --- tag equal? ---> edge: LEAF, descriptor 21, flow 1234
+ *      | compare with the flow's whole mask (descriptor 21)     ovs_cls_same()
+ *      v
+ *   flow 1234, or the bridge's next tree
+ *
+ * A tag is 26 bits of the hash: a probe may take another node's edge for its
+ * own.  That does no harm, as the leaf is compared with the whole mask, and as
+ * the provider gives no two edges of one chain of buckets the same tag.
  */
 #ifndef OVS_LOOKUP_H
 #define OVS_LOOKUP_H

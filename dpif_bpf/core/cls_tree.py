@@ -228,6 +228,27 @@ class Tree:
                 depth: int) -> Node | None:
         """Make room for a flow whose mask lacks bits that `node` tests.
 
+        The node is split in two levels: the upper one tests what the new
+        flow's mask holds, too (``bits``), the lower ones the ``rest``.  Say
+        that N tests the fields a and b, and that the flow F matches only
+        a=1 of them::
+
+            N tests a, b                   N' tests a
+            +-- 1,1  P                     +-- 1  P, Q and F, arranged anew
+            +-- 1,2  Q         becomes     +-- 2  R
+            +-- 2,1  R
+
+        - R is alone with its a: it becomes a child of N' as it is.  When R
+          is a node, all below it agree in b without anybody's testing it,
+          which R remembers in ``same``.
+        - Children that share an a which is not F's keep a node below N'
+          that tests ``rest``, as N did.
+        - P, Q and F share their a.  Their flows are arranged anew by bits
+          that all of them hold (make_plan), as F has no b to be told by.
+        - Had no child a=1, F itself would be the child of N' there.
+
+        Readers walk N until the one store that puts N' in its place.
+
         :param left: bits of the flow that nodes above do not test, and in
             which not all flows there agree
         :returns: the node to go on from; `leaf` may be in the tree already.

@@ -5,7 +5,23 @@ A block is the list of actions of a sample, a clone, a check_pkt_len or a
 dec_ttl.  It works on a copy of the packet.  That copy need not be made where
 the block is the last thing that can be seen, or leaves the packet as it is:
 then the packet itself runs it.  Otherwise OVS_OP_CLONE goes before it, and
-bpf/lib/act_recirc.h puts the copy off.
+bpf/lib/act_recirc.h defers the copy.
+
+An example.  ``clone(push_vlan(vid=5),2),trunc(100),3,4`` becomes, with the
+address of each instruction in words::
+
+    0  CLONE        +2      a copy runs 1 and 2: its tag must not show below
+    1    PUSH_VLAN  vid 5
+    2    OUTPUT_LAST 2      the copy itself goes; the block ends
+    3  TRUNC        100
+    4  CLONE        +1      a copy, as only this output is to be short
+    5    OUTPUT_LAST 3
+    6  TRUNC        0       what follows is whole again
+    7  OUTPUT_LAST  4       nothing follows: the packet itself goes
+
+A clone that is the last action, or one that only sends (``clone(2),3``), needs
+no copy and no CLONE: ``OUTPUT 2; OUTPUT_LAST 3``.  Actions behind the last one
+that can be seen (``2,push_vlan(vid=5)``) are left out.
 """
 
 from __future__ import annotations

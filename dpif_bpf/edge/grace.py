@@ -5,6 +5,23 @@ MEMBARRIER_CMD_GLOBAL of membarrier(2) returns when every RCU read-side
 section that was under way has ended; programs at tc and XDP hooks run within
 one.  It takes some milliseconds, so that a thread of its own calls it, for
 all that was retired meanwhile.
+
+An example.  The main loop runs in turns, the thread waits beside it::
+
+    turn   main loop                            thread
+    1      deletes flow A: unlinks it, and
+           its record is put in quarantine
+           run(): seals the batch {A}           begins to wait
+    2      deletes flow B: into a new batch       |  a program that had
+    3      uses no record of A or B               |  found A runs on
+           run(): nothing has ended               v  and ends
+    4      wakes up by the descriptor           has waited
+           run(): frees A; seals {B}            begins to wait
+    …
+
+B has to wait for a period of its own: a program that found B in turn 2 may
+have begun after the first period did.  So no more than two batches exist, one
+sealed and one open, and a removal is freed after two periods at most.
 """
 
 from __future__ import annotations
