@@ -68,7 +68,8 @@ class Daemon:
         self._ctl = Ctl(args.unixctl, __version__)
         self.provider = Provider(self._loader, self._ports, args.max_flows,
                                  self._send, self._multicast)
-        self.dispatcher = Dispatcher(self.provider, msec)
+        self.dispatcher = Dispatcher(self.provider, msec,
+                                     vlog.exception)
         self._loader.template()
         self._take_over()
         self._server = Server(args.socket, self)

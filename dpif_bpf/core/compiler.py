@@ -45,7 +45,7 @@ from dpif_bpf.core.insn import (
     bad,
 )
 from dpif_bpf.core.layout import Node, assemble
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import RequestError, decoder
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
 from dpif_bpf.wire.netlink import NLA_HDRLEN, iter_attrs
@@ -66,6 +66,7 @@ def no_samples() -> bool:
     return False
 
 
+@decoder
 def compile_actions(data: bytes, facts: KeyFacts, base: int | None = None,
                     psample: Callable[[], bool] = no_samples) -> Compiled:
     """Checks a list of actions and compiles it.

@@ -4,13 +4,15 @@
 A datagram of a peer holds one or more requests.  Each is answered as generic
 netlink answers: by a reply, a dump that ends with NLMSG_DONE, an NLMSG_ERROR
 with extended ack, or an ack where NLM_F_ACK asks for one.  Whatever a request
-holds, the next one is served.
+holds, the next one is served: ``dpif_bpf.errors`` says what becomes of an
+exception that nobody expected.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from operator import add
 from typing import Protocol, TypeVar, TypeVarTuple
@@ -20,9 +22,16 @@ from dpif_bpf.core.execute import execute
 from dpif_bpf.core.flow_table import Flow
 from dpif_bpf.core.meters import MAX_BANDS, MAX_METERS
 from dpif_bpf.core.vport import LOCAL, Vport
-from dpif_bpf.errors import BackendError, DpifError, RequestError
+from dpif_bpf.errors import (
+    BackendError,
+    DpifError,
+    InternalError,
+    MalformedError,
+    RequestError,
+)
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import (
+    ATTRS_POS,
     DatapathRequest,
     FlowRequest,
     VportRequest,
@@ -35,6 +44,9 @@ from dpif_bpf.wire.meters import decode_meter
 from dpif_bpf.wire.netlink import (
     NLM_F_ACK,
     NLM_F_ECHO,
+    NLM_F_REQUEST,
+    NLMSG_HDRLEN,
+    NLMSG_MIN_TYPE,
     Message,
     build_ack,
     build_done,
@@ -61,6 +73,9 @@ DATAGRAM_FLOWS = 80
 """Flows that most often fit into one datagram of a dump: whole ones of
 ovs-vswitchd take up to 380 bytes, those that it asks for by UFID 84."""
 
+REPORT_INTERVAL = 60000
+"""ms between reports of what nobody expected; the counters have all."""
+
 
 _Args = TypeVarTuple("_Args")
 _Result = TypeVar("_Result")
@@ -86,31 +101,78 @@ class Registry(Protocol):
         anything."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A family and its operations, as its struct genl_ops in the kernel.
+
+    :param commands: those that there are
+    :param reads: those of them that change nothing
+    :param dumps: those of them that may be asked with NLM_F_DUMP
+    """
+
+    serve: Callable[[Message], Iterator[bytes]]
+    commands: frozenset[int]
+    reads: frozenset[int] = frozenset()
+    dumps: frozenset[int] = frozenset()
+
+
 class Dispatcher:
     """Serves requests; keeps no state of its own.
 
     :param clock: ms, monotonic
+    :param report: logs a text and the exception that is being handled;
+        called once a REPORT_INTERVAL at most
+    :ivar broken: what has left state half changed, or None: see
+        ``dpif_bpf.errors``
     """
 
-    def __init__(self, registry: Registry,
-                 clock: Callable[[], int]) -> None:
+    def __init__(self, registry: Registry, clock: Callable[[], int],
+                 report: Callable[[str], object] | None = None) -> None:
         self._registry = registry
         self._clock = clock
-        self._families: dict[int, Callable[[Message], Iterator[bytes]]] = {
-            uapi.OVS_DATAPATH_ID: self._datapath,
-            uapi.OVS_VPORT_ID: self._vport,
-            uapi.OVS_FLOW_ID: self._flow,
-            uapi.OVS_PACKET_ID: self._packet,
-            uapi.OVS_METER_ID: self._meter,
+        self._report = report
+        self._report_after: int | None = None
+        self._families = {
+            uapi.OVS_DATAPATH_ID: _Family(
+                self._datapath, frozenset({
+                    uapi.OVS_DP_CMD_NEW, uapi.OVS_DP_CMD_DEL,
+                    uapi.OVS_DP_CMD_GET, uapi.OVS_DP_CMD_SET}),
+                frozenset({uapi.OVS_DP_CMD_GET}),
+                frozenset({uapi.OVS_DP_CMD_GET})),
+            uapi.OVS_VPORT_ID: _Family(
+                self._vport, frozenset({
+                    uapi.OVS_VPORT_CMD_NEW, uapi.OVS_VPORT_CMD_DEL,
+                    uapi.OVS_VPORT_CMD_GET, uapi.OVS_VPORT_CMD_SET}),
+                frozenset({uapi.OVS_VPORT_CMD_GET}),
+                frozenset({uapi.OVS_VPORT_CMD_GET})),
+            uapi.OVS_FLOW_ID: _Family(
+                self._flow, frozenset({
+                    uapi.OVS_FLOW_CMD_NEW, uapi.OVS_FLOW_CMD_DEL,
+                    uapi.OVS_FLOW_CMD_GET, uapi.OVS_FLOW_CMD_SET}),
+                frozenset({uapi.OVS_FLOW_CMD_GET}),
+                frozenset({uapi.OVS_FLOW_CMD_GET})),
+            uapi.OVS_PACKET_ID: _Family(
+                self._packet, frozenset({uapi.OVS_PACKET_CMD_EXECUTE})),
+            uapi.OVS_METER_ID: _Family(
+                self._meter, frozenset({
+                    uapi.OVS_METER_CMD_FEATURES, uapi.OVS_METER_CMD_SET,
+                    uapi.OVS_METER_CMD_DEL, uapi.OVS_METER_CMD_GET}),
+                frozenset({uapi.OVS_METER_CMD_FEATURES,
+                           uapi.OVS_METER_CMD_GET})),
         }
+        self.broken: InternalError | None = None
         self._requests = 0
         self._errors = 0
+        self._malformed = 0
+        self._internal = 0
 
     @property
     def counters(self) -> dict[str, int]:
         """Events since the start, by name (coverage/show)."""
         return {"netlink_request": self._requests,
-                "netlink_error": self._errors}
+                "netlink_error": self._errors,
+                "netlink_malformed": self._malformed,
+                "netlink_internal_error": self._internal}
 
     def serve(self, datagram: bytes) -> Iterator[bytes]:
         """The replies to a datagram; a dump is produced as it is taken."""
@@ -123,23 +185,73 @@ class Dispatcher:
 
     def _serve(self, message: Message) -> Iterator[bytes]:
         self._requests += 1
+        if (not message.flags & NLM_F_REQUEST
+                or message.type < NLMSG_MIN_TYPE):
+            # netlink_rcv_skb() passes over what asks for nothing.
+            if message.flags & NLM_F_ACK:
+                yield build_ack(message)
+            return
         try:
-            family = self._families.get(message.type)
-            if family is None:
-                name = uapi.FAMILIES.get(message.type)
-                raise RequestError(
-                    errno.EOPNOTSUPP,
-                    f"{name} is not supported" if name else
-                    f"message type {message.type:#x} is not supported")
-            yield from family(message)
-        except DpifError as e:
-            self._errors += 1
-            yield build_error(message, e)
+            yield from self._family(message).serve(message)
+        except Exception as e:
+            yield build_error(message, self._failed(message, e))
         else:
             if message.is_dump:
                 yield build_done(message)
             elif message.flags & NLM_F_ACK:
                 yield build_ack(message)
+
+    def _family(self, message: Message) -> _Family:
+        """The family that a request is for, if it has such an operation, as
+        genl_rcv_msg() of the kernel.
+
+        :raises RequestError: EINVAL without the family's headers,
+            EOPNOTSUPP
+        """
+        family = self._families.get(message.type)
+        name = uapi.FAMILIES.get(message.type)
+        if family is None:
+            raise RequestError(
+                errno.EOPNOTSUPP,
+                f"{name} is not supported" if name else
+                f"message type {message.type:#x} is not supported")
+        if len(message.raw) < ATTRS_POS:
+            raise RequestError(errno.EINVAL,
+                               "no room for genlmsghdr and struct ovs_header")
+        cmd = message.raw[NLMSG_HDRLEN]
+        if cmd not in family.commands:
+            raise RequestError(errno.EOPNOTSUPP,
+                               f"command {cmd} of {name} is not supported")
+        if message.is_dump and cmd not in family.dumps:
+            raise RequestError(errno.EOPNOTSUPP,
+                               f"command {cmd} of {name} has no dump")
+        return family
+
+    def _failed(self, message: Message, error: Exception) -> DpifError:
+        """What a peer is told of an exception."""
+        self._errors += 1
+        if isinstance(error, MalformedError):
+            self._malformed += 1
+            self._tell(f"cannot read a request: {error.__cause__!r}")
+        if isinstance(error, DpifError):
+            return error
+        self._internal += 1
+        family = self._families[message.type]
+        cmd = message.raw[NLMSG_HDRLEN]
+        what = f"command {cmd} of {uapi.FAMILIES[message.type]}"
+        self._tell(f"{what} has failed: {error!r}")
+        internal = InternalError(errno.EIO, f"{what} failed unexpectedly")
+        internal.__cause__ = error
+        if cmd not in family.reads and self.broken is None:
+            self.broken = internal
+        return internal
+
+    def _tell(self, text: str) -> None:
+        now = self._clock()
+        if self._report is not None and (
+                self._report_after is None or now >= self._report_after):
+            self._report_after = now + REPORT_INTERVAL
+            self._report(text)
 
     # ovs_datapath
 
@@ -158,10 +270,8 @@ class Dispatcher:
         elif request.cmd == uapi.OVS_DP_CMD_SET:
             dp = self._named(request)
             dp.change(request)
-        elif request.cmd == uapi.OVS_DP_CMD_DEL:
-            dp = self._named(request)
         else:
-            raise _no_command(request.cmd, "ovs_datapath")
+            dp = self._named(request)
         reply = encode_datapath(ReplyHeader(message.seq, message.pid),
                                 request.cmd, dp.reply())
         if request.cmd == uapi.OVS_DP_CMD_DEL:
@@ -206,13 +316,11 @@ class Dispatcher:
         elif request.cmd == uapi.OVS_VPORT_CMD_SET:
             dp, port = self._port(request)
             dp.set_port(port, request)
-        elif request.cmd == uapi.OVS_VPORT_CMD_DEL:
+        else:
             dp, port = self._port(request)
             if port.port_no == LOCAL:
                 raise RequestError(errno.EINVAL,
                                    "the local port goes with its datapath")
-        else:
-            raise _no_command(request.cmd, "ovs_vport")
         shown = dp.port_reply(port)
         if request.cmd == uapi.OVS_VPORT_CMD_DEL:
             dp.delete_port(port)
@@ -231,9 +339,8 @@ class Dispatcher:
             raise RequestError(errno.EOPNOTSUPP,
                                "OVS_VPORT_ATTR_IFINDEX does not name a port")
         if request.name is None:
-            assert request.port_no is not None
             dp = self._numbered(request.dp_ifindex)
-            port = dp.vports.by_no.get(request.port_no)
+            port = dp.vports.by_no.get(request.port_no or LOCAL)
             if port is not None:
                 return dp, port
         else:
@@ -265,13 +372,11 @@ class Dispatcher:
             flow = self._with_room(dp.flows.put, request)
         elif request.cmd == uapi.OVS_FLOW_CMD_SET:
             flow = self._with_room(dp.flows.set, request)
-        elif request.cmd == uapi.OVS_FLOW_CMD_DEL:
-            if request.key is None and request.ufid is None:
-                dp.flows.flush()
-                return
-            flow = dp.flows.get(request)
+        elif request.key is None and request.ufid is None:
+            dp.flows.flush()
+            return
         else:
-            raise _no_command(request.cmd, "ovs_flow")
+            flow = dp.flows.get(request)
         reply = b""
         if (request.cmd == uapi.OVS_FLOW_CMD_GET
                 or message.flags & NLM_F_ECHO):
@@ -363,8 +468,3 @@ def _gather(messages: Iterator[bytes]) -> Iterator[bytes]:
         size += len(message)
     if parts:
         yield b"".join(parts)
-
-
-def _no_command(cmd: int, family: str) -> RequestError:
-    return RequestError(errno.EOPNOTSUPP,
-                        f"command {cmd} of {family} is not supported")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 from struct import Struct
 
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import RequestError, decoder
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
 from dpif_bpf.wire.protocols import (
     ETH_P_802_2,
@@ -40,6 +40,7 @@ _ARP = bytes((0, 1, 8, 0, 6, 4))
 """An ARP header's start: Ethernet and IPv4, with their lengths."""
 
 
+@decoder
 def packet_facts(packet: bytes) -> KeyFacts:
     """The facts of a frame that begins with its Ethernet header.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from dpif_bpf import abi
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import RequestError, decoder
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import (
     MAC_PROTO_ETHERNET,
@@ -195,6 +195,7 @@ _metadata: dict[int, list[_Plan]] = {}
 _facts: dict[int, KeyFacts] = {}
 
 
+@decoder
 def decode_match(key: bytes, mask: bytes | None, key_pos: int = 0,
                  mask_pos: int = 0) -> Match:
     """The match of a flow.
@@ -221,6 +222,7 @@ def decode_match(key: bytes, mask: bytes | None, key_pos: int = 0,
     return Match(masked, bits_, full, facts)
 
 
+@decoder
 def decode_key(key: bytes, key_pos: int = 0) -> int:
     """Image of a key alone, as it names a flow that has no UFID.
 
@@ -229,6 +231,7 @@ def decode_key(key: bytes, key_pos: int = 0) -> int:
     return _key_plan(key, key_pos).image(key)
 
 
+@decoder
 def decode_metadata(key: bytes, key_pos: int = 0) -> Metadata:
     """Metadata of an execute (ovs_flow_key_extract_userspace()).
 

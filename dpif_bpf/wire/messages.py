@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import RequestError, decoder
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.netlink import (
     GENL_HDRLEN,
@@ -223,6 +223,7 @@ def parse_genl(message: Message) -> tuple[int, int, int]:
     return cmd, version, dp_ifindex
 
 
+@decoder
 def decode_datapath(message: Message) -> DatapathRequest:
     """A request of the datapath family.
 
@@ -259,6 +260,7 @@ def decode_datapath(message: Message) -> DatapathRequest:
     return request
 
 
+@decoder
 def decode_vport(message: Message) -> VportRequest:
     """A request of the vport family.
 
@@ -300,6 +302,7 @@ def decode_vport(message: Message) -> VportRequest:
     return request
 
 
+@decoder
 def decode_flow(message: Message) -> FlowRequest:
     """A request of the flow family.
 
@@ -345,15 +348,13 @@ def decode_flow(message: Message) -> FlowRequest:
         0 if actions is None else actions[0])
 
 
+@decoder
 def decode_packet(message: Message) -> PacketRequest:
     """OVS_PACKET_CMD_EXECUTE.
 
-    :raises RequestError: EINVAL; EOPNOTSUPP for another command
+    :raises RequestError: EINVAL
     """
-    cmd, _, dp_ifindex = parse_genl(message)
-    if cmd != uapi.OVS_PACKET_CMD_EXECUTE:
-        raise RequestError(errno.EOPNOTSUPP,
-                           f"command {cmd} of ovs_packet is not supported")
+    _, _, dp_ifindex = parse_genl(message)
     raw = message.raw
     attrs = parse_attrs(raw, ATTRS_POS, len(raw), _PACKET_POLICY)
     packet = require(attrs, uapi.OVS_PACKET_ATTR_PACKET,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass
 
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import RequestError, decoder
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import ATTRS_POS, parse_genl, require
 from dpif_bpf.wire.netlink import (
@@ -25,9 +25,6 @@ from dpif_bpf.wire.netlink import (
     nested,
     parse_attrs,
 )
-
-_COMMANDS = {uapi.OVS_METER_CMD_FEATURES, uapi.OVS_METER_CMD_SET,
-             uapi.OVS_METER_CMD_DEL, uapi.OVS_METER_CMD_GET}
 
 _METER_POLICY: Policy = {
     uapi.OVS_METER_ATTR_ID: exactly("OVS_METER_ATTR_ID", 4),
@@ -83,18 +80,13 @@ class MeterRequest:
     bands: tuple[Band, ...] = ()
 
 
+@decoder
 def decode_meter(message: Message) -> MeterRequest:
     """A request of the meter family.
 
-    :raises RequestError: EINVAL; EOPNOTSUPP for another command, and for a
-        dump, as there is none
+    :raises RequestError: EINVAL
     """
     cmd, _, dp_ifindex = parse_genl(message)
-    if cmd not in _COMMANDS:
-        raise RequestError(errno.EOPNOTSUPP,
-                           f"command {cmd} of ovs_meter is not supported")
-    if message.is_dump:
-        raise RequestError(errno.EOPNOTSUPP, "meters cannot be dumped")
     raw = message.raw
     attrs = parse_attrs(raw, ATTRS_POS, len(raw), _METER_POLICY)
     if cmd == uapi.OVS_METER_CMD_FEATURES:

@@ -228,8 +228,6 @@ REFUSED: list[tuple[Decoder, int, list[bytes], int, str, int | None]] = [
      "OVS_PACKET_ATTR_HASH has 4 bytes", 4),
     (packet, 3, [P_KEY, nl.nla(4, b"cookie")], errno.EINVAL,
      "attribute type 4", 4),
-    (packet, 1, [P_PACKET, P_KEY, P_ACTIONS], errno.EOPNOTSUPP,
-     "command 1 of ovs_packet", None),
 ]
 
 
