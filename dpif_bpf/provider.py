@@ -68,6 +68,7 @@ class Instance:
         return {"upcall_sent": self.upcalls.sent,
                 "upcall_lost": self.dp.lost,
                 "upcall_malformed": self.upcalls.malformed,
+                "upcall_too_big": self.upcalls.too_big,
                 **self.plane.events()}
 
 

@@ -4,8 +4,9 @@
 What a message carries and where it goes is that of Linux
 net/openvswitch/datapath.c (``ovs_dp_upcall``, ``queue_gso_packets``,
 ``queue_userspace_packet``): a GSO packet is handed up segment by segment,
-with its checksums finished and its offloaded tag in place.  Runs once for
-every upcall: nothing is logged here, everything is counted.
+with its checksums finished and its offloaded tag in place, until one of them
+is lost.  Runs once for every upcall: nothing is logged here, everything is
+counted.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.gso import SKB_GSO_UDP
 from dpif_bpf.wire.key import encode_key
+from dpif_bpf.wire.netlink import NLA_PAYLOAD_MAX
 from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.protocols import ETH_P_802_2, ETH_P_802_3_MIN
 from dpif_bpf.wire.replies import encode_upcall
 
 Send = Callable[[int, bytes], bool]
 """Port id, message → False when it is not there or does not take it."""
+
+SEGMENTS = 1024
+"""Segments of one packet that are handed up.  Who sends it chooses their
+size: of more the kernel's datapath would lose the rest, as no socket takes
+so many at once."""
 
 _HEADER = abi.UPCALL.struct.unpack_from
 _SIZE = abi.UPCALL.size
@@ -42,7 +49,9 @@ class Upcalls:
     """Encodes and sends the upcalls of one datapath.
 
     :ivar sent: messages that a peer took
-    :ivar malformed: records whose packet could not be prepared
+    :ivar malformed: records that could not be made messages
+    :ivar too_big: packets that no attribute can hold (EFBIG to the kernel),
+        and such of more than SEGMENTS
     """
 
     def __init__(self, dp: Datapath, send: Send) -> None:
@@ -50,9 +59,20 @@ class Upcalls:
         self._send = send
         self.sent = 0
         self.malformed = 0
+        self.too_big = 0
 
     def handle(self, record: memoryview) -> None:
-        """One record of ovs_upcalls: struct ovs_upcall and its packet."""
+        """One record of ovs_upcalls: struct ovs_upcall and its packet.
+
+        Raises nothing, whatever the packet is: what is no message is lost.
+        """
+        try:
+            self._handle(record)
+        except Exception:
+            self.malformed += 1
+            self._dp.lost += 1
+
+    def _handle(self, record: memoryview) -> None:
         (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
          gso_type, desc_id, hash_, hash_flags, cpu, _bridge, vlan_tci,
          vlan_tpid, cutlen, key) = _HEADER(record)
@@ -63,6 +83,8 @@ class Upcalls:
             start += _PARTS_SIZE
             parts = [part for part in _PARTS(record, _SIZE) if part]
         data = record[start:start + size]
+        if len(data) != size:
+            raise ValueError("the record is shorter than it says")
         desc: UserspaceDesc | None = None
         if cmd == uapi.OVS_PACKET_CMD_ACTION:
             found = dp.descs.get(desc_id)
@@ -80,45 +102,49 @@ class Upcalls:
             self._lost(in_port)
             return
         layer3 = key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
-        try:
-            packets = upcall_packets(
-                data, ip_summed, csum_start, csum_offset, gso_size, gso_type,
-                vlan_tpid, vlan_tci, layer3, parts)
-        except RequestError:
-            self.malformed += 1
-            self._lost(in_port)
-            return
         attrs = next_attrs = encode_key(key)
         if gso_type & SKB_GSO_UDP:  # fragments, of which this was the first
             next_attrs = encode_key(key[:_IP_FRAG] + _LATER
                                     + key[_IP_FRAG + 1:])
         full_hash = hash_ | hash_flags << 32
         more = -ETH_HLEN if layer3 else 4 if vlan_tpid != b"\0\0" else 0
-        for packet in packets:
-            full_len = 0
-            if cutlen:
-                full_len = len(packet) if gso_size else pkt_len + more
-                packet = packet[:max(pkt_len - cutlen + more, 0)]
-            message = encode_upcall(
-                cmd, dp.dp_ifindex, attrs, packet, full_hash,
-                userdata=None if desc is None else desc.userdata,
-                actions=None if desc is None else desc.actions,
-                full_len=full_len)
-            if self._send(pid, message):
+        number = 0
+        try:
+            for packet in upcall_packets(
+                    data, ip_summed, csum_start, csum_offset, gso_size,
+                    gso_type, vlan_tpid, vlan_tci, layer3, parts):
+                number += 1
+                full_len = 0
+                if cutlen:
+                    full_len = len(packet) if gso_size else pkt_len + more
+                    packet = packet[:max(pkt_len - cutlen + more, 0)]
+                if len(packet) > NLA_PAYLOAD_MAX or number > SEGMENTS:
+                    self.too_big += 1
+                    self._lost(in_port)
+                    return
+                message = encode_upcall(
+                    cmd, dp.dp_ifindex, attrs, packet, full_hash,
+                    userdata=None if desc is None else desc.userdata,
+                    actions=None if desc is None else desc.actions,
+                    full_len=full_len)
+                if not self._send(pid, message):
+                    self._lost(in_port)
+                    return
                 self.sent += 1
                 port = dp.vports.by_no.get(in_port)
                 if port is not None:
                     port.upcall_success += 1
-            else:
-                self._lost(in_port)
-            attrs = next_attrs
+                attrs = next_attrs
+        except RequestError:
+            self.malformed += 1
+            self._lost(in_port)
 
     def _sample(self, desc: PsampleDesc, in_port: int, key: bytes,
                 packet: memoryview, size: int, cutlen: int) -> None:
         """The packet goes as it is, without the tag beside it."""
         if key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET:
             protocol = int.from_bytes(key[_ETH_TYPE], "big")
-            packet, size = packet[ETH_HLEN:], size - ETH_HLEN
+            packet, size = packet[ETH_HLEN:], max(size - ETH_HLEN, 0)
         else:
             protocol = int.from_bytes(packet[12:ETH_HLEN], "big")
             if protocol < ETH_P_802_3_MIN:

@@ -73,6 +73,8 @@ _TUNNEL_TYPES = {IPPROTO_UDP: _UDP_TUNNEL, IPPROTO_GRE: _GRE,
 _TCP_FIN_PSH = 0x09
 _TCP_CWR = 0x80
 _GRE_CSUM = 0x80
+_DATAGRAM_MAX = 0xFFFF
+"""Bytes of a datagram that fragments can put together."""
 
 _U16 = Struct("!H")
 _U32 = Struct("!I")
@@ -195,7 +197,8 @@ def _fragments(packet: bytes | memoryview, gso_size: int, gso_type: int,
     outer, at = _find(packet, gso_type, csum_start)
     size = gso_size & ~7
     datagram = bytearray(packet[at.l4:])
-    if at.proto != IPPROTO_UDP or not size or len(datagram) <= gso_size:
+    if (at.proto != IPPROTO_UDP or not size
+            or not gso_size < len(datagram) <= _DATAGRAM_MAX):
         raise bad(f"of type {gso_type:#x}, size {gso_size}, has protocol"
                   f" {at.proto} and {len(datagram)} bytes")
     _U16.pack_into(datagram, 6, 0)

@@ -25,7 +25,12 @@ _EXTENSIONS = {0, 43, 60}
 routing, destination options."""
 _ETH_HLEN = 14
 _NSH_HLEN = 8
+_NP_ETHERNET = 3
 _NP_NSH = 4
+_FRAMES_MAX = 8
+"""Ethernet frames within frames that are looked into."""
+_LENGTH_MAX = 0xFFFF
+"""Of what IPv4 calls its total length and IPv6 its payload length."""
 
 _U16 = Struct("!H")
 
@@ -59,13 +64,17 @@ def bad(text: str) -> RequestError:
     return RequestError(errno.EINVAL, f"packet to be cut: {text}")
 
 
-def find_ip(packet: bytes | memoryview, frame: int = 0) -> Layers:
+def find_ip(packet: bytes | memoryview, frame: int = 0,
+            depth: int = 0) -> Layers:
     """Finds the IP header of an Ethernet frame, below tags, labels and NSH.
 
     :param frame: where the frame begins
+    :param depth: in how many frames that is
     :raises RequestError: EINVAL when there is none, or not a whole one that
         each segment could repeat
     """
+    if depth > _FRAMES_MAX:
+        raise bad(f"more than {_FRAMES_MAX} frames in one another")
     l3 = frame + _ETH_HLEN
     while len(packet) >= l3 and _U16.unpack_from(packet, l3 - 2)[
             0] in _TPIDS:
@@ -80,17 +89,19 @@ def find_ip(packet: bytes | memoryview, frame: int = 0) -> Layers:
     if eth_type in _MPLS:
         return _labelled(packet, l3)
     if eth_type == ETH_P_NSH:
-        return _service(packet, l3)
+        return _service(packet, l3, depth)
     raise bad(f"Ethernet type {eth_type:#06x}")
 
 
-def _service(packet: bytes | memoryview, l3: int) -> Layers:
+def _service(packet: bytes | memoryview, l3: int, depth: int) -> Layers:
     """Below a network service header (RFC 8300), or several."""
     while len(packet) >= l3 + _NSH_HLEN:
         size, following = (packet[l3 + 1] & 0x3F) * 4, packet[l3 + 3]
         if size < _NSH_HLEN:
             break
         l3 += size
+        if following == _NP_ETHERNET:
+            return find_ip(packet, l3, depth + 1)
         if following in _BELOW_NSH:
             return _BELOW_NSH[following](packet, l3)
         if following != _NP_NSH:
@@ -132,8 +143,8 @@ def _ipv6(packet: bytes | memoryview, l3: int) -> Layers:
 
 
 _BELOW_NSH: dict[int, Callable[[bytes | memoryview, int], Layers]] = {
-    1: _ipv4, 2: _ipv6, 3: find_ip, 5: _labelled}
-"""How to go on, by next protocol."""
+    1: _ipv4, 2: _ipv6, 5: _labelled}
+"""How to go on, by next protocol, where that is no frame."""
 
 
 def find_inner(packet: bytes | memoryview, start: int, l4: int) -> Layers:
@@ -214,11 +225,17 @@ def finish_ip(header: bytearray, at: Layers, size: int,
     """Length, identification and checksum of an IP header.
 
     :param size: bytes after `header`
+    :raises RequestError: EINVAL when that is more than IP can say
     """
+    length = len(header) - at.l3 + size
     if at.version == 6:
-        _U16.pack_into(header, at.l3 + 4, len(header) - at.l3 - 40 + size)
+        length -= 40
+    if length > _LENGTH_MAX:
+        raise bad(f"{length} bytes of IPv{at.version}")
+    if at.version == 6:
+        _U16.pack_into(header, at.l3 + 4, length)
         return
-    _U16.pack_into(header, at.l3 + 2, len(header) - at.l3 + size)
+    _U16.pack_into(header, at.l3 + 2, length)
     _U16.pack_into(header, at.l3 + 4, number & 0xFFFF)
     _U16.pack_into(header, at.l3 + 10, 0)
     _U16.pack_into(header, at.l3 + 10, checksum(header[at.l3:at.l4]))

@@ -8,7 +8,7 @@ it and the size of many.  Peers are given what would be on the wire.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from struct import Struct
 
 from dpif_bpf.abi import OVS_CSUM_PARTIAL, OVS_SKB_GSO_SCTP
@@ -49,27 +49,30 @@ def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
                    csum_offset: int, gso_size: int, gso_type: int,
                    vlan_tpid: bytes, vlan_tci: bytes,
                    layer3: bool = False,
-                   parts: Sequence[int] = ()) -> list[bytes]:
+                   parts: Sequence[int] = ()) -> Iterable[bytes]:
     """The packets that a record of ovs_upcalls stands for.
 
     More than one when it is a GSO packet: ovs-vswitchd is given segments, as
-    by queue_gso_packets() of the kernel.
+    by queue_gso_packets() of the kernel.  Each of them is made when it is
+    asked for, as a sender can have a packet cut into as many as it has bytes.
 
     :param data: the packet; the other arguments are the members of struct
         ovs_upcall in bpf/lib/abi.h of these names
     :param layer3: the Ethernet header before it is no part of the packet
     :param parts: struct ovs_upcall_parts, the lengths that are not 0
     :raises RequestError: EINVAL when the packet is not what they say,
-        EOPNOTSUPP for a GSO packet that cannot be cut
+        EOPNOTSUPP for a GSO packet that cannot be cut; perhaps not before
+        the iteration
     """
     if len(data) < ETH_HLEN:
         raise RequestError(errno.EINVAL, f"a packet of {len(data)} bytes")
     partial = ip_summed == OVS_CSUM_PARTIAL
+    packets: Iterable[bytes]
     if gso_size and gso_type & OVS_SKB_GSO_SCTP:
-        packets = list(sctp_segments(data, parts, partial))
+        packets = sctp_segments(data, parts, partial)
     elif gso_size:
-        packets = list(segment(data, gso_size, gso_type, csum_start,
-                               zero_check=not partial))
+        packets = segment(data, gso_size, gso_type, csum_start,
+                          zero_check=not partial)
     elif partial:
         whole = bytearray(data)
         finish_partial(whole, csum_start, csum_offset)
@@ -77,10 +80,10 @@ def upcall_packets(data: memoryview, ip_summed: int, csum_start: int,
     else:
         packets = [bytes(data)]
     if layer3:
-        return [packet[ETH_HLEN:] for packet in packets]
+        return (packet[ETH_HLEN:] for packet in packets)
     if vlan_tpid == b"\0\0":
         return packets
-    return [insert_vlan(packet, vlan_tpid, vlan_tci) for packet in packets]
+    return (insert_vlan(packet, vlan_tpid, vlan_tci) for packet in packets)
 
 
 def as_gso(packet: bytes, size: int) -> tuple[bytes, bytes]:

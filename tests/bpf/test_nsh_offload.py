@@ -136,9 +136,9 @@ def test_gso_upcall(dp: Datapath) -> None:
     fields = [int(upcall.fields[name]) for name in (
         "ip_summed", "csum_start", "csum_offset", "gso_size", "gso_type")]
     assert fields[0] == OVS_CSUM_PARTIAL
-    parts = upcall_packets(
+    parts = list(upcall_packets(
         memoryview(bytes(12) + b"\x89\x4f" + upcall.packet), *fields,
-        bytes(2), bytes(2), layer3=True)
+        bytes(2), bytes(2), layer3=True))
     assert len(parts) == -(-len(BIG) // SIZE)
     for part in parts:
         assert part[:24] == FRONT[14:]

@@ -92,10 +92,10 @@ def add(dp: Datapath, in_port: int, actions: bytes) -> None:
 
 
 def segments(upcall: UpcallRecord) -> list[bytes]:
-    return upcall_packets(memoryview(upcall.packet), *(
+    return list(upcall_packets(memoryview(upcall.packet), *(
         int(upcall.fields[name]) for name in (
             "ip_summed", "csum_start", "csum_offset", "gso_size",
-            "gso_type")), bytes(2), bytes(2), parts=upcall.parts)
+            "gso_type")), bytes(2), bytes(2), parts=upcall.parts))
 
 
 def test_sctp(shipped_object: None) -> None:

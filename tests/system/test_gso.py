@@ -126,9 +126,9 @@ def test_segments(wire: Wire, case: str) -> None:
     whole = bytes(packet)
     header, data = as_gso(whole, 1400)
     at = find_layers(whole)
-    ours = upcall_packets(
+    ours = list(upcall_packets(
         memoryview(data), OVS_CSUM_PARTIAL, at.l4, at.check - at.l4, 1400,
-        kind | SKB_GSO_TCP_ECN, b"\0\0", b"\0\0")
+        kind | SKB_GSO_TCP_ECN, b"\0\0", b"\0\0"))
     assert len(ours) > 1
     wire.send(header, data)
     assert wire.receive(len(ours)) == ours
@@ -142,9 +142,9 @@ def test_fragments(wire: Wire, packet: Packet) -> None:
     whole = bytes(packet)
     header, data = as_gso(whole, 1400)
     at = find_layers(whole)
-    ours = upcall_packets(
+    ours = list(upcall_packets(
         memoryview(data), OVS_CSUM_PARTIAL, at.l4, at.check - at.l4, 1400,
-        SKB_GSO_UDP, b"\0\0", b"\0\0")
+        SKB_GSO_UDP, b"\0\0", b"\0\0"))
     assert len(ours) > 1
     wire.send(header[:1] + b"\3" + header[2:], data)
     theirs = wire.receive(len(ours))
@@ -184,10 +184,10 @@ def test_tunnel(wire: Wire, namespace: Namespace, case: str, checksums: str,
     theirs = wire.receive(count, bytes.fromhex(device.replace(":", "")))
     assert len(theirs) == count > 1
     outer = 14 + 20 + 8 + 8
-    ours = upcall_packets(
+    ours = list(upcall_packets(
         memoryview(theirs[0][:outer] + whole), OVS_CSUM_PARTIAL,
         outer + at.l4, at.check - at.l4, 1400,
-        kind | tunnel_type | SKB_GSO_TCP_ECN, b"\0\0", b"\0\0")
+        kind | tunnel_type | SKB_GSO_TCP_ECN, b"\0\0", b"\0\0"))
     assert theirs == ours
 
 
@@ -201,9 +201,9 @@ def test_partial(wire: Wire, packet: Packet) -> None:
     _, data = as_gso(whole, 1400)
     header = VIRTIO_NET_HDR.pack(1, 0, 0, 0, at.l4, at.check - at.l4)
     wire.send(header, data)
-    assert wire.receive(1) == [whole] == upcall_packets(
+    assert wire.receive(1) == [whole] == [*upcall_packets(
         memoryview(data), OVS_CSUM_PARTIAL, at.l4, at.check - at.l4, 0, 0,
-        b"\0\0", b"\0\0")
+        b"\0\0", b"\0\0")]
 
 
 def test_partial_zero(wire: Wire) -> None:
@@ -215,5 +215,5 @@ def test_partial_zero(wire: Wire) -> None:
     wire.send(header, data)
     found, = wire.receive(1)
     assert found[40:42] == b"\xff\xff"
-    assert [found] == upcall_packets(
-        memoryview(data), OVS_CSUM_PARTIAL, 34, 6, 0, 0, b"\0\0", b"\0\0")
+    assert [found] == [*upcall_packets(
+        memoryview(data), OVS_CSUM_PARTIAL, 34, 6, 0, 0, b"\0\0", b"\0\0")]

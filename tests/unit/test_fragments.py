@@ -39,8 +39,8 @@ U = UDP(sport=1, dport=2) / Raw(DATA)
 
 def cut(packet: bytes | Packet, size: int, kind: int = SKB_GSO_UDP,
         summed: int = OVS_CSUM_NONE, start: int = 0) -> list[bytes]:
-    return upcall_packets(memoryview(bytes(packet)), summed, start, 6, size,
-                          kind, b"\0\0", b"\0\0")
+    return list(upcall_packets(memoryview(bytes(packet)), summed, start, 6,
+                               size, kind, b"\0\0", b"\0\0"))
 
 
 @pytest.mark.parametrize("size", [8, 1400, 1407, 4992, 5003])

@@ -112,8 +112,8 @@ def unfinished(packet: Packet) -> tuple[bytes, bytes]:
 def upcall(data: bytes, ip_summed: int = OVS_CSUM_NONE, start: int = 0,
            offset: int = 0, gso_size: int = 0, gso_type: int = 0,
            tag: tuple[bytes, bytes] = NO_TAG) -> list[bytes]:
-    return upcall_packets(memoryview(data), ip_summed, start, offset,
-                          gso_size, gso_type, *tag)
+    return list(upcall_packets(memoryview(data), ip_summed, start, offset,
+                               gso_size, gso_type, *tag))
 
 
 @pytest.mark.parametrize("packet", [
@@ -421,11 +421,11 @@ def test_layer_3_upcall() -> None:
     """What is before the network header was only room."""
     frame = bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2")
                   / TCP(sport=1) / (b"abc" * 500))
-    assert upcall_packets(memoryview(frame), OVS_CSUM_NONE, 0, 0, 0, 0,
-                          bytes(2), bytes(2), True) == [frame[14:]]
-    assert len(upcall_packets(
+    assert [*upcall_packets(memoryview(frame), OVS_CSUM_NONE, 0, 0, 0, 0,
+                            bytes(2), bytes(2), True)] == [frame[14:]]
+    assert len([*upcall_packets(
         memoryview(frame), OVS_CSUM_PARTIAL, 34, 16, 500, SKB_GSO_TCPV4,
-        bytes(2), bytes(2), True)) == 3
+        bytes(2), bytes(2), True)]) == 3
 
 
 @pytest.mark.parametrize("labels", [1, 2, 5])
@@ -438,12 +438,10 @@ def test_segments_below_labels(network: Packet, labels: int) -> None:
     stack = b"\0\0\x30\x40" * (labels - 1) + b"\0\0\x31\x40"
     kind = SKB_GSO_TCPV4 if isinstance(network, IP) else SKB_GSO_TCPV6
     start = len(frame) - 1520
-    plain = upcall_packets(memoryview(frame), OVS_CSUM_PARTIAL, start, 16,
-                           600, kind, bytes(2), bytes(2))
-    labelled = upcall_packets(
-        memoryview(frame[:12] + b"\x88\x47" + stack + frame[14:]),
-        OVS_CSUM_PARTIAL, start + len(stack), 16, 600, kind, bytes(2),
-        bytes(2))
+    plain = upcall(frame, OVS_CSUM_PARTIAL, start, 16, 600, kind)
+    labelled = upcall(
+        frame[:12] + b"\x88\x47" + stack + frame[14:],
+        OVS_CSUM_PARTIAL, start + len(stack), 16, 600, kind)
     assert len(plain) == 3
     assert labelled == [packet[:12] + b"\x88\x47" + stack + packet[14:]
                         for packet in plain]
@@ -452,6 +450,5 @@ def test_segments_below_labels(network: Packet, labels: int) -> None:
 def test_labels_without_bottom_or_ip() -> None:
     for stack in (b"\0\0\x30\x40" * 3, b"\0\0\x31\x40" + bytes(40)):
         with pytest.raises(RequestError):
-            upcall_packets(memoryview(bytes(12) + b"\x88\x47" + stack),
-                           OVS_CSUM_PARTIAL, 38, 16, 100, SKB_GSO_TCPV4,
-                           bytes(2), bytes(2))
+            upcall(bytes(12) + b"\x88\x47" + stack, OVS_CSUM_PARTIAL, 38,
+                   16, 100, SKB_GSO_TCPV4)

@@ -35,8 +35,9 @@ def whole(network: Packet) -> bytes:
 
 def cut(data: bytes, parts: tuple[int, ...],
         summed: int = OVS_CSUM_PARTIAL) -> list[bytes]:
-    return upcall_packets(memoryview(data), summed, 34, 8, GSO_BY_FRAGS,
-                          OVS_SKB_GSO_SCTP, b"\0\0", b"\0\0", parts=parts)
+    return list(upcall_packets(
+        memoryview(data), summed, 34, 8, GSO_BY_FRAGS, OVS_SKB_GSO_SCTP,
+        b"\0\0", b"\0\0", parts=parts))
 
 
 @pytest.mark.parametrize(("before", "network"), [

@@ -11,15 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle_key import Meta, extract
 from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
-from scapy.packet import Raw
+from scapy.packet import Packet, Raw
 
 from dpif_bpf import abi
-from dpif_bpf.core.insn import UserspaceDesc
-from dpif_bpf.core.upcall import Upcalls
+from dpif_bpf.core.insn import PsampleDesc, UserspaceDesc
+from dpif_bpf.core.upcall import SEGMENTS, Upcalls
 from dpif_bpf.wire import uapi as u
-from dpif_bpf.wire.gso import SKB_GSO_TCPV4, SKB_GSO_UDP
+from dpif_bpf.wire.gso import SKB_GSO_TCPV4, SKB_GSO_UDP, SKB_GSO_UDP_L4
 from dpif_bpf.wire.netlink import iter_attrs, nla_string, nla_u32
 from tests.fake_plane import FakeProvider, Peer
 
@@ -56,13 +57,14 @@ class Bench:
                hash_: int = 0, packet: bytes = FRAME,
                pkt_len: int | None = None, gso_size: int = 0,
                tag: bytes = bytes(4), cutlen: int = 0,
-               gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"") -> None:
+               gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"",
+               csum: tuple[int, int, int] = (0, 0, 0)) -> None:
         found = extract(packet, Meta(in_port=1,
                                      ufo=gso_type == SKB_GSO_UDP))
         assert found is not None
         self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
-            0, 0, 0, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
+            *csum, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
             cpu, 0, tag[2:], tag[:2], cutlen,
             found.key[:abi.OVS_KEY_BASE * 8]) + parts + packet))
 
@@ -195,3 +197,142 @@ def test_records_that_make_no_sense_are_counted(noise: bytes) -> None:
     bench.record(packet=b"\2" * 12 + b"\x88\xcc" + noise, gso_size=100)
     assert not bench.sent
     assert (bench.upcalls.malformed, bench.dp.lost) == (1, 1)
+
+
+# Packets whose lengths somebody else chose
+
+LARGEST = 0xffff - 4
+"""Bytes that an attribute holds."""
+TAG = b"\x81\x00\x00\x05"
+
+
+def frame(size: int) -> bytes:
+    return (b"\2" * 12 + b"\x88\xb5").ljust(size, b"x")
+
+
+def counts(bench: Bench) -> tuple[int, int, int, int]:
+    """Messages sent, lost, too big, malformed."""
+    return (len(bench.sent), bench.dp.lost, bench.upcalls.too_big,
+            bench.upcalls.malformed)
+
+
+@pytest.mark.parametrize("size, tag, sent", [
+    (LARGEST, bytes(4), True), (LARGEST + 1, bytes(4), False),
+    (65549, bytes(4), False), (65664, bytes(4), False),
+    (LARGEST - 4, TAG, True), (LARGEST - 3, TAG, False)])
+def test_packet_that_no_attribute_holds(
+        per_cpu: Bench, size: int, tag: bytes, sent: bool) -> None:
+    """EFBIG to queue_userspace_packet(): lost, and the next one is sent."""
+    per_cpu.record(packet=frame(size), tag=tag)
+    assert counts(per_cpu) == ((1, 0, 0, 0) if sent else (0, 1, 1, 0))
+    assert per_cpu.port.upcall_fail == (0 if sent else 1)
+    per_cpu.sent.clear()
+    per_cpu.record()
+    assert len(per_cpu.sent) == 1
+
+
+def test_truncated_packet_is_sent_though_it_was_too_big(
+        per_cpu: Bench) -> None:
+    number = per_cpu.dp.descs.add(UserspaceDesc(77))
+    per_cpu.record(ACTION, desc=number, packet=frame(65600), tag=TAG,
+                   cutlen=65500, csum=(abi.OVS_CSUM_PARTIAL, 14, 20))
+    ((_, attrs),) = per_cpu.sent
+    assert len(attrs[u.OVS_PACKET_ATTR_PACKET]) == 104
+    assert attrs[u.OVS_PACKET_ATTR_LEN] == struct.pack("=I", 65604)
+
+
+def test_large_packet_of_small_segments_goes_up(per_cpu: Bench) -> None:
+    """Though it is itself longer than an attribute."""
+    large = bytes(Ether() / IP(len=40) / TCP() / Raw(bytes(65600)))
+    per_cpu.record(packet=large, gso_size=32800)
+    assert counts(per_cpu) == (2, 0, 0, 0)
+
+
+@pytest.mark.parametrize("kind, layer", [
+    (SKB_GSO_TCPV4, TCP()), (SKB_GSO_UDP_L4, UDP())])
+def test_segments_longer_than_ip_says(per_cpu: Bench, kind: int,
+                                      layer: Packet) -> None:
+    large = bytes(Ether() / IP(len=40) / layer / Raw(bytes(65500)))
+    for size in (65520, 65535):
+        per_cpu.record(packet=large + bytes(60), gso_size=size,
+                       gso_type=kind)
+    assert counts(per_cpu) == (0, 2, 0, 2)
+    per_cpu.record(packet=large, gso_size=65470, gso_type=kind)
+    assert (len(per_cpu.sent), per_cpu.upcalls.malformed) == (2, 2)
+
+
+@pytest.mark.parametrize("network", [IP(len=40), IPv6(plen=40)])
+def test_fragments_beyond_what_ip_puts_together(
+        per_cpu: Bench, network: Packet) -> None:
+    large = bytes(Ether() / network / UDP(len=8) / Raw(bytes(65560)))
+    per_cpu.record(packet=large, gso_size=1000, gso_type=SKB_GSO_UDP)
+    assert counts(per_cpu) == (0, 1, 0, 1)
+
+
+def test_sctp_packet_longer_than_ip_says(per_cpu: Bench) -> None:
+    large = bytes(Ether() / IP(len=40) / SCTP() / Raw(bytes(65535)))
+    per_cpu.record(packet=large, gso_size=0xffff,
+                   parts=abi.UPCALL_PARTS.struct.pack(
+                       struct.pack("=H", 65535)),
+                   gso_type=abi.OVS_SKB_GSO_SCTP)
+    assert counts(per_cpu) == (0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_many_small_segments(per_cpu: Bench, size: int) -> None:
+    """The sender chose their size: so many go up, and no more."""
+    large = bytes(Ether() / IP() / TCP() / Raw(bytes(65000)))
+    per_cpu.record(packet=large, gso_size=size)
+    assert counts(per_cpu) == (SEGMENTS, 1, 1, 0)
+
+
+def test_segments_after_a_lost_one_are_not_made(per_cpu: Bench) -> None:
+    """As by queue_gso_packets(): the packet is lost once."""
+    per_cpu.full = True
+    large = bytes(Ether() / IP() / TCP() / Raw(bytes(2500)))
+    per_cpu.record(packet=large, gso_size=1000)
+    assert counts(per_cpu) == (0, 1, 0, 0)
+    assert per_cpu.port.upcall_fail == 1
+
+
+@pytest.mark.parametrize("start, offset", [
+    (65535, 0), (65535, 65535), (0, 65535), (0, 8), (40, 16), (90, 8)])
+def test_checksum_beyond_the_packet(per_cpu: Bench, start: int,
+                                    offset: int) -> None:
+    per_cpu.record(packet=frame(50), csum=(
+        abi.OVS_CSUM_PARTIAL, start, offset))
+    inside = (start, offset) == (0, 8)
+    assert counts(per_cpu) == ((1, 0, 0, 0) if inside else (0, 1, 0, 1))
+
+
+def test_frames_in_frames(per_cpu: Bench) -> None:
+    """More of them than calls can be nested."""
+    nsh = b"\x0f\x82\x02\x03" + bytes(4)
+    packet = (bytes(12) + b"\x89\x4f" + nsh) * 2900
+    per_cpu.record(packet=packet, gso_size=1000)
+    assert counts(per_cpu) == (0, 1, 0, 1)
+    inner = bytes(Ether() / IP() / TCP() / Raw(bytes(1500)))
+    per_cpu.record(packet=packet[:22 * 8] + inner, gso_size=1000)
+    assert len(per_cpu.sent) == 2
+
+
+def test_records_that_are_none(per_cpu: Bench) -> None:
+    """Cut anywhere, they are lost, and nothing is raised."""
+    record = abi.UPCALL.struct.pack(
+        100, 100, MISS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(2), bytes(2), 0,
+        bytes(abi.OVS_KEY_BASE * 8)) + bytes(100)
+    for size in (0, 1, abi.UPCALL.size - 1, abi.UPCALL.size, len(record) - 1):
+        per_cpu.upcalls.handle(memoryview(record[:size]))
+    assert counts(per_cpu) == (0, 5, 0, 5)
+
+
+def test_sample_of_a_runt_without_ethernet(per_cpu: Bench) -> None:
+    """No length becomes negative."""
+    number = per_cpu.dp.descs.add(PsampleDesc(1, None, 0xffffffff))
+    key = bytearray(abi.OVS_KEY_BASE * 8)
+    key[abi.KEY["mac_proto"].offset] = abi.OVS_MAC_PROTO_NONE
+    per_cpu.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
+        3, 3, ACTION, 0, 0, 0, 0, 0, number, 0, 0, 0, 0, bytes(2), bytes(2),
+        9, bytes(key)) + bytes(3)))
+    assert counts(per_cpu) == (0, 0, 0, 0)
+    assert per_cpu.dp.samples.sent == 1
