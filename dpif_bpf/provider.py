@@ -259,7 +259,7 @@ class Provider:
             raise BackendError(errno.ENODEV, "its local port has gone")
         moved = {}
         for then, flow_request in kept.flows:
-            flow = dp.flows.put(flow_request)
+            flow = dp.flows.restore(flow_request)
             for now in flow.places.values():
                 moved[then] = now
         return moved

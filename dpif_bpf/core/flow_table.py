@@ -2,11 +2,15 @@
 """The flows of one datapath: their identity, their actions, their place.
 
 Rules of identity and update are those of Linux net/openvswitch/datapath.c
-(``ovs_flow_cmd_new`` and its neighbours).
+(``ovs_flow_cmd_new`` and its neighbours).  A flow is named by its UFID or, if
+it has none, by its full key, the bits that the mask leaves out included.  A
+packet that has just that key meets no other flow when a flow is made, so that
+no two flows have one name, or one match.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from dataclasses import dataclass
 
@@ -89,25 +93,44 @@ class FlowTable:
             there is another flow in its place
         :raises BackendError: ENOSPC when a table is full
         """
-        assert request.key is not None and request.actions is not None
-        match = decode_match(request.key, request.mask, request.key_pos,
-                             request.mask_pos)
+        match = _match(request)
         old = self._find(request.ufid, match)
         if old is None:
             return self._insert(request, match)
         if request.message.flags & (NLM_F_CREATE | NLM_F_EXCL):
             raise RequestError(errno.EEXIST, "the flow exists")
-        if (old.match.key, old.match.mask) != (match.key, match.mask):
+        if not _same(old, match):
             raise RequestError(errno.ENOENT,
                                "another flow matches this flow's packets")
         self._set_actions(old, request)
         return old
 
+    def restore(self, request: FlowRequest) -> Flow:
+        """A flow of an earlier provider.
+
+        They come in any order: what a packet with one's full key meets may
+        have been made after it.  One that was in several bridges comes as
+        often.
+
+        :raises RequestError: EINVAL; EEXIST when another flow has its name
+            or its match
+        :raises BackendError: ENOSPC when a table is full
+        """
+        match = _match(request)
+        old = self._named(request.ufid, match)
+        if old is None:
+            return self._insert(request, match)
+        if (old.match, old.ufid) != (match, request.ufid):
+            raise RequestError(errno.EEXIST, "another flow has its name")
+        return old
+
     def set(self, request: FlowRequest) -> Flow:
         """OVS_FLOW_CMD_SET: new actions, cleared statistics.
 
-        :raises RequestError: ENOENT when there is no such flow
+        :raises RequestError: EINVAL; ENOENT when there is no such flow
         """
+        if request.mask is not None and request.key is not None:
+            _match(request)
         flow = self.get(request)
         if request.actions is not None:
             self._set_actions(flow, request)
@@ -119,13 +142,13 @@ class FlowTable:
     def get(self, request: FlowRequest) -> Flow:
         """The flow that a GET, SET or DEL names, by UFID or by key.
 
-        :raises RequestError: ENOENT when there is none
+        :raises RequestError: EINVAL; ENOENT when there is none
         """
         flow = None
+        if request.key is not None:
+            flow = self._by_key.get(decode_key(request.key, request.key_pos))
         if request.ufid is not None:
             flow = self._by_ufid.get(request.ufid)
-        elif request.key is not None:
-            flow = self._by_key.get(decode_key(request.key, request.key_pos))
         if flow is None:
             raise RequestError(errno.ENOENT, "no such flow")
         return flow
@@ -168,19 +191,42 @@ class FlowTable:
             table.clear()
 
     def add_bridge(self, bridge: int) -> None:
-        """Flows that match any port are in every bridge's root."""
-        self._bridges.add(bridge)
+        """Flows that match any port are in every bridge's root.
+
+        :raises BackendError: ENOSPC when there is no room; there is no such
+            bridge then
+        """
         self._plane.classifier.add_root(bridge)
-        for flow in self.snapshot():
-            if flow.in_port is None:
-                self._place(flow, bridge)
+        self._bridges.add(bridge)
+        try:
+            for flow in self.snapshot():
+                if flow.in_port is None:
+                    self._place(flow, bridge)
+        except DpifError:
+            self.remove_bridge(bridge)
+            raise
 
     def remove_bridge(self, bridge: int) -> None:
-        """Takes what is left in a bridge's root out of it."""
+        """Takes what is left in a bridge's root out of it.
+
+        Those are flows that match any port, and those of ports that have
+        gone when there was no other place for them.  Where there still is
+        none they are deleted, and made again if they are missed.
+        """
         self._bridges.discard(bridge)
-        for flow in self.snapshot():
-            if bridge in flow.places:
+        left = [flow for flow in self.snapshot() if bridge in flow.places]
+        for flow in left:
+            if flow.in_port is None:
                 self._unplace(flow, bridge)
+        for flow in left:
+            if flow.in_port is not None:
+                try:
+                    self._move([flow], ANY_BRIDGE)
+                except DpifError:
+                    self.delete(flow)
+        for port_no, owner in list(self._bridge_of.items()):
+            if owner == bridge:
+                del self._bridge_of[port_no]
         self._plane.classifier.remove_root(bridge)
 
     def move_port(self, port_no: int, bridge: int) -> None:
@@ -192,42 +238,50 @@ class FlowTable:
         :raises BackendError: ENOSPC when there is no room; all are where
             they were
         """
-        moved: list[tuple[Flow, int]] = []
-        try:
-            for flow in self.snapshot():
-                if flow.in_port == port_no and bridge not in flow.places:
-                    ((old, _),) = flow.places.items()
-                    self._move(flow, bridge)
-                    moved.append((flow, old))
-        except DpifError:
-            for flow, old in moved:
-                self._move(flow, old)
-            raise
+        self._move([flow for flow in self.snapshot()
+                    if flow.in_port == port_no], bridge)
         self._bridge_of[port_no] = bridge
 
-    def _move(self, flow: Flow, bridge: int) -> None:
-        (flow_id,) = flow.places.values()
-        self._plane.classifier.move(flow_id, bridge)
-        flow.places = {bridge: flow_id}
+    def _move(self, flows: list[Flow], bridge: int) -> None:
+        """Moves flows that are in one root each."""
+        self._plane.classifier.move_all(
+            [flow_id for flow in flows for flow_id in flow.places.values()],
+            bridge)
+        for flow in flows:
+            (flow_id,) = flow.places.values()
+            flow.places = {bridge: flow_id}
 
     def forget_port(self, port_no: int) -> None:
-        """A port that has gone: its flows stay, in no bridge's root."""
-        self.move_port(port_no, ANY_BRIDGE)
-        del self._bridge_of[port_no]
+        """A port that has gone: its flows stay, in no bridge's root.
+
+        Where there is no room for that they stay in the root where they are:
+        no packet comes that they match.
+        """
+        with contextlib.suppress(DpifError):
+            self.move_port(port_no, ANY_BRIDGE)
+        if self._bridge_of.get(port_no) == ANY_BRIDGE:
+            del self._bridge_of[port_no]
+
+    def _named(self, ufid: bytes | None, match: Match) -> Flow | None:
+        """The flow with one of these names, or with this match."""
+        flow = None if ufid is None else self._by_ufid.get(ufid)
+        if flow is None:
+            flow = self._by_key.get(match.full_key)
+        if flow is None:
+            flow = self._by_match.get((match.key, match.mask))
+        return flow
 
     def _find(self, ufid: bytes | None, match: Match) -> Flow | None:
-        if ufid is not None:
-            flow = self._by_ufid.get(ufid)
-            if flow is not None:
-                return flow
-        flow = self._by_match.get((match.key, match.mask))
-        if flow is not None:
-            return flow
-        for bridge in self._roots(match):
-            flow_id = self._plane.classifier.lookup(bridge, match.key)
+        """The flow that a new one would get in the way of: a packet with the
+        full key meets it."""
+        flow = self._named(ufid, match)
+        if flow is None:
+            flow_id = self._plane.classifier.lookup(
+                self._bridge_of.get(match.full_key & _IN_PORT, ANY_BRIDGE),
+                match.full_key)
             if flow_id is not None:
-                return self._by_id[flow_id]
-        return None
+                flow = self._by_id[flow_id]
+        return flow
 
     def _roots(self, match: Match) -> list[int]:
         if match.mask & _IN_PORT != _IN_PORT:
@@ -235,11 +289,10 @@ class FlowTable:
         return [self._bridge_of.get(match.key & _IN_PORT, ANY_BRIDGE)]
 
     def _insert(self, request: FlowRequest, match: Match) -> Flow:
-        assert request.key is not None and request.actions is not None
-        program = self._programs.get(request.actions, match.facts,
+        key, actions = _attributes(request)
+        program = self._programs.get(actions, match.facts,
                                      request.actions_pos)
-        parts = flow_parts(request.key, request.mask, request.actions,
-                           request.ufid)
+        parts = flow_parts(key, request.mask, actions, request.ufid)
         flow = Flow(match, request.ufid, program, parts,
                     flow_body(parts, 0), {})
         try:
@@ -271,12 +324,12 @@ class FlowTable:
         del self._by_id[flow_id]
 
     def _set_actions(self, flow: Flow, request: FlowRequest) -> None:
-        assert request.actions is not None
-        program = self._programs.get(
-            request.actions, flow.match.facts, request.actions_pos)
+        _, actions = _attributes(request)
+        program = self._programs.get(actions, flow.match.facts,
+                                     request.actions_pos)
         parts = FlowParts(
             flow.parts.ufid, flow.parts.key, flow.parts.mask,
-            nla(uapi.OVS_FLOW_ATTR_ACTIONS, request.actions))
+            nla(uapi.OVS_FLOW_ATTR_ACTIONS, actions))
         body = flow_body(parts, 0)
         ids = list(flow.places.values())
         for i, flow_id in enumerate(ids):
@@ -291,6 +344,32 @@ class FlowTable:
             self._plane.classifier.set_acts(flow_id, program.pc)
         self._programs.release(flow.program)
         flow.program, flow.parts, flow.body = program, parts, body
+
+
+def _attributes(request: FlowRequest) -> tuple[bytes, bytes]:
+    """Key and actions, which wire.messages sees to where they must be.
+
+    :raises RequestError: EINVAL
+    """
+    if request.key is None or request.actions is None:
+        raise RequestError(errno.EINVAL, "OVS_FLOW_ATTR_KEY or"
+                           " OVS_FLOW_ATTR_ACTIONS is missing")
+    return request.key, request.actions
+
+
+def _match(request: FlowRequest) -> Match:
+    if request.key is None:
+        raise RequestError(errno.EINVAL, "OVS_FLOW_ATTR_KEY is missing")
+    return decode_match(request.key, request.mask, request.key_pos,
+                        request.mask_pos)
+
+
+def _same(flow: Flow, match: Match) -> bool:
+    """Whether a request is about this flow: ovs_flow_cmp().  Of one with a
+    UFID the kernel compares keys only, the masked one with the full one."""
+    if flow.ufid is None:
+        return flow.match.full_key == match.full_key
+    return (flow.match.key, flow.match.mask) == (match.key, match.mask)
 
 
 def _sum(

@@ -31,7 +31,7 @@ import contextlib
 import errno
 import platform
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVarTuple
@@ -45,7 +45,7 @@ from dpif_bpf.core.cls_sizes import Sizes
 from dpif_bpf.core.cls_stats import ClassifierStats, measure
 from dpif_bpf.core.cls_tree import Tree
 from dpif_bpf.core.quarantine import Quarantine
-from dpif_bpf.errors import BackendError, RequestError
+from dpif_bpf.errors import BackendError, DpifError, RequestError
 
 _ROOT_WORDS = abi.ROOT.size // 8
 _ROOT_SHORTS = abi.ROOT.size // 2
@@ -318,21 +318,33 @@ class Classifier:
         self._masks.unref(leaf.mask)
 
     def move(self, flow_id: int, root: int) -> None:
-        """Moves a flow to another bridge.
+        """Moves a flow to another bridge: move_all() of one."""
+        self.move_all((flow_id,), root)
 
-        It can be found there before it cannot be found here any more.
+    def move_all(self, flow_ids: Iterable[int], root: int) -> None:
+        """Moves flows to another bridge: all of them, or none.
+
+        Each can be found there before it cannot be found here any more.
 
         :raises RequestError, BackendError: as insert(); nothing has changed
         """
-        old = self._leaves[flow_id]
-        if old.tree.bridge == root:
-            return
-        new = Leaf(old.key, old.mask, flow_id)
         forest = self._root(root)
-        self._place(root, forest, new)
-        self._records.set_bridge(flow_id, root)
-        self._widen(root, forest, old.bits)
-        self._haunt(old, new)
+        placed: list[tuple[Leaf, Leaf]] = []
+        try:
+            for flow_id in flow_ids:
+                old = self._leaves[flow_id]
+                if old.tree.bridge != root:
+                    new = Leaf(old.key, old.mask, flow_id)
+                    self._place(root, forest, new)
+                    placed.append((old, new))
+        except DpifError:
+            for _, new in placed:
+                self._remove(new)
+            raise
+        for old, new in placed:
+            self._records.set_bridge(new.flow, root)
+            self._widen(root, forest, old.bits)
+            self._haunt(old, new)
 
     def _haunt(self, old: Leaf, new: Leaf) -> None:
         """Let `new` be the flow's leaf, and `old` go after a grace period.

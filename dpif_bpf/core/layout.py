@@ -26,12 +26,14 @@ that can be seen (``2,push_vlan(vid=5)``) are left out.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
 
 from dpif_bpf.abi import INSN, OVS_MAX_INSNS, Op
 from dpif_bpf.core.insn import Compiled, Desc, Insn
+from dpif_bpf.errors import RequestError
 
 _WORD = Struct("=Q")
 ALWAYS = 0xFFFFFFFF
@@ -207,10 +209,15 @@ def assemble(nodes: Sequence[Node]) -> Compiled:
 
     What follows the last instruction that sends, reports or drops the packet
     cannot be seen and is left out; that one gets the packet itself.
+
+    :raises RequestError: EMSGSIZE
     """
     insns = _Layout(nodes, True, False).insns
-    # No attribute of 4 bytes makes more than two, and none is beyond 64 kB.
-    assert len(insns) <= OVS_MAX_INSNS
+    # No attribute of 4 bytes makes more than two, and none is beyond 64 kB:
+    # not to be met.
+    if len(insns) > OVS_MAX_INSNS:
+        raise RequestError(errno.EMSGSIZE,
+                           f"{len(insns)} instructions are too many")
     code = bytearray()
     uspace: list[Desc] = []
     relocs: list[int] = []

@@ -41,7 +41,12 @@ class Vport:
 
 @dataclass(slots=True)
 class VportTable:
-    """The ports of one datapath by number, name and hooked device."""
+    """The ports of one datapath by number, name and hooked device.
+
+    Devices get their names from others, and swap them: what is heard of one
+    before it is heard of the other may make two ports of one name.  It then
+    finds the one that was given it last.
+    """
 
     by_no: dict[int, Vport] = field(default_factory=dict)
     by_name: dict[str, Vport] = field(default_factory=dict)
@@ -54,11 +59,16 @@ class VportTable:
 
     def remove(self, port: Vport) -> None:
         del self.by_no[port.port_no]
-        del self.by_name[port.name]
-        del self.by_hook[port.link.hook_ifindex]
+        self._unname(port)
+        if self.by_hook.get(port.link.hook_ifindex) is port:
+            del self.by_hook[port.link.hook_ifindex]
+
+    def _unname(self, port: Vport) -> None:
+        if self.by_name.get(port.name) is port:
+            del self.by_name[port.name]
 
     def rename(self, port: Vport, name: str) -> None:
-        del self.by_name[port.name]
+        self._unname(port)
         port.name = name
         self.by_name[name] = port
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import struct
+from itertools import count as counting
+from typing import Any
 
 import pytest
 
@@ -452,26 +454,29 @@ def test_flow_for_any_port_is_in_every_bridge(peer: Peer) -> None:
     assert not len(plane.classifier)
 
 
+def no_room_for(patch: pytest.MonkeyPatch, plane: FakePlane,
+                number: int) -> None:
+    """Lets the classifier refuse a leaf, by its number from now on, and
+    those after it."""
+    real, placed = plane.classifier._place, counting(1)
+
+    def place(*args: Any) -> None:
+        if next(placed) >= number:
+            raise BackendError(errno.ENOSPC, "no room")
+        real(*args)
+
+    patch.setattr(plane.classifier, "_place", place)
+
+
 def test_port_whose_flows_find_no_room(
         peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays in its bridge with all of its flows, and goes later."""
     dp, plane = the_dp(peer), the_plane(peer)
     for ufid, dst in ((UFID, b"\1"), (OTHER_UFID, b"\2")):
         put(peer, key(1, bytes(5) + dst), mask(), OUTPUT, ufid)
-    real = plane.classifier.move
-    moves = 0
-
-    def move(flow_id: int, root: int) -> None:
-        nonlocal moves
-        moves += 1
-        if moves == 2:
-            raise BackendError(errno.ENOSPC, "no room")
-        real(flow_id, root)
-
     with monkeypatch.context() as patch, pytest.raises(BackendError):
-        patch.setattr(plane.classifier, "move", move)
+        no_room_for(patch, plane, 2)
         dp.set_bridges({"br0": frozenset({"p1"})})
-    assert moves == 3
     plane.settle()
     bridge = dp.bridges["br0"]
     for flow in dp.flows.snapshot():
