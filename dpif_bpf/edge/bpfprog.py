@@ -34,7 +34,6 @@ LINK_TYPE_TCX = 11
 
 _LOG_SIZE = 1 << 20
 _LOG_TAIL = 2000
-_RETRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +94,8 @@ def _prog_load(prog_type: int, code: bytearray, lic: bytearray, name: str,
         "=IIQQIIQII16s", prog_type, len(code) // 8, bpfsys.addr(code),
         bpfsys.addr(lic), 1 if log else 0, len(log or b""),
         bpfsys.addr(log), 0, 0, bpfsys.name_field(name)))
-    for attempt in range(_RETRIES):
-        try:
-            return bpfsys.call(_PROG_LOAD, bytearray(attr),
-                               f"cannot load program {name}")
-        except BackendError as error:
-            # The verifier gives up on a pending signal.
-            if error.errno != errno.EAGAIN or attempt == _RETRIES - 1:
-                raise
-    raise AssertionError("not reached")
+    with bpfsys.unsignalled():
+        return bpfsys.call(_PROG_LOAD, attr, f"cannot load program {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +133,11 @@ def test_run(fd: int, data: bytes, ctx: bytes = b"", repeat: int = 1,
         "=IIIIQQIIIIQQIIII", fd, 0, len(data_in), len(data_out),
         bpfsys.addr(data_in), bpfsys.addr(data_out), repeat, 0, len(ctx),
         len(ctx), bpfsys.addr(ctx_in), bpfsys.addr(ctx_out), 0, 0, 0, 0))
-    while True:
-        run = bytearray(attr)
-        try:
-            bpfsys.call(_PROG_TEST_RUN, run, "cannot run a program")
-            break
-        except BackendError as error:
-            if error.errno != errno.EINTR:
-                raise
-    retval, = struct.unpack_from("=i", run, 4)
-    data_size, = struct.unpack_from("=I", run, 12)
-    duration, = struct.unpack_from("=I", run, 36)
+    with bpfsys.unsignalled():
+        bpfsys.call(_PROG_TEST_RUN, attr, "cannot run a program")
+    retval, = struct.unpack_from("=i", attr, 4)
+    data_size, = struct.unpack_from("=I", attr, 12)
+    duration, = struct.unpack_from("=I", attr, 36)
     return TestRun(retval, bytes(data_out[:data_size]),
                    bytes(ctx_out or b""), duration)
 

@@ -16,6 +16,7 @@ import functools
 import mmap
 import os
 import platform
+import signal
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,10 +59,14 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_void_p,
                      ctypes.c_uint)
-_NR = _SYSCALL_NR[platform.machine()]
+_NR = _SYSCALL_NR.get(platform.machine(), -1)
 _MEMBARRIER_NR = {"x86_64": 324, "aarch64": 283, "riscv64": 283,
-                  "s390x": 356, "ppc64le": 365}[platform.machine()]
+                  "s390x": 356, "ppc64le": 365}.get(platform.machine(), -1)
 _MEMBARRIER_CMD_GLOBAL = 1
+
+ATTEMPTS = 5
+"""How often a call is made that says EAGAIN or EINTR, as by libbpf."""
+_FAULTS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 
 
 def addr(buf: bytearray | None) -> int:
@@ -77,13 +82,38 @@ def addr(buf: bytearray | None) -> int:
 def call(cmd: int, attr: bytearray, what: str) -> int:
     """Make one bpf(2) call; `attr` is written by the kernel in place.
 
+    What a signal, or another change of a map that is read, got in the way
+    of is tried again at once.
+
     :param what: what is being done, for the error text
     :return: the call's result, a descriptor for some commands
     """
-    result = int(_syscall(_NR, cmd, addr(attr), len(attr)))
-    if result < 0:
-        raise BackendError(ctypes.get_errno(), what)
-    return result
+    asked = bytes(attr)
+    for _ in range(ATTEMPTS):
+        result = int(_syscall(_NR, cmd, addr(attr), len(attr)))
+        if result >= 0:
+            return result
+        error = ctypes.get_errno()
+        if error not in (errno.EAGAIN, errno.EINTR):
+            break
+        attr[:] = asked
+    raise BackendError(error, what)
+
+
+@contextlib.contextmanager
+def unsignalled() -> Iterator[None]:
+    """Keep signals waiting while programs are loaded.
+
+    The verifier gives up with EAGAIN when a signal is pending, and a timer
+    that is faster than it would make it give up each time.  What cannot be
+    held back (SIGSTOP, the freezer) is left to ATTEMPTS.
+    """
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def wait_for_programs() -> None:

@@ -297,7 +297,7 @@ class BpfObject:
         :raises BackendError: with the end of libbpf's log, which holds
             that of the verifier
         """
-        with _captured():
+        with _captured(), bpfsys.unsignalled():
             result = _lib.c.bpf_object__load(self._handle)
             if result < 0:
                 raise _error(-result, f"cannot load {self._path}")

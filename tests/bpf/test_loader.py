@@ -372,6 +372,30 @@ def test_source_that_does_not_compile(files: Files, tmp_path: Path) -> None:
         wrong.close()
 
 
+def test_signals_do_not_hinder_a_load(shipped_object: None) -> None:
+    """The verifier gives up at a pending signal, however often it is asked
+    while they come faster than it is done."""
+    ticks = 0
+
+    def tick(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+
+    made = Loader(ROOT)
+    made.template()
+    before = signal.signal(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, 0.005, 0.005)
+    try:
+        with made.create(DP, {}, {}) as generation:
+            generation.add_bridge(1)
+        assert ticks
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        remove_tree(ROOT)
+        made.close()
+
+
 def test_shipped_object_behind_a_compiled_entry(
         shipped_object: None) -> None:
     """A packet without a flow becomes an upcall of its bridge and port."""
