@@ -26,10 +26,11 @@ from dpif_bpf import __version__
 from dpif_bpf.core.cls_show import show
 from dpif_bpf.core.cls_sizes import MAX_FLOWS
 from dpif_bpf.core.dispatch import Dispatcher
-from dpif_bpf.core.forest import check_machine
+from dpif_bpf.core.machine import check_machine
 from dpif_bpf.edge.ctl import Ctl, no_such
 from dpif_bpf.edge.db import Database
 from dpif_bpf.edge.loader import Files, Loader
+from dpif_bpf.edge.machine import look
 from dpif_bpf.edge.pins import PIN_ROOT
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.server import Client, Server
@@ -269,7 +270,7 @@ def main() -> int:
     args = parse_args(sys.argv[1:])
     ovs.daemon.daemonize_start()
     try:
-        check_machine()
+        check_machine(look())
         daemon = Daemon(args)
     except DpifError as error:
         vlog.emer(str(error))

@@ -22,14 +22,13 @@ interpreter, that
 - a reader's load whose address comes of an earlier load is not made before
   that one: so it is on either.
 
-check_machine() refuses others.
+dpif_bpf.core.machine refuses others.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import platform
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -67,19 +66,6 @@ class Buffers:
     roots: memoryview
 
 
-def check_machine() -> None:
-    """Refuses machines on which a reader could see half of a change.
-
-    :raises BackendError: ENOTSUP
-    """
-    machine = platform.machine()
-    if machine != "x86_64" or platform.python_implementation() != "CPython":
-        raise BackendError(
-            errno.ENOTSUP, "flows are written to memory that packets are"
-            " looked up in, which needs CPython and the order of stores that"
-            f" x86-64 has; this is {machine}")
-
-
 class _Root:
     """The trees of one bridge."""
 
@@ -106,7 +92,6 @@ class Classifier:
     def __init__(self, buffers: Buffers, sizes: Sizes,
                  seed: int | None = None,
                  freed: Callable[[int], None] | None = None) -> None:
-        check_machine()
         rng = random.SystemRandom() if seed is None else random.Random(seed)
         self._sizes = sizes
         self._quarantine = Quarantine()

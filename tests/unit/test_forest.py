@@ -361,15 +361,6 @@ def test_full_and_free_again() -> None:
     made.check_empty()
 
 
-@pytest.mark.parametrize("machine", ["aarch64", "riscv64", "i686"])
-def test_other_machines(monkeypatch: pytest.MonkeyPatch,
-                        machine: str) -> None:
-    """Where stores may be seen in another order nothing is written."""
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    with pytest.raises(BackendError, match=machine) as refused:
-        forest()
-    assert refused.value.errno == errno.ENOTSUP
-
 
 def test_colliding_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     """With four buckets and tags of two bits, edges collide all the time:
