@@ -136,6 +136,7 @@ class FakeProvider:
     planes: list[FakePlane] = field(default_factory=list)
     events: list[tuple[int, bytes]] = field(default_factory=list)
     psample: FakePsample = field(default_factory=FakePsample)
+    reports: list[str] = field(default_factory=list)
 
     def datapaths(self) -> list[Datapath]:
         return list(self.dps)
@@ -146,7 +147,8 @@ class FakeProvider:
             raise RequestError(17, "exists")
         plane = FakePlane()
         dp = Datapath(request.name, len(self.dps), plane, self.ports,
-                      lambda: 0, Samples(self.psample))
+                      lambda: 0, Samples(self.psample),
+                      self.reports.append)
         dp.change(request)
         dp.make_port(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                      (request.upcall_pid or 0,))

@@ -174,6 +174,10 @@ class FakePorts:
             device.link = replace(device.link,
                                   flags=device.link.flags & ~IFF_PROMISC)
 
+    def disown(self, link: Link) -> None:
+        self.claimed.pop(link.hook_ifindex, None)
+        self._events.pop(link.hook_ifindex, None)
+
     def stats(self, link: Link) -> VportStats:
         name = self.claimed.get(link.hook_ifindex, link.name)
         device = self.devices.get(name)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
+from functools import partial
 
 from dpif_bpf import abi
 from dpif_bpf.core.actions import DescTable, ProgramCache
@@ -67,11 +68,15 @@ class Datapath:
     :param ports: performs what is done to devices
     :param clock: ms, monotonic
     :param samples: sends samples
+    :param report: told what failed while something was ended, which went on
+        to its end all the same
     """
 
     def __init__(self, name: str, number: int, plane: Plane,
                  ports: PortEdge, clock: Callable[[], int],
-                 samples: Samples) -> None:
+                 samples: Samples,
+                 report: Callable[[str], object] = len) -> None:
+        self._report = report
         self.name = name
         self.number = number
         self.plane = plane
@@ -119,19 +124,27 @@ class Datapath:
                 f" unsupported bits {unknown:#x}")
 
     def change(self, request: DatapathRequest) -> None:
-        """Carries out the settings of a NEW or SET.
+        """Carries out the settings of a NEW or SET, all or none.
 
         :raises RequestError: as check()
+        :raises BackendError: ENOSPC when they cannot be kept
         """
         self.check(request)
+        features, pids = self.user_features, self.per_cpu_pids
+        classifier = self.plane.classifier
+        lines = classifier.cache
         self.user_features = request.user_features or 0
         if (request.per_cpu_pids is not None and self.user_features
                 & uapi.OVS_DP_F_DISPATCH_UPCALL_PER_CPU):
             self.per_cpu_pids = request.per_cpu_pids
         if request.masks_cache_size is not None:
-            self.plane.classifier.cache = (
-                request.masks_cache_size * CACHE_UNIT)
-        self.keep()
+            classifier.cache = request.masks_cache_size * CACHE_UNIT
+        try:
+            self.keep()
+        except DpifError:
+            self.user_features, self.per_cpu_pids = features, pids
+            classifier.cache = lines
+            raise
 
     def reply(self) -> DatapathReply:
         """The datapath as replies show it."""
@@ -189,7 +202,11 @@ class Datapath:
                 name, hidden_name(self.number, port_no))
         else:
             link = self._ports.open_netdev(name)
-        port = self._enter(name, type_, port_no, upcall_pids, link)
+        try:
+            port = self._enter(name, type_, port_no, upcall_pids, link)
+        except DpifError:
+            self._finish(name, lambda: self._ports.release(link))
+            raise
         try:
             self.hook_port(port)
         except DpifError:
@@ -209,13 +226,18 @@ class Datapath:
                 name, hidden_name(self.number, port_no))
         else:
             link = self._ports.adopt_netdev(name, request.ifindex or 0)
-        return self._enter(link.name, request.type or 0, port_no,
-                           request.upcall_pids or (0,), link)
+        try:
+            return self._enter(link.name, request.type or 0, port_no,
+                               request.upcall_pids or (0,), link)
+        except DpifError:
+            self._ports.disown(link)
+            raise
 
     def hook_port(self, port: Vport) -> None:
         """Packets of the port come to this plane from now on."""
         self._attach(port)
         self._ports.start(port.link)
+        port.hooked = True
 
     def _attach(self, port: Vport) -> None:
         self.plane.attach(port.link.hook_ifindex, port.bridge,
@@ -230,7 +252,8 @@ class Datapath:
             self._write(port)
             self._keep_port(port)
         except DpifError:
-            self._unmake(port)
+            self._clear(port)
+            self.records.drop(PORT_BASE + port_no)
             raise
         self.vports.add(port)
         return port
@@ -248,23 +271,39 @@ class Datapath:
             raise RequestError(errno.EOPNOTSUPP, "OVS_VPORT_ATTR_OPTIONS"
                                " does not go with this type of port")
         if request.upcall_pids is not None:
-            port.upcall_pids = request.upcall_pids
-            self._keep_port(port)
+            pids, port.upcall_pids = port.upcall_pids, request.upcall_pids
+            try:
+                self._keep_port(port)
+            except DpifError:
+                port.upcall_pids = pids
+                raise
 
     def delete_port(self, port: Vport) -> None:
         """OVS_VPORT_CMD_DEL, and the end of a port whose device has gone.
 
-        Its flows stay, as in the kernel: their owner deletes them.
+        Its flows stay, as in the kernel: their owner deletes them.  The
+        record goes last: a provider that takes over amid this finds what
+        is left of the port, and not a hook that belongs to none.
         """
         self.vports.remove(port)
-        self._unmake(port)
-
-    def _unmake(self, port: Vport) -> None:
+        self._finish(port.name,
+                     lambda: self.plane.detach(port.link.hook_ifindex))
+        self._clear(port)
+        self._finish(port.name, lambda: self._ports.release(port.link))
         self.records.drop(PORT_BASE + port.port_no)
-        self.plane.detach(port.link.hook_ifindex)
-        self.plane.clear_port(port.port_no)
+
+    def _clear(self, port: Vport) -> None:
+        """Makes the plane and the flows forget a port."""
+        self._finish(port.name, lambda: self.plane.clear_port(port.port_no))
         self.flows.forget_port(port.port_no)
-        self._ports.release(port.link)
+
+    def _finish(self, what: str, *steps: Callable[[], object]) -> None:
+        """Takes all steps, whichever fail."""
+        for step in steps:
+            try:
+                step()
+            except DpifError as error:
+                self._report(f"{self.name}: {what}: {error}")
 
     def port_reply(self, port: Vport) -> VportReply:
         """A port as replies show it."""
@@ -305,20 +344,32 @@ class Datapath:
 
         A new bridge's pipeline is loaded before ports move to it, and a
         bridge's that has gone is unloaded after they have left.
+
+        :raises DpifError: the first one; everything else is as it should
+            be, and what failed is done by the next call that can
         """
+        failures: list[DpifError] = []
+
+        def attempt(call: Callable[[], object]) -> None:
+            try:
+                call()
+            except DpifError as error:
+                failures.append(error)
+
         for name in bridges:
             if name not in self.bridges:
-                self._add_bridge(name)
+                attempt(partial(self._add_bridge, name))
         self._owner = {port: self.bridges[name]
                        for name, ports in bridges.items()
                        for port in ports if name in self.bridges}
         for port in list(self.vports.by_no.values()):
-            self._own(port, self._owner.get(port.name, ANY_BRIDGE))
+            attempt(partial(self._own, port,
+                            self._owner.get(port.name, ANY_BRIDGE)))
         for name in list(self.bridges):
             if name not in bridges:
-                bridge = self.bridges.pop(name)
-                self.flows.remove_bridge(bridge)
-                self.plane.remove_bridge(bridge)
+                self._remove_bridge(name)
+        if failures:
+            raise failures[0]
 
     def bridge_names(self) -> dict[int, str]:
         """Bridge id → name."""
@@ -331,16 +382,42 @@ class Datapath:
         if bridge is None:
             return
         self.flows.add_bridge(bridge)
-        self.plane.add_bridge(bridge)
+        try:
+            self.plane.add_bridge(bridge)
+        except DpifError:
+            self.flows.remove_bridge(bridge)
+            raise
         self.bridges[name] = bridge
 
+    def _remove_bridge(self, name: str) -> None:
+        bridge = self.bridges[name]
+        if any(port.bridge == bridge for port in self.vports.by_no.values()):
+            return  # one could not leave
+        del self.bridges[name]
+        self.flows.remove_bridge(bridge)
+        self._finish(name, lambda: self.plane.remove_bridge(bridge))
+
     def _own(self, port: Vport, bridge: int) -> None:
-        if port.bridge == bridge:
+        """Moves a port to a bridge, with its flows, or nothing of it; hooks
+        it where that has failed so far."""
+        old = port.bridge
+        if old == bridge:
+            if not port.hooked:
+                self.hook_port(port)
             return
         self.flows.move_port(port.port_no, bridge)
         port.bridge = bridge
-        self._write(port)
-        self._attach(port)
+        try:
+            self._write(port)
+            if port.hooked:
+                self._attach(port)
+            else:
+                self.hook_port(port)
+        except DpifError:
+            port.bridge = old
+            self._finish(port.name, lambda: self._write(port))
+            self.flows.return_port(port.port_no, old)
+            raise
 
     # Upcalls
 
@@ -400,7 +477,7 @@ class Datapath:
             port.link.hook_ifindex, port.link.mtu, port.bridge, flags))
 
     def close(self) -> None:
-        """Takes everything down: OVS_DP_CMD_DEL."""
+        """Takes everything down, whatever fails: OVS_DP_CMD_DEL."""
         self.flows.clear()
         for port in sorted(self.vports.by_no.values(),
                            key=lambda p: p.port_no == LOCAL):

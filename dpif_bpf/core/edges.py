@@ -180,7 +180,12 @@ class PortEdge(Protocol):
     def release(self, link: Link) -> None:
         """Ends a port: an internal one's devices are deleted, another
         device gets back what open_netdev() changed.  It is no error that
-        the device has gone."""
+        the device has gone, and whatever the error is, the device is no
+        port any more."""
+
+    def disown(self, link: Link) -> None:
+        """Ends a port whose devices stay as they are, and start() or
+        release() are not called for: a takeover was given up."""
 
     def stats(self, link: Link) -> VportStats:
         """Counters of a port, as ovs_vport_get_stats() in the kernel's

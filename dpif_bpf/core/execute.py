@@ -42,10 +42,15 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
         facts = replace(facts, mac_proto=MAC_PROTO_NONE)
     program = dp.programs.get(request.actions, facts, request.actions_pos)
     port = dp.vports.by_no.get(metadata.in_port)
-    if not dp.plane.execute(
+    sent = False
+    try:
+        sent = dp.plane.execute(
             program, program.pc, 0 if port is None else port.bridge,
-            metadata.image, packet, now):
-        dp.programs.release(program)
+            metadata.image, packet, now)
+    finally:
+        if not sent:
+            dp.programs.release(program)
+    if not sent:
         raise BackendError(errno.ENOBUFS,
                            "too many packets are being executed")
 

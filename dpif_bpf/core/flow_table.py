@@ -10,7 +10,6 @@ no two flows have one name, or one match.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 from dataclasses import dataclass
 
@@ -235,11 +234,25 @@ class FlowTable:
         Until a grace period has passed they are found in both, so that the
         port's hook can follow and no packet is missed.
 
-        :raises BackendError: ENOSPC when there is no room; all are where
-            they were
+        :raises BackendError: ENOSPC when there is no room; they are where
+            they were, as by return_port()
         """
         self._move([flow for flow in self.snapshot()
                     if flow.in_port == port_no], bridge)
+        self._bridge_of[port_no] = bridge
+
+    def return_port(self, port_no: int, bridge: int) -> None:
+        """Moves the flows of `port_no` back to the root of `bridge`.
+
+        Those that find no room there any more are deleted: their packets
+        miss, and they are set up again.
+        """
+        for flow in self.snapshot():
+            if flow.in_port == port_no and bridge not in flow.places:
+                try:
+                    self._move([flow], bridge)
+                except DpifError:
+                    self.delete(flow)
         self._bridge_of[port_no] = bridge
 
     def _move(self, flows: list[Flow], bridge: int) -> None:
@@ -252,15 +265,9 @@ class FlowTable:
             flow.places = {bridge: flow_id}
 
     def forget_port(self, port_no: int) -> None:
-        """A port that has gone: its flows stay, in no bridge's root.
-
-        Where there is no room for that they stay in the root where they are:
-        no packet comes that they match.
-        """
-        with contextlib.suppress(DpifError):
-            self.move_port(port_no, ANY_BRIDGE)
-        if self._bridge_of.get(port_no) == ANY_BRIDGE:
-            del self._bridge_of[port_no]
+        """A port that has gone: its flows stay, in no bridge's root."""
+        self.return_port(port_no, ANY_BRIDGE)
+        del self._bridge_of[port_no]
 
     def _named(self, ufid: bytes | None, match: Match) -> Flow | None:
         """The flow with one of these names, or with this match."""
@@ -337,13 +344,20 @@ class FlowTable:
                 self._records.put(FLOW_BASE + flow_id, body)
             except DpifError:
                 for done in ids[:i]:  # where the old ones were is room
-                    self._records.put(FLOW_BASE + done, flow.body)
+                    self._keep_again(done, flow)
                 self._programs.release(program)
                 raise
         for flow_id in ids:
             self._plane.classifier.set_acts(flow_id, program.pc)
         self._programs.release(flow.program)
         flow.program, flow.parts, flow.body = program, parts, body
+
+    def _keep_again(self, flow_id: int, flow: Flow) -> None:
+        """Takes the record of actions back that the flow did not get."""
+        try:
+            self._records.put(FLOW_BASE + flow_id, flow.body)
+        except DpifError:
+            self._records.drop(FLOW_BASE + flow_id)
 
 
 def _attributes(request: FlowRequest) -> tuple[bytes, bytes]:

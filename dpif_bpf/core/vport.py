@@ -27,6 +27,7 @@ class Vport:
     :param upcall_pids: sockets for its misses under per-vport dispatch;
         (0,) sends none
     :param bridge: id of the bridge that owns it
+    :param hooked: whether its packets come to this datapath's programs
     """
 
     port_no: int
@@ -37,6 +38,7 @@ class Vport:
     bridge: int = ANY_BRIDGE
     upcall_success: int = 0
     upcall_fail: int = 0
+    hooked: bool = False
 
 
 @dataclass(slots=True)

@@ -155,6 +155,10 @@ class Ports:
             with ignoring(errno.ENODEV):
                 self._set_promisc(link.hook_ifindex, link.name, False)
 
+    def disown(self, link: Link) -> None:
+        self._forget(link)
+        self._keep_promisc.discard(link.hook_ifindex)
+
     def _visible(self, hidden: LinkInfo, old: Link | None) -> Link | None:
         """The port of a hidden end.
 
