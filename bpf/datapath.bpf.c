@@ -2,7 +2,8 @@
 /*
  * The fixed programs of the datapath.  A packet comes in by the entry stage
  * of its bridge (entry.h) or, when it was sent by the provider or put off by
- * a program, by ovs_inject; tail calls lead to ovs_rx.  All end in ovs_exit()
+ * a program, by ovs_inject; tail calls lead to ovs_rx, and from there to
+ * ovs_act unless one output is all that is to be done.  All end in ovs_exit()
  * (drop.h): a redirect, or TC_ACT_SHOT with a counted reason, so that no
  * packet of a port ever gets to the host's stack.
  */
@@ -41,14 +42,19 @@
 	if (!pkt)					\
 		return TC_ACT_SHOT
 
-/* Look the key up; run the flow's actions, or hand the packet up. */
+/*
+ * Look the key up.  A single output, which most flows are, is done here;
+ * every other list of actions is stage ACT's, and what no flow matches is
+ * handed up.
+ */
 static __always_inline int ovs_process(struct __sk_buff *skb,
 				       struct ovs_cpu *cpu,
 				       struct ovs_pkt *pkt)
 {
 	struct ovs_dp_stats *stats = ovs_dp_stats_of(pkt->bridge);
 	struct ovs_flow *flow;
-	__u32 id;
+	struct ovs_insn *insn;
+	__u32 id, pc;
 
 	id = ovs_classify(pkt);
 	if (stats) {
@@ -73,9 +79,13 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 	if (stats)
 		stats->hit++;
 	ovs_count_flow(skb, cpu, pkt);
-	pkt->pc = flow->acts;
+	pc = flow->acts;
+	insn = bpf_map_lookup_elem(&ovs_acts, &pc);
+	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST && !pkt->cutlen))
+		return ovs_output_only(skb, cpu, pkt, insn->imm);
+	pkt->pc = pc;
 	pkt->sent = 0;
-	return ovs_act(skb, cpu, pkt);
+	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACT);
 }
 
 /* The entry stage without bcc, for tests: every port is of bridge 0. */
@@ -112,6 +122,15 @@ int ovs_rx(struct __sk_buff *skb)
 			return ovs_drop(cpu, pkt, err);
 	}
 	return ovs_process(skb, cpu, pkt);
+}
+
+/* Stage ACT: the instructions at pkt->pc. */
+SEC("tc")
+int ovs_act(struct __sk_buff *skb)
+{
+	OVS_STATE(cpu, pkt);
+
+	return ovs_run_acts(skb, cpu, pkt);
 }
 
 /* Stage RX_L3, which leads to RX. */
@@ -179,7 +198,7 @@ int ovs_inject(struct __sk_buff *skb)
 		pkt->routing = slot->routing;
 	}
 	if (pkt->pc)
-		return ovs_act(skb, cpu, pkt);
+		return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACT);
 	if (!pkt->recirc_depth)
 		pkt->recirc_depth = 1;	/* not to be parsed again */
 	return ovs_stage(skb, cpu, pkt, OVS_STAGE_LOOKUP);

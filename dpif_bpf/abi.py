@@ -180,6 +180,7 @@ class Stage(IntEnum):
     RX = 0
     LOOKUP = 1
     RX_L3 = 2
+    ACT = 3
 
 
 OVS_STAGE_MAX: Final = 16

@@ -466,9 +466,10 @@ struct ovs_slot {
 
 /* Stages in a bridge's program array and in ovs_progs. */
 enum ovs_stage {
-	OVS_STAGE_RX,		/* parse, look up, act */
+	OVS_STAGE_RX,		/* parse, look up, output */
 	OVS_STAGE_LOOKUP,	/* look a changed key up again (recirc) */
 	OVS_STAGE_RX_L3,	/* a port without Ethernet headers: then RX */
+	OVS_STAGE_ACT,		/* run instructions */
 	OVS_STAGE_MAX = 16,
 };
 

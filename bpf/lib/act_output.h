@@ -89,6 +89,18 @@ static __always_inline __u32 ovs_trim(struct __sk_buff *skb,
 	return bpf_skb_change_tail(skb, keep, 0) ? OVS_DROP_TRUNC : 0;
 }
 
+/* Send a packet that is whole, for the program to return. */
+static __always_inline int ovs_output_only(struct __sk_buff *skb,
+					   struct ovs_cpu *cpu,
+					   struct ovs_pkt *pkt, __u32 port_no)
+{
+	__u32 reason, ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
+
+	if (unlikely(!ifindex))
+		return ovs_drop(cpu, pkt, reason);
+	return ovs_exit(cpu, pkt, bpf_redirect(ifindex, 0));
+}
+
 /* Send the packet itself. */
 static __always_inline void ovs_output_last(struct __sk_buff *skb,
 					    struct ovs_pkt *pkt, __u32 port_no)

@@ -14,6 +14,9 @@
 #define OVS_MAX_COPIES	8	/* that a list puts off without a break, so
 				 * that those of a whole NAPI poll, 64
 				 * packets, find room in the backlog: 1000 */
+#define OVS_MAX_RUN	15	/* recirculations without a break: each takes
+				 * two tail calls, of which the kernel allows
+				 * 33 in a row */
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
 #define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */
 #define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;
@@ -86,10 +89,9 @@ static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
  * Send a copy to the inject device.  `pc` not 0: it runs the instructions
  * there; otherwise it is looked up again with `recirc_id`.
  */
-static __always_inline __u32 ovs_defer(struct __sk_buff *skb,
-				       struct ovs_cpu *cpu,
-				       struct ovs_pkt *pkt, __u32 recirc_id,
-				       __u32 pc)
+static __noinline __u32 ovs_defer(struct __sk_buff *skb, struct ovs_cpu *cpu,
+				  struct ovs_pkt *pkt, __u32 recirc_id,
+				  __u32 pc)
 {
 	struct ovs_slot *slot;
 	__u32 mark;

@@ -169,13 +169,6 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	return 0;
 }
 
-#define OVS_SET_ADDR(addr, value, mask) ({				\
-	for (int __i = 0; __i < 4; __i++)				\
-		(addr)[__i] = OVS_MASKED((addr)[__i],			\
-					 ((__u32 *)(value))[__i],	\
-					 ((__u32 *)(mask))[__i]);	\
-})
-
 /*
  * The destination is not the final one, and counts in no checksum, where a
  * routing header has segments left.
@@ -183,19 +176,24 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			    __u32 at)
 {
+	__u32 ip[10] OVS_WORDS, old[10] OVS_WORDS, word;
+	__u64 *addr = (__u64 *)(ip + 2);	/* source, destination */
 	struct ovs_set_ipv6 op OVS_WORDS;
-	__u32 ip[10], old[10], word;	/* the header; 2: source, 6: dest. */
 	__u32 differ, diff;
-	int err;
+	int err, i;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	OVS_OPERAND(&op, at);
 	if (!pkt->l3_off || ctx_load(skb, pkt->l3_off, old, sizeof(old)))
 		return OVS_DROP_SET;
 	__builtin_memcpy(ip, old, sizeof(ip));
-	OVS_SET_ADDR(ip + 2, op.src, op.src_mask);
-	OVS_SET_ADDR(ip + 6, op.dst, op.dst_mask);
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		addr[i] = OVS_MASKED(addr[i], ovs_operand(at + i),
+				     ovs_operand(at + 4 + i));
+	/* Only what follows the addresses. */
+	((__u64 *)&op)[8] = ovs_operand(at + 8);
+	((__u64 *)&op)[9] = ovs_operand(at + 9);
 	word = bpf_ntohl(ip[0]);
 	word = OVS_MASKED(word, (__u32)op.tclass << 20,
 			  (__u32)op.tclass_mask << 20);

@@ -4,7 +4,8 @@
  * in ovs_acts.  What takes much of the verifier is a global function, which
  * is verified by itself.  No action leads to another program but the last
  * one, when that is a recirculation: the kernel ends a way of more than 33
- * tail calls, which a list of actions must not meet.
+ * tail calls, which a list of actions must not meet.  A packet that is about
+ * to meet it goes on as a deferred one.
  */
 #ifndef OVS_ACTIONS_H
 #define OVS_ACTIONS_H
@@ -41,10 +42,14 @@ static __always_inline long ovs_set_u32(struct ovs_pkt *pkt, __u32 *field,
 	return 0;
 }
 
-static __always_inline __u32 ovs_recirc_last(struct ovs_pkt *pkt, __u32 id)
+static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id)
 {
+	struct ovs_pkt *pkt = run->pkt;
+
 	if (pkt->recirc_depth >= OVS_MAX_RECIRC)
 		return OVS_DROP_RECIRC_LIMIT;
+	if (unlikely(pkt->recirc_depth % OVS_MAX_RUN == OVS_MAX_RUN - 1))
+		return ovs_defer(run->skb, run->cpu, pkt, id, 0);
 	pkt->recirc_depth++;
 	pkt->key.recirc_id = id;
 	pkt->next = OVS_STAGE_LOOKUP;
@@ -183,7 +188,7 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		pkt->pc += insn.imm;
 		break;
 	case OVS_OP_RECIRC_LAST:
-		return ovs_end(pkt, ovs_recirc_last(pkt, insn.imm));
+		return ovs_end(pkt, ovs_recirc_last(run, insn.imm));
 	case OVS_OP_PUSH_VLAN:
 		err = ovs_push_vlan(skb, pkt, insn.arg, insn.imm);
 		break;
@@ -255,8 +260,9 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 }
 
 /* Run the instructions at `pkt->pc`; the program returns the result. */
-static __always_inline int ovs_act(struct __sk_buff *skb, struct ovs_cpu *cpu,
-				   struct ovs_pkt *pkt)
+static __always_inline int ovs_run_acts(struct __sk_buff *skb,
+					struct ovs_cpu *cpu,
+					struct ovs_pkt *pkt)
 {
 	struct ovs_run run = { .skb = skb, .cpu = cpu, .pkt = pkt };
 

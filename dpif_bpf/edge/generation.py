@@ -34,7 +34,7 @@ MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
 in, the bridge's program array, maps of the generation."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
-          abi.Stage.RX_L3: "ovs_rx_l3"}
+          abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act"}
 """The programs of bpf/datapath.bpf.c."""
 
 _NO_STATS = bytes(abi.DP_STATS.size)

@@ -90,6 +90,8 @@ class _Lib:
                 ("bpf_map__reuse_fd", c_int, (c_void_p, c_int)),
                 ("bpf_program__name", c_char_p, (c_void_p,)),
                 ("bpf_program__fd", c_int, (c_void_p,)),
+                ("bpf_program__insns", c_void_p, (c_void_p,)),
+                ("bpf_program__insn_cnt", ctypes.c_size_t, (c_void_p,)),
                 ("bpf_program__set_autoload", c_int, (c_void_p, c_bool)),
                 ("bpf_program__set_log_level", c_int, (c_void_p, c_uint32)),
                 ("bpf_program__set_log_buf", c_int,
@@ -323,6 +325,12 @@ class BpfObject:
         :raises BackendError: EBADF also when it was not to be loaded
         """
         return self._fd(_lib.c.bpf_program__fd(self._program(name)), name)
+
+    def insns(self, name: str) -> bytes:
+        """A program as it was loaded, its subprograms behind it."""
+        program = self._program(name)
+        return ctypes.string_at(_lib.c.bpf_program__insns(program),
+                                8 * _lib.c.bpf_program__insn_cnt(program))
 
     def map_info(self, name: str) -> bpfsys.MapInfo:
         """What the kernel says about a map."""

@@ -35,7 +35,7 @@ BRIDGE = 0
 
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
-STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx"}
+STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx", Stage.ACT: "ovs_act"}
 
 _ETH_P_IP = 0x0800
 _TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002

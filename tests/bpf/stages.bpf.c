@@ -71,4 +71,10 @@ int ovs_rx_l3(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
+SEC("tc")
+int ovs_act(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
 char LICENSE[] SEC("license") = "GPL";

@@ -183,7 +183,8 @@ def test_nesting(dp: Datapath) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_missing(dp: Datapath, stage: Stage) -> None:
-    code = {Stage.LOOKUP: insn(Op.RECIRC_LAST, 9)}
+    code = {Stage.LOOKUP: insn(Op.RECIRC_LAST, 9),
+            Stage.ACT: insn(Op.TRUNC) + insn(Op.OUTPUT_LAST, 2)}
     dp.add_flow(code.get(stage, insn(Op.OUTPUT_LAST, 2)))
     progs = dp.obj.map_fd("ovs_progs")
     bpfsys.map_delete(progs, U32.pack(stage))
@@ -252,24 +253,21 @@ def test_recirculation_of_a_copy(dp: Datapath) -> None:
     assert upcall.key == wanted.key[:len(upcall.key)]
 
 
-def test_recirculation_has_a_limit(dp: Datapath) -> None:
+@pytest.mark.parametrize("actions", [
+    insn(Op.RECIRC_LAST, 5), insn(Op.RECIRC, 5) + insn(Op.END)],
+    ids=["of the packet", "of copies"])
+def test_recirculation_has_a_limit(dp: Datapath, actions: bytes) -> None:
+    """And tail calls have none: on the way the packet is put off."""
     before = count(dp, DropReason.RECIRC_LIMIT)
-    flow = dp.add_flow(insn(Op.RECIRC_LAST, 5))
-    assert dp.run(SYN).retval == TC_ACT_SHOT
-    assert dp.flow_stats(flow)[0] == 1 + abi.OVS_MAX_RECIRC
-    assert count(dp, DropReason.RECIRC_LIMIT) == before + 1
-
-
-def test_copies_share_the_limit(dp: Datapath) -> None:
-    """A copy that goes on recirculating by copies comes to an end."""
-    before = count(dp, DropReason.RECIRC_LIMIT)
-    flow = dp.add_flow(insn(Op.RECIRC, 5) + insn(Op.END))
+    tail_calls = count(dp, DropReason.TAIL_CALL)
+    flow = dp.add_flow(actions)
     dp.ports[1].send(SYN)
     deadline = time.monotonic() + 2
     while (count(dp, DropReason.RECIRC_LIMIT) == before
            and time.monotonic() < deadline):
         pass
     assert count(dp, DropReason.RECIRC_LIMIT) == before + 1
+    assert count(dp, DropReason.TAIL_CALL) == tail_calls
     assert dp.flow_stats(flow)[0] == 1 + abi.OVS_MAX_RECIRC
 
 
