@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""./run bench [NAME…] [--json]: measurements, as ratios within one run.
+"""./run bench [NAME…] [--json] [--against=COMMIT]: measurements, as ratios
+within one run.
 
 Each module of NAMES has ``measure() -> list[Row]``.
 """
@@ -32,13 +33,19 @@ def main(argv: list[str]) -> int:
                         help=f"one of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--json", action="store_true",
                         help="figures for a program")
+    parser.add_argument("--against", metavar="COMMIT",
+                        help="forward: compare with a commit, or with the"
+                        " checkout in a directory, in turns")
     args = parser.parse_args(argv)
+    if args.against and args.names != ["forward"]:
+        parser.error("--against is for forward alone")
     results: dict[str, list[Row]] = {}
     for name in args.names or NAMES:
         module = importlib.import_module(f"bench.{name}")
         if not args.json:
             print(f"{name}: {NAMES[name]}", flush=True)
-        results[name] = module.measure()
+        results[name] = (module.measure(args.against) if args.against
+                         else module.measure())
         if not args.json:
             print(table(results[name]), flush=True)
     if args.json:
