@@ -17,18 +17,7 @@
 #include "lib/stats.h"
 #include "lib/actions.h"
 #include "lib/layer3.h"
-
-#define OVS_LOOKUP(map, key)	bpf_map_lookup_elem(&map, key)
-#define OVS_TAIL_CALL(skb, index) ({			\
-	__u32 __stage = (index);			\
-							\
-	barrier_var(__stage);				\
-	bpf_tail_call(skb, &ovs_progs, __stage);	\
-})
-#define OVS_MAP_CPU	ovs_cpu
-#define OVS_MAP_DEVS	ovs_devs
-#define OVS_MAP_PORTS	ovs_ports
-#define OVS_MAP_DROPS	ovs_drops
+#include "lib/exact_fill.h"
 #include "lib/entry.h"
 
 /* The state of the packet in flight, for a program that a tail call runs. */
@@ -52,7 +41,6 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 				       struct ovs_pkt *pkt)
 {
 	struct ovs_dp_stats *stats = ovs_dp_stats_of(pkt->bridge);
-	struct ovs_flow *flow;
 	struct ovs_insn *insn;
 	__u32 id, pc;
 
@@ -65,25 +53,24 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 			probes = OVS_STEPS - 1;
 		}
 		stats->steps[probes]++;
-		stats->cache_hit += pkt->cached;
+		if (unlikely(pkt->cached))
+			stats->cache_hit++;
 	}
-	pkt->flow = id - 1;
-	flow = bpf_map_lookup_elem(&ovs_flows, &pkt->flow);
-	if (unlikely(!id || !flow)) {
+	if (unlikely(!id)) {
 		if (stats)
 			stats->missed++;
 		pkt->upcall_cmd = OVS_PACKET_CMD_MISS;
 		pkt->upcall_desc = 0;
 		return ovs_drop(cpu, pkt, ovs_upcall(skb, pkt));
 	}
-	if (stats)
-		stats->hit++;
+	pkt->flow = id - 1;
 	ovs_count_flow(skb, cpu, pkt);
-	pc = flow->acts;
+	if (pkt->exact)
+		ovs_exact_fill(cpu, pkt);
+	pc = pkt->pc;
 	insn = bpf_map_lookup_elem(&ovs_acts, &pc);
 	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST && !pkt->cutlen))
 		return ovs_output_only(skb, cpu, pkt, insn->imm);
-	pkt->pc = pc;
 	pkt->sent = 0;
 	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACT);
 }
@@ -106,20 +93,19 @@ int ovs_rx(struct __sk_buff *skb)
 	OVS_STATE(cpu, pkt);
 	__u32 err, i;
 
-	if (likely(!pkt->recirc_depth)) {
-		pkt->cutlen = 0;
-		pkt->copies = 0;
+	if (likely(!pkt->recirc_depth) && unlikely(pkt->dirty)) {
+#pragma unroll
+		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
+			pkt->key.w[i] = 0;
+		pkt->dirty = 0;
+	}
+	if (!pkt->parsed) {
 		pkt->key.skb_priority = skb->priority;
 		pkt->key.skb_mark = skb->mark;
-		if (unlikely(pkt->dirty)) {
-#pragma unroll
-			for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
-				pkt->key.w[i] = 0;
-			pkt->dirty = 0;
-		}
 		err = ovs_parse(skb, pkt);
 		if (unlikely(err))
 			return ovs_drop(cpu, pkt, err);
+		pkt->parsed = 1;
 	}
 	return ovs_process(skb, cpu, pkt);
 }
@@ -178,6 +164,8 @@ int ovs_inject(struct __sk_buff *skb)
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
 	pkt->copies = 0;
+	pkt->parsed = 1;
+	pkt->exact = 0;
 	pkt->pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;
@@ -200,7 +188,7 @@ int ovs_inject(struct __sk_buff *skb)
 	if (pkt->pc)
 		return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACT);
 	if (!pkt->recirc_depth)
-		pkt->recirc_depth = 1;	/* not to be parsed again */
+		pkt->recirc_depth = 1;	/* its metadata stay */
 	return ovs_stage(skb, cpu, pkt, OVS_STAGE_LOOKUP);
 }
 

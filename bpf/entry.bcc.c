@@ -3,8 +3,9 @@
  * The entry stage of one bridge: attached to the ingress of its ports, by tcx
  * or clsact.  bcc compiles this file at run time (dpif_bpf/edge/loader.py),
  * once; the loader then fills in the bridge's number, the stage to go on in,
- * the maps of the generation and the program array of the bridge.  These holes
- * are 64-bit immediates with values that the loader knows: OVS_HOLE_*.
+ * the constants of config.h, the maps of the generation and the program array
+ * of the bridge.  These holes are 64-bit immediates with values that the
+ * loader knows: OVS_HOLE_*.
  */
 #include <linux/bpf.h>
 
@@ -17,10 +18,27 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 
 #define OVS_MAP(hole)	((void *)bpf_pseudo_fd(1, hole))
 
-#define OVS_MAP_CPU	OVS_MAP(OVS_HOLE_CPU)
-#define OVS_MAP_DEVS	OVS_MAP(OVS_HOLE_DEVS)
-#define OVS_MAP_PORTS	OVS_MAP(OVS_HOLE_PORTS)
-#define OVS_MAP_DROPS	OVS_MAP(OVS_HOLE_DROPS)
+#define OVS_MAP_ACTS		OVS_MAP(OVS_HOLE_ACTS)
+#define OVS_MAP_CPU		OVS_MAP(OVS_HOLE_CPU)
+#define OVS_MAP_DEVS		OVS_MAP(OVS_HOLE_DEVS)
+#define OVS_MAP_DPSTATS		OVS_MAP(OVS_HOLE_DPSTATS)
+#define OVS_MAP_DROPS		OVS_MAP(OVS_HOLE_DROPS)
+#define OVS_MAP_EXACT		OVS_MAP(OVS_HOLE_EXACT)
+#define OVS_MAP_FLOW_STATS	OVS_MAP(OVS_HOLE_FLOW_STATS)
+#define OVS_MAP_FLOWS		OVS_MAP(OVS_HOLE_FLOWS)
+#define OVS_MAP_PORTS		OVS_MAP(OVS_HOLE_PORTS)
+
+/* Left to the compiler, they would be folded into other constants. */
+#define OVS_CONSTANT(hole) ({				\
+	__u64 __value;					\
+							\
+	asm("%0 = %1 ll" : "=r"(__value) : "i"(hole));	\
+	__value;					\
+})
+
+#define OVS_CFG_MAX_FLOWS	OVS_CONSTANT(OVS_HOLE_MAX_FLOWS)
+#define OVS_CFG_SHARED_STATS	OVS_CONSTANT(OVS_HOLE_SHARED_STATS)
+#define OVS_CFG_STRIPES		OVS_CONSTANT(OVS_HOLE_STRIPES)
 
 #define OVS_LOOKUP(map, key)	ovs_lookup(map, key)
 
@@ -37,10 +55,6 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 
 int ovs_entry(struct __sk_buff *skb)
 {
-	__u64 bridge, stage;
-
-	/* Left to the compiler, they would be folded into other constants. */
-	asm("%0 = %1 ll" : "=r"(bridge) : "i"(OVS_HOLE_BRIDGE));
-	asm("%0 = %1 ll" : "=r"(stage) : "i"(OVS_HOLE_STAGE));
-	return ovs_entry_run(skb, bridge, stage);
+	return ovs_entry_run(skb, OVS_CONSTANT(OVS_HOLE_BRIDGE),
+			     OVS_CONSTANT(OVS_HOLE_STAGE));
 }

@@ -84,6 +84,7 @@ OVS_CLS_WORDS: Final = 13
 OVS_CLS_FIRST: Final = 6
 OVS_CLS_RECORDS: Final = 6
 OVS_CACHE_LINES: Final = 16384
+OVS_EXACT_LINES: Final = 4096
 OVS_DESCS: Final = 32768
 
 
@@ -354,7 +355,10 @@ PKT: Final = _record("ovs_pkt", f"""
     probes I
     l4_proto B
     copies B
-    pad 2s
+    parsed B
+    pad B
+    exact I
+    pad2 I
     cached I
     cache_on I
     cache_left I
@@ -377,6 +381,10 @@ CPU: Final = _record("ovs_cpu", f"""
     tick Q
     now Q
     now_ms Q
+    exact_rest I
+    exact_hits I
+    exact_misses I
+    exact_wait I
     dev {DEV.size * OVS_DEV_CACHE}s
     pkt {PKT.size * OVS_LEVELS}s
     """)
@@ -398,7 +406,7 @@ FLOW_STATS: Final = _record("ovs_flow_stats", """
     """)
 
 DP_STATS: Final = _record("ovs_dp_stats", f"""
-    hit Q
+    exact Q
     missed Q
     lost Q
     cache_hit Q
@@ -535,11 +543,31 @@ DESC: Final = _record("ovs_desc", f"""
 DESCS: Final = _record("ovs_descs", f"d {OVS_DESCS * DESC.size}s")
 
 FLOW: Final = _record("ovs_flow", f"""
-    desc I
+    desc H
+    bridge H
+    gen I
     acts I
     next I
-    bridge I
     value {OVS_CLS_FIRST * 8}s
+    """, """
+    stamp desc 8
+    """)
+
+EXACT: Final = _record("ovs_exact", """
+    stamp Q
+    flow I
+    port I
+    w1 Q
+    w2 Q
+    w3 Q
+    w4 Q
+    w5 Q
+    w6 Q
+    w7 Q
+    w8 Q
+    w9 Q
+    w10 Q
+    pad 32s
     """)
 
 VALUES: Final = _record("ovs_values", f"""
@@ -556,4 +584,5 @@ ROOT: Final = _record("ovs_root", f"""
 
 RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
                   INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, SET_NSH, UPCALL,
-                  UPCALL_PARTS, SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, ROOT)
+                  UPCALL_PARTS, SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, EXACT,
+                  ROOT)

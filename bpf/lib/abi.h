@@ -185,7 +185,10 @@ struct ovs_pkt {
 	__u32 probes;		/* hash probes of the last lookup */
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
 	__u8 copies;		/* put off, until the rest is put off, too */
-	__u8 pad[2];
+	__u8 parsed;		/* the entry did */
+	__u8 pad;
+	__u32 exact;		/* line of ovs_exact to fill in, plus 1 */
+	__u32 pad2;
 	/* What the lookup keeps from packet to packet (lookup.h). */
 	__u32 cached;		/* the last lookup was answered by the cache */
 	__u32 cache_on;
@@ -210,6 +213,11 @@ struct ovs_cpu {
 	__u64 tick;		/* jiffies at which `now` was read */
 	__u64 now;		/* ns, CLOCK_MONOTONIC_COARSE */
 	__u64 now_ms;		/* the same in ms */
+	/* Of ovs_exact (exact.h): */
+	__u32 exact_rest;	/* lookups without it until it is tried again */
+	__u32 exact_hits;	/* since it was judged */
+	__u32 exact_misses;
+	__u32 exact_wait;	/* how often in a row it did not pay */
 	struct ovs_dev dev[OVS_DEV_CACHE];	/* by low bits of ifindex */
 	struct ovs_pkt pkt[OVS_LEVELS];
 };
@@ -240,8 +248,8 @@ struct ovs_flow_stats {
 
 /* Statistics of one bridge, per CPU (ovs_dpstats[bridge]). */
 struct ovs_dp_stats {
-	__u64 hit;
-	__u64 missed;
+	__u64 exact;		/* found in ovs_exact, in no other count */
+	__u64 missed;		/* of the lookups, those without a flow */
 	__u64 lost;
 	__u64 cache_hit;
 	__u64 steps[OVS_STEPS];	/* lookups by hash probes; the last: or more */
@@ -540,16 +548,38 @@ struct ovs_descs {
  * desc is zero.  Statistics have the index of the first record: the flow id.
  */
 struct ovs_flow {
-	__u32 desc;			/* mask; 0: not a flow */
+	union {
+		__u64 stamp;		/* of no other flow, ever */
+		struct {
+			__u16 desc;	/* mask; 0: not a flow */
+			__u16 bridge;
+			__u32 gen;	/* grows with each use of the record */
+		};
+	};
 	__u32 acts;			/* first instruction, in ovs_acts */
 	__u32 next;			/* next record; 0: none */
-	__u32 bridge;
 	__u64 value[OVS_CLS_FIRST];
 };
 
 struct ovs_values {
 	__u64 value[OVS_CLS_WORDS - OVS_CLS_FIRST];
 	__u64 pad;
+};
+
+/*
+ * A flow that this CPU found of late for exactly these key words, all that
+ * differ among fresh packets whose headers ovs_frame_parse() knows.  It holds
+ * while the flow has that stamp.  Those of IPv4 take the first cache line
+ * alone.
+ */
+#define OVS_EXACT_LINES	4096
+struct ovs_exact {
+	__u64 stamp;			/* of the flow; 0: none */
+	__u32 flow;			/* id */
+	__u32 port;			/* in_port | bridge << 16 */
+	__u64 w1, w2, w3, w4, w5, w6;
+	__u64 w7, w8, w9, w10;		/* of IPv6 */
+	__u64 pad[4];
 };
 
 /* The trees of a bridge. */
@@ -578,6 +608,7 @@ _Static_assert(sizeof(struct ovs_bucket) == 64, "ovs_bucket");
 _Static_assert(sizeof(struct ovs_desc) == 128, "ovs_desc");
 _Static_assert(sizeof(struct ovs_flow) == 64, "ovs_flow");
 _Static_assert(sizeof(struct ovs_values) == 64, "ovs_values");
+_Static_assert(sizeof(struct ovs_exact) == 128, "ovs_exact");
 _Static_assert(sizeof(struct ovs_root) == 264, "ovs_root");
 _Static_assert(OVS_CLS_WORDS * OVS_CLS_RECORDS >= OVS_KEY_USED, "key words");
 _Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) ==

@@ -9,12 +9,7 @@
 
 #include "kern.h"
 #include "abi.h"
-
-#define likely(x)	__builtin_expect(!!(x), 1)
-#define unlikely(x)	__builtin_expect(!!(x), 0)
-
-/* Loaded once, and when it says so. */
-#define OVS_READ_ONCE(x)	(*(const volatile typeof(x) *)&(x))
+#include "ctx_base.h"
 
 #define VLAN_HLEN	4
 #define VLAN_CFI_MASK	0x1000		/* in a key: a tag is present */

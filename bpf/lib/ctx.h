@@ -10,49 +10,7 @@
 #define OVS_CTX_H
 
 #include "common.h"
-
-/*
- * Read a 32-bit field.  By hand, because clang computes the address of a
- * field once for several reads, and the verifier refuses a computed address
- * of the context ("dereference of modified ctx ptr", all kernels).
- */
-#define ctx_get(ctx, field) ({						\
-	__u32 __value;							\
-									\
-	asm volatile("%0 = *(u32 *)(%1 + %2)"				\
-		     : "=r"(__value)					\
-		     : "r"(ctx),					\
-		       "i"(__builtin_offsetof(struct __sk_buff, field)));\
-	__value;							\
-})
-
-static __always_inline __u32 ctx_len(const struct __sk_buff *ctx)
-{
-	return ctx_get(ctx, len);
-}
-
-/* Packet pointers are 64 bits wide once the verifier has seen the load. */
-static __always_inline void *ctx_data(const struct __sk_buff *ctx)
-{
-	void *p;
-
-	asm volatile("%0 = *(u32 *)(%1 + %2)"
-		     : "=r"(p)
-		     : "r"(ctx),
-		       "i"(__builtin_offsetof(struct __sk_buff, data)));
-	return p;
-}
-
-static __always_inline void *ctx_end(const struct __sk_buff *ctx)
-{
-	void *p;
-
-	asm volatile("%0 = *(u32 *)(%1 + %2)"
-		     : "=r"(p)
-		     : "r"(ctx),
-		       "i"(__builtin_offsetof(struct __sk_buff, data_end)));
-	return p;
-}
+#include "ctx_base.h"
 
 /*
  * `n` bytes of the packet at `off`, in place; NULL when the packet is shorter

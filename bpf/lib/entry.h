@@ -1,21 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The entry stage: the program at the ingress hook of a bridge's ports.  It
- * is compiled at run time by bcc, with the bridge's number and the stage to go
- * on in as constants, or as ovs_entry of the object.  So this file uses only
- * what both have: no subprograms, no .rodata, and maps through macros, which
- * the including file defines:
+ * is compiled at run time by bcc, with the bridge's number, the stage to go on
+ * in and what else config.h has as constants, or as ovs_entry of the object.
+ * So this file uses only what both have: no subprograms, no .rodata, helpers
+ * that bcc knows, and maps and constants through macros, which the including
+ * file defines:
  *
  *	OVS_LOOKUP(map, key)		the helper, for the names below
  *	OVS_TAIL_CALL(skb, index)	into the bridge's program array
- *	OVS_MAP_CPU, OVS_MAP_DEVS, OVS_MAP_PORTS, OVS_MAP_DROPS
+ *	OVS_MAP_ACTS, _CPU, _DEVS, _DPSTATS, _DROPS, _EXACT, _FLOW_STATS,
+ *		_FLOWS, _PORTS
+ *	OVS_CFG_MAX_FLOWS, _SHARED_STATS, _STRIPES
  *
- * What stage RX finds: a level of ovs_cpu claimed (ovs_cpu.level counts those
- * in use, the packet's state is pkt[level - 1]), and in that state key.w[0]
- * (port number, recirc_id 0), zero in w[1] and w[4], `bridge`, and zero in
- * exec_slot, recirc_depth, stale and drop.  Everything else is either written
- * by the later stages before they read it, or, like `dirty`, kept from packet
- * to packet.
+ * Of a frame of the common kinds whose flow the cache of exact matches knows
+ * and that has one output, this program is all there is: such a packet needs
+ * no state.  Of all others it makes the state and goes on in stage ACT, when
+ * the flow is known, or in stage RX.
+ *
+ * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
+ * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
+ * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in exec_slot,
+ * recirc_depth, stale, drop, cutlen and copies; when it is not parsed, zero in
+ * w[1] and w[4], too, else what ovs_parse() would fill in.  Everything else is
+ * either written by the later stages before they read it, or, like `dirty`,
+ * kept from packet to packet.
  * Every program that ends a packet's way gives the level back.
  */
 #ifndef OVS_ENTRY_H
@@ -24,9 +33,11 @@
 #include <linux/pkt_cls.h>
 
 #include "abi.h"
+#include "count.h"
+#include "exact.h"
+#include "frame.h"
 
-static __attribute__((always_inline)) int
-ovs_entry_drop(__u32 bridge, __u32 reason)
+static __always_inline int ovs_entry_drop(__u32 bridge, __u32 reason)
 {
 	__u32 i = bridge * OVS_DROP_MAX + reason;
 	__u64 *count = OVS_LOOKUP(OVS_MAP_DROPS, &i);
@@ -41,8 +52,8 @@ ovs_entry_drop(__u32 bridge, __u32 reason)
  * in the entry; what it said last is kept, and holds while ovs_ports has the
  * device under that number.
  */
-static __attribute__((always_inline)) int
-ovs_entry_port(struct ovs_cpu *cpu, __u32 ifindex, __u32 *port_no)
+static __always_inline int ovs_entry_port(struct ovs_cpu *cpu, __u32 ifindex,
+					  __u32 *port_no)
 {
 	struct ovs_dev *dev = &cpu->dev[ifindex & (OVS_DEV_CACHE - 1)];
 	struct ovs_port *port;
@@ -63,12 +74,71 @@ ovs_entry_port(struct ovs_cpu *cpu, __u32 ifindex, __u32 *port_no)
 	return 1;
 }
 
-static __attribute__((always_inline)) int
-ovs_entry_run(struct __sk_buff *skb, __u32 bridge, __u32 stage)
+/* The state of a packet that gets one, at the level that is free. */
+static __always_inline struct ovs_pkt *
+ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 {
-	__u32 zero = 0, ifindex = skb->ifindex, level, port_no;
+	struct ovs_pkt *pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
+
+	cpu->level = level + 1;
+	pkt->key.w[0] = port_no;
+	pkt->bridge = bridge;
+	pkt->exec_slot = 0;
+	pkt->recirc_depth = 0;
+	pkt->stale = 0;
+	pkt->drop = 0;
+	pkt->cutlen = 0;
+	pkt->copies = 0;
+	pkt->exact = 0;
+	return pkt;
+}
+
+/*
+ * The device of a port that takes the frame as it is; 0 when that is not
+ * sure, and stage RX is to see (act_output.h).
+ */
+static __always_inline __u32 ovs_entry_dev(struct __sk_buff *skb,
+					   __u32 port_no)
+{
+	struct ovs_port *port = OVS_LOOKUP(OVS_MAP_PORTS, &port_no);
+	__u32 len = ctx_len(skb) - ETH_HLEN;
+
+	if (!port ||
+	    (port->flags & (OVS_PORT_F_USED | OVS_PORT_F_L3)) !=
+	    OVS_PORT_F_USED)
+		return 0;
+	if (ctx_get(skb, gso_size))
+		return port->flags & OVS_PORT_F_VETH ? port->ifindex : 0;
+	return port->mtu && len > port->mtu ? 0 : port->ifindex;
+}
+
+/* Count what the cache of exact matches knew. */
+static __always_inline void ovs_entry_count(struct __sk_buff *skb,
+					    struct ovs_cpu *cpu, __u32 bridge,
+					    __u32 flow,
+					    const struct ovs_frame *f)
+{
+	struct ovs_dp_stats *stats = OVS_LOOKUP(OVS_MAP_DPSTATS, &bridge);
+	__u32 bytes = ctx_len(skb);
+
+	if (ctx_get(skb, vlan_present))
+		bytes += 4;
+	if (stats)
+		stats->exact++;
+	ovs_count(cpu, flow, bytes, f->tcp_flags);
+}
+
+static __always_inline int ovs_entry_run(struct __sk_buff *skb, __u32 bridge,
+					 __u32 stage)
+{
+	__u32 zero = 0, ifindex = skb->ifindex, level, port_no, line = 0, id;
+	struct ovs_frame f;
+	struct ovs_exact *e;
+	struct ovs_insn *insn;
+	struct ovs_flow *flow;
 	struct ovs_cpu *cpu;
 	struct ovs_pkt *pkt;
+	__u32 parsed, pc;
 
 	cpu = OVS_LOOKUP(OVS_MAP_CPU, &zero);
 	if (!cpu)
@@ -79,18 +149,56 @@ ovs_entry_run(struct __sk_buff *skb, __u32 bridge, __u32 stage)
 	if (level >= OVS_MAX_NESTING)
 		return ovs_entry_drop(bridge, OVS_DROP_NESTING);
 
-	cpu->level = level + 1;
-	pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
-	pkt->key.in_port = port_no;
-	pkt->key.recirc_id = 0;
-	pkt->key.w[1] = 0;
-	pkt->key.w[4] = 0;
-	pkt->bridge = bridge;
-	pkt->exec_slot = 0;
-	pkt->recirc_depth = 0;
-	pkt->stale = 0;
-	pkt->drop = 0;
+	parsed = stage == OVS_STAGE_RX && ovs_frame_parse(skb, &f);
+	if (!parsed)
+		goto state;
+	if (unlikely(cpu->exact_rest)) {
+		cpu->exact_rest--;
+		goto state;
+	}
+	line = ovs_exact_line(&f, port_no);
+	e = OVS_LOOKUP(OVS_MAP_EXACT, &line);
+	line++;
+	if (!e || !ovs_exact_same(e, &f, ovs_exact_port(port_no, bridge)))
+		goto state;
+	id = e->flow;
+	flow = OVS_LOOKUP(OVS_MAP_FLOWS, &id);
+	if (!flow || OVS_READ_ONCE(flow->stamp) != e->stamp)
+		goto state;
+	pc = flow->acts;
+	insn = OVS_LOOKUP(OVS_MAP_ACTS, &pc);
+	if (!insn)
+		goto state;
+	cpu->exact_hits++;
+	if (likely(insn->op == OVS_OP_OUTPUT_LAST)) {
+		ifindex = ovs_entry_dev(skb, insn->imm);
+		if (unlikely(!ifindex))
+			goto state;
+		ovs_entry_count(skb, cpu, bridge, id, &f);
+		return bpf_redirect(ifindex, 0);
+	}
+	pkt = ovs_entry_state(cpu, level, bridge, port_no);
+	ovs_frame_store(&f, pkt);
+	if (unlikely(pkt->dirty))
+		goto call;
+	ovs_entry_count(skb, cpu, bridge, id, &f);
+	pkt->flow = id;
+	pkt->pc = pc;
+	pkt->sent = 0;
+	stage = OVS_STAGE_ACT;
+	goto call;
 
+state:
+	pkt = ovs_entry_state(cpu, level, bridge, port_no);
+	pkt->exact = line;
+	if (parsed) {
+		ovs_frame_store(&f, pkt);
+	} else {
+		pkt->key.w[1] = 0;
+		pkt->key.w[4] = 0;
+		pkt->parsed = 0;
+	}
+call:
 	OVS_TAIL_CALL(skb, stage);
 	cpu->level = level;
 	return ovs_entry_drop(bridge, OVS_DROP_TAIL_CALL);

@@ -247,7 +247,8 @@ __noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
 }
 
 /*
- * Whether the flow that `edge` names matches in all bits of its mask.
+ * Whether the flow that `edge` names matches in all bits of its mask; where
+ * its actions begin goes to pkt->pc.
  *
  * @cached: the edge is not from a tree of the packet's bridge
  */
@@ -276,6 +277,7 @@ static __always_inline int ovs_cls_same(struct ovs_pkt *pkt,
 	}
 	if (diff)
 		return 0;
+	pkt->pc = f->acts;
 	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
 }
 

@@ -55,6 +55,14 @@ struct {
 	__type(value, __u64[8]);
 } ovs_cls_cache SEC(".maps");
 
+/* Packets found of late, by a hash of the key.  Programs alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OVS_EXACT_LINES);
+	__type(key, __u32);
+	__type(value, struct ovs_exact);
+} ovs_exact SEC(".maps");
+
 /* Lookups that met a bound; written by lookup.h, read by the provider. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

@@ -90,16 +90,16 @@ class Reader:
         record = edge & _ID
         values: list[int] = []
         first = abi.OVS_CLS_FIRST
-        if struct.unpack_from("=I", self._flows,
+        if struct.unpack_from("=H", self._flows,
                               record * abi.FLOW.size)[0] != desc:
             return False
         while len(values) < len(words):
             head = abi.FLOW.struct.unpack_from(self._flows,
                                                record * abi.FLOW.size)
-            values += struct.unpack(f"={first}Q", head[4])
+            values += struct.unpack(f"={first}Q", head[5])
             values += struct.unpack_from(f"={_WORDS - first}Q", self._values,
                                          record * abi.VALUES.size)
-            record = head[2]
+            record = head[4]
         return values[:len(words)] == words
 
     def find(self, root: int, key: int) -> int | None:

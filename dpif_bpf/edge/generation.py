@@ -28,10 +28,14 @@ PIPELINE_PINS = ("progs", "entry", "entry_l3")
 HOLE_BRIDGE = CONST_HOLE
 HOLE_STAGE = CONST_HOLE + 1
 HOLE_PROGS = MAP_HOLE
-MAP_HOLES = {"ovs_cpu": MAP_HOLE + 1, "ovs_devs": MAP_HOLE + 2,
-             "ovs_drops": MAP_HOLE + 3, "ovs_ports": MAP_HOLE + 4}
+MAP_HOLES = {f"ovs_{name}": MAP_HOLE + 1 + number for number, name
+             in enumerate(("acts", "cpu", "devs", "dpstats", "drops", "exact",
+                           "flow_stats", "flows", "ports"))}
+CONST_HOLES = {f"cfg_{name}": CONST_HOLE + 2 + number for number, name
+               in enumerate(("max_flows", "shared_stats", "stripes"))}
 """What bpf/entry.bcc.c leaves open: the bridge's number, the stage to go on
-in, the bridge's program array, maps of the generation."""
+in, the bridge's program array, maps of the generation, and constants of
+bpf/lib/config.h."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act"}
@@ -66,17 +70,21 @@ class Generation:
 
     Made by Loader.create() and Loader.open_pinned().
 
+    :param template: of the entry stage; None: found, to be read only
+    :param constants: values of CONST_HOLES by name
     :ivar dp: the datapath's name
     :ivar number: grows with each generation of a datapath
     """
 
     def __init__(self, pins: PinRoot, dp: str, number: int, path: Path,
-                 template: Callable[[], Template] | None) -> None:
+                 template: Callable[[], Template] | None,
+                 constants: Mapping[str, int]) -> None:
         self.dp = dp
         self.number = number
         self._pins = pins
         self._path = path
         self._template = template
+        self._constants = constants
         self._maps: dict[str, int] = {}
         self._progs: dict[str, int] = {}
         self._info: dict[str, bpfsys.MapInfo] = {}
@@ -159,6 +167,8 @@ class Generation:
             fill_stages(progs, self._progs)
             values = {hole: self.map_fd(name)
                       for name, hole in MAP_HOLES.items()}
+            values |= {hole: self._constants[name]
+                       for name, hole in CONST_HOLES.items()}
             values[HOLE_PROGS] = progs
             values[HOLE_BRIDGE] = bridge
             for stage, name in ENTRIES.items():
@@ -199,13 +209,16 @@ class Generation:
 
     def dp_stats(self, bridge: int) -> tuple[int, int, int, int, int]:
         """Packets of a bridge: hit, missed, lost, hash probes, cache_hit."""
-        hit, missed, lost, cached, *steps, more = self._dp_stats(bridge)
-        probes = more + sum(n * some for n, some in enumerate(steps))
-        return hit, missed, lost, probes, cached
+        exact, missed, lost, cached, *steps, more = self._dp_stats(bridge)
+        probes = exact + more + sum(n * some for n, some in enumerate(steps))
+        return (exact + sum(steps) - missed, missed, lost, probes,
+                exact + cached)
 
     def steps(self, bridge: int) -> tuple[int, ...]:
-        """Lookups of a bridge by hash probes; the last: that many or more."""
-        return self._dp_stats(bridge)[-1 - abi.OVS_STEPS:-1]
+        """Lookups of a bridge by hash probes; the last: that many or more.
+        A look into the cache of exact matches is one."""
+        exact, _, _, _, none, one, *steps, _ = self._dp_stats(bridge)
+        return none, exact + one, *steps
 
     def _dp_stats(self, bridge: int) -> tuple[int, ...]:
         """struct ovs_dp_stats of a bridge, summed over the CPUs."""

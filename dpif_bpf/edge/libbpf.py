@@ -251,10 +251,7 @@ class BpfObject:
             as two's complement), or the variable's bytes
         :raises BackendError: no such variable, or the value does not fit
         """
-        var = self._variables.get(name)
-        if var is None:
-            raise BackendError(errno.ENOENT,
-                               f"{self._path.name} has no constant {name}")
+        var = self._variable(name)
         if isinstance(value, int):
             try:
                 value = value.to_bytes(var.size, sys.byteorder,
@@ -266,14 +263,35 @@ class BpfObject:
         if len(value) != var.size:
             raise BackendError(errno.EINVAL,
                                f"{name} has {var.size} bytes")
+        ctypes.memmove(self._place(name), value, var.size)
+
+    def rodata_value(self, name: str) -> int:
+        """What a constant is now, an unsigned number.
+
+        :raises BackendError: no such variable
+        """
+        return int.from_bytes(
+            ctypes.string_at(self._place(name), self._variable(name).size),
+            sys.byteorder)
+
+    def _variable(self, name: str) -> _Variable:
+        var = self._variables.get(name)
+        if var is None:
+            raise BackendError(errno.ENOENT,
+                               f"{self._path.name} has no constant {name}")
+        return var
+
+    def _place(self, name: str) -> int:
+        """The address of a constant's bytes, before load()."""
+        var = self._variable(name)
         section = _lib.c.bpf_object__find_map_by_name(
             self._handle, var.section.encode())
         size = ctypes.c_size_t()
-        start = section and _lib.c.bpf_map__initial_value(section,
-                                                          byref(size))
+        start: int | None = section and _lib.c.bpf_map__initial_value(
+            section, byref(size))
         if not start or var.offset + var.size > size.value:
             raise BackendError(errno.EINVAL, f"{name} cannot be set")
-        ctypes.memmove(start + var.offset, value, var.size)
+        return start + var.offset
 
     def set_max_entries(self, name: str, count: int) -> None:
         """Set the size of a map."""

@@ -31,6 +31,7 @@ from pathlib import Path
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.edge.compiler import Compilation
 from dpif_bpf.edge.generation import (
+    CONST_HOLES,
     ENTRY,
     HOLE_BRIDGE,
     HOLE_PROGS,
@@ -67,8 +68,8 @@ def start_compilation(files: Files) -> Compilation:
              f"-DOVS_HOLE_BRIDGE={HOLE_BRIDGE:#x}",
              f"-DOVS_HOLE_STAGE={HOLE_STAGE:#x}",
              f"-DOVS_HOLE_PROGS={HOLE_PROGS:#x}"]
-    flags += [f"-DOVS_HOLE_{name.removeprefix('ovs_').upper()}={hole:#x}"
-              for name, hole in MAP_HOLES.items()]
+    flags += [f"-DOVS_HOLE_{name[len('ovs_'):].upper()}={hole:#x}"
+              for name, hole in (MAP_HOLES | CONST_HOLES).items()]
     return Compilation(files.sources / "entry.bcc.c", ENTRY, flags,
                        files.headers)
 
@@ -102,7 +103,7 @@ class Loader:
             self._compilation = None  # another one if this fails
             template = Template(compilation.result())
             holes = {HOLE_BRIDGE, HOLE_STAGE, HOLE_PROGS,
-                     *MAP_HOLES.values()}
+                     *MAP_HOLES.values(), *CONST_HOLES.values()}
             if template.holes != holes:
                 raise BackendError(errno.ENOEXEC, "the entry lacks a hole")
             self._template = template
@@ -129,6 +130,8 @@ class Loader:
                     obj.set_max_entries(name, count)
                 for name, fd in (shared or {}).items():
                     obj.reuse_map(name, fd)
+                constants = {name: obj.rodata_value(name)
+                             for name in CONST_HOLES}
                 obj.load()
                 progs = {name: obj.prog_fd(name) for name in obj.programs}
                 fill_stages(obj.map_fd("ovs_progs"), progs)
@@ -139,7 +142,8 @@ class Loader:
                     bpfsys.obj_pin(obj.map_fd(name), path / "maps" / name)
                 for name, fd in progs.items():
                     bpfsys.obj_pin(fd, path / "progs" / name)
-                return Generation(self.pins, dp, number, path, self.template)
+                return Generation(self.pins, dp, number, path, self.template,
+                                  constants)
         except BackendError:
             remove_tree(path)
             raise
@@ -150,7 +154,8 @@ class Loader:
         if not numbers:
             return None
         return Generation(self.pins, dp, numbers[-1],
-                          self.pins.directory(dp) / str(numbers[-1]), None)
+                          self.pins.directory(dp) / str(numbers[-1]), None,
+                          {})
 
     def remove_others(self, keep: Generation) -> None:
         """Remove all generations of a datapath but one, complete or not.

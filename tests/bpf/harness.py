@@ -114,6 +114,7 @@ class Datapath:
             self._words = 1
             self._flows = 0
             self._descs = 0
+            self._gen = 0
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Datapath:
@@ -256,9 +257,10 @@ class Datapath:
                 struct.pack(f"={width}Q", *bits_of), 0)
             at = slice((first_flow + n) * 64, (first_flow + n + 1) * 64)
             first = abi.OVS_CLS_FIRST * 8
+            self._gen += 1
             flows[at] = struct.pack(
-                "=IIII", first_desc if n == 0 else 0, pc,
-                first_flow + n + 1 if more else 0, BRIDGE) + value[:first]
+                "=HHIII", first_desc if n == 0 else 0, BRIDGE, self._gen, pc,
+                first_flow + n + 1 if more else 0) + value[:first]
             values[at] = value[first:]
         self._descs += len(rows)
         self._flows += len(rows)
@@ -272,6 +274,8 @@ class Datapath:
         """Forgets all flows and instructions, statistics and upcalls."""
         for i in range(33):
             self._roots[BRIDGE * 33 + i] = 0
+        flows = self.mapped("ovs_flows")
+        flows[:] = bytes(len(flows))
         self._words, self._flows, self._descs = 1, 0, 0
         stats = self.mapped("ovs_flow_stats")
         stats[:] = bytes(len(stats))

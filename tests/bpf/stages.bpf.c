@@ -4,6 +4,7 @@
  * what they were given: for the tests of the loader.
  */
 #include "drop.h"
+#include "object.h"
 
 const volatile __u32 cfg_verdict = 100;
 
@@ -22,8 +23,10 @@ int ovs_rx(struct __sk_buff *skb)
 	if (!pkt)
 		return -2;
 	stats = ovs_dp_stats_of(pkt->bridge);
-	if (stats)
+	if (stats) {
+		stats->steps[0] += 1;
 		stats->missed += 1;
+	}
 	up = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*up) + 64, 0);
 	if (!up)
 		return ovs_drop(cpu, pkt, OVS_DROP_UPCALL_FULL);
