@@ -152,41 +152,40 @@ static __always_inline void ovs_hash(struct __sk_buff *skb,
  */
 __noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
 {
-	__u8 old[4], new[4], hlimit;	/* IPv4: TTL, protocol, checksum */
 	__be16 protocol;
+	__u16 old, new;		/* with the protocol behind or before it */
 	__u32 off;
-	__sum16 check;
+	void *ip;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
 	off = pkt->l3_off;
 	protocol = ctx_get(skb, protocol);
 	if (protocol == bpf_htons(ETH_P_IP)) {
-		if (!off || ctx_len(skb) < off + sizeof(struct iphdr) ||
-		    ctx_load(skb, off + 8, old, sizeof(old)))
+		ip = ctx_at(skb, off, sizeof(struct iphdr));
+		if (!off || !ip)
 			return OVS_DROP_SET;
-		if (old[0] <= 1)
+		old = OVS_AT16(ip, 8);
+		if ((__u8)old <= 1)
 			return OVS_DROP_TTL;
-		__builtin_memcpy(new, old, sizeof(new));
-		new[0]--;
-		__builtin_memcpy(&check, old + 2, 2);
-		check = ovs_csum_update(check, (__u16)~bpf_htons(0x100));
-		__builtin_memcpy(new + 2, &check, 2);
-		if (ctx_store(skb, off + 8, new, sizeof(new)))
-			return OVS_DROP_SET;
+		new = old - 1;
+		OVS_AT16(ip, 8) = new;
+		OVS_AT16(ip, 10) = ovs_csum_update(
+			OVS_AT16(ip, 10), OVS_SUM_DIFF2(old, new));
 		if (pkt->key.eth_type == protocol)
-			pkt->key.ip_ttl = new[0];
+			pkt->key.ip_ttl = new;
 	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
-		if (!off || ctx_len(skb) < off + sizeof(struct ipv6hdr) ||
-		    ctx_load(skb, off + 7, &hlimit, 1))
+		ip = ctx_at(skb, off, sizeof(struct ipv6hdr));
+		if (!off || !ip)
 			return OVS_DROP_SET;
-		if (hlimit <= 1)
+		old = OVS_AT16(ip, 6);
+		if (old >> 8 <= 1)
 			return OVS_DROP_TTL;
-		hlimit--;
-		if (ctx_store_csum(skb, off + 7, &hlimit, 1))
-			return OVS_DROP_SET;
+		new = old - 0x100;
+		OVS_AT16(ip, 6) = new;
+		bpf_csum_update(skb, OVS_SUM_DIFF2(old, new));
 		if (pkt->key.eth_type == protocol)
-			pkt->key.ip_ttl = hlimit;
+			pkt->key.ip_ttl = new >> 8;
 	}
 	return 0;
 }

@@ -22,8 +22,6 @@
 #define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;
 				 * core/actions.py knows it, too */
 
-#define OVS_KEY_W(field) (__builtin_offsetof(struct ovs_key, field) / 8)
-
 /*
  * Copy the metadata of a key: what does not come from the packet's headers.
  */

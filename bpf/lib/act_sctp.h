@@ -125,6 +125,7 @@ __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	sctp[0] = new;
 	if (ctx_store_csum(skb, off, sctp, sizeof(sctp)))
 		return OVS_DROP_SET;
+	bpf_set_hash_invalid(skb);
 	ovs_key_ports(pkt, new);
 	return 0;
 }

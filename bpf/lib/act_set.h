@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Masked sets of header fields.  The field is read from the packet, not from
- * the key; the key follows, unless so many tags were pushed that flow extract
- * does not get to the header.  Checksums are updated, not computed, by the
- * kernel's helpers, which know offloaded ones (CHECKSUM_PARTIAL: only the
- * pseudo header counts) and that a UDP checksum of zero stays zero.
+ * the key, and written in place; the key follows, unless so many tags were
+ * pushed that flow extract does not get to the header.  Checksums are updated,
+ * not computed: those of TCP, UDP and ICMPv6 by the kernel's helper, which
+ * knows offloaded ones (CHECKSUM_PARTIAL: only the pseudo header counts) and
+ * that a UDP checksum of zero stays zero.  That of the whole packet
+ * (CHECKSUM_COMPLETE) is one of what follows the Ethernet header, and an IPv4
+ * header adds nothing to it whatever it is, as its own checksum sees to that.
+ * The packet's hash goes with what it was made of, as in the kernel datapath:
+ * with addresses that differ and with ports.
  *
  * Global functions, so that the verifier looks at each one once.  They return
  * 0 or OVS_DROP_*; `at` is the index of their operand in ovs_acts.
@@ -16,6 +21,7 @@
 #include <linux/ipv6.h>
 
 #include "ctx.h"
+#include "frame.h"
 #include "maps.h"
 
 #define OVS_TCP_HLEN	20
@@ -44,29 +50,30 @@ static __always_inline __u64 ovs_operand(__u32 i)
 
 #define OVS_MASKED(old, value, mask)	(((old) & ~(mask)) | (value))
 
+/* Addresses are words of the key, which VLAN tags share. */
+#define OVS_MAC_MASK	0xffffffffffffULL
+
+/* The first six bytes at `p`, and the last six of eight. */
+#define OVS_MAC_AT(p)	(*(volatile __u64 *)(p) & OVS_MAC_MASK)
+#define OVS_MAC_TO(p)	(*(volatile __u64 *)(p) >> 16)
+
 __noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			   __u32 at)
 {
-	struct ovs_set_eth op OVS_WORDS;
-	__u16 mac[6], *dst = (__u16 *)op.dst, *src = (__u16 *)op.src;
-	__u16 *dst_mask = (__u16 *)op.dst_mask;
-	__u16 *src_mask = (__u16 *)op.src_mask;
-	int i;
+	void *eth = ctx_at(skb, 0, 2 * ETH_ALEN);
+	__u64 dst, src;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	OVS_OPERAND(&op, at);
-	if (ctx_load(skb, 0, mac, sizeof(mac)))
+	if (!eth)
 		return OVS_DROP_SET;
-#pragma unroll
-	for (i = 0; i < 3; i++) {
-		mac[i] = OVS_MASKED(mac[i], dst[i], dst_mask[i]);
-		mac[i + 3] = OVS_MASKED(mac[i + 3], src[i], src_mask[i]);
-	}
-	if (bpf_skb_store_bytes(skb, 0, mac, sizeof(mac), 0))
-		return OVS_DROP_SET;
-	__builtin_memcpy(pkt->key.eth_dst, mac, 6);
-	__builtin_memcpy(pkt->key.eth_src, mac + 3, 6);
+	dst = OVS_MASKED(OVS_MAC_AT(eth), ovs_operand(at), ovs_operand(at + 2));
+	src = OVS_MASKED(OVS_MAC_TO(eth + 4), ovs_operand(at + 1),
+			 ovs_operand(at + 3));
+	*(volatile __u64 *)eth = dst | src << 48;
+	*(volatile __u32 *)(eth + 8) = src >> 16;
+	pkt->key.w[2] = (pkt->key.w[2] & ~OVS_MAC_MASK) | dst;
+	pkt->key.w[3] = (pkt->key.w[3] & ~OVS_MAC_MASK) | src;
 	return 0;
 }
 
@@ -99,25 +106,21 @@ static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
 	       OVS_DROP_SET : 0;
 }
 
-/* By what the sum of words changes: bpf_csum_diff() without the call. */
-#define OVS_SUM_DIFF(old, new, words) ({				\
-	const __u32 *__old = (const __u32 *)(old);			\
-	const __u32 *__new = (const __u32 *)(new);			\
-	__u64 __sum = 0;						\
-									\
-	for (int __i = 0; __i < (words); __i++)				\
-		__sum += (__u64)(__u32)~__old[__i] + __new[__i];	\
-	__sum = (__sum & 0xffffffff) + (__sum >> 32);			\
-	(__u32)(__sum + (__sum >> 32));					\
-})
+/* By what a sum changes with 32-bit words, or halves of 16 bits. */
+#define OVS_SUM_DIFF(old, new)	((__u64)(__u32)~(old) + (__u32)(new))
+#define OVS_SUM_DIFF2(old, new)	((__u64)(__u16)~(old) + (__u16)(new))
 
-#define OVS_DIFFER(old, new, words) ({					\
-	__u32 __differ = 0;						\
-									\
-	for (int __i = 0; __i < (words); __i++)				\
-		__differ |= (old)[__i] ^ (new)[__i];			\
-	__differ;							\
-})
+static __always_inline __u64 ovs_sum_diff8(__u64 old, __u64 new)
+{
+	return OVS_SUM_DIFF(old, new) + OVS_SUM_DIFF(old >> 32, new >> 32);
+}
+
+/* Some such changes, as 32 bits. */
+static __always_inline __u32 ovs_sum_fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	return sum + (sum >> 32);
+}
 
 /* `check` after data whose sum changed by `diff`. */
 static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
@@ -133,39 +136,57 @@ static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			    __u32 at)
 {
-	struct ovs_set_ipv4 op OVS_WORDS;
-	struct iphdr ip, old;
-	__u32 diff;
+	union {
+		__u64 w;
+		struct {
+			__u8 tos;
+			__u8 tos_mask;
+			__u8 ttl;
+			__u8 ttl_mask;
+		};
+	} op = { .w = ovs_operand(at + 2) };
+	__u16 old_tos, tos, old_ttl, ttl;	/* with the byte beside each */
+	__u64 old_addr, addr, diff;
+	__u32 off;
+	void *ip;
 	int err;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	OVS_OPERAND(&op, at);
-	if (!pkt->l3_off || ctx_load(skb, pkt->l3_off, &old, sizeof(old)))
+	off = pkt->l3_off;
+	ip = ctx_at(skb, off, sizeof(struct iphdr));
+	if (!off || !ip)
 		return OVS_DROP_SET;
-	ip = old;
-	ip.saddr = OVS_MASKED(ip.saddr, op.src, op.src_mask);
-	ip.daddr = OVS_MASKED(ip.daddr, op.dst, op.dst_mask);
-	ip.tos = OVS_MASKED(ip.tos, op.tos, op.tos_mask);
-	ip.ttl = OVS_MASKED(ip.ttl, op.ttl, op.ttl_mask);
-
-	if ((ip.saddr != old.saddr || ip.daddr != old.daddr) &&
-	    pkt->l4_proto != IPPROTO_ICMPV6) {
-		diff = OVS_SUM_DIFF(&old.saddr, &ip.saddr, 2);
-		err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto, diff);
-		if (err)
-			return err;
+	old_addr = OVS_AT64(ip, 12);
+	addr = OVS_MASKED(old_addr, ovs_operand(at), ovs_operand(at + 1));
+	diff = ovs_sum_diff8(old_addr, addr);
+	if (addr != old_addr) {
+		if (pkt->l4_proto != IPPROTO_ICMPV6) {
+			err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto,
+					    ovs_sum_fold(diff));
+			if (err)
+				return err;
+		}
+		bpf_set_hash_invalid(skb);
+		ip = ctx_at(skb, off, sizeof(struct iphdr));
+		if (!ip)
+			return OVS_DROP_SET;
+		OVS_AT64(ip, 12) = addr;
 	}
-	diff = OVS_SUM_DIFF(&old, &ip, 5);
-	ip.check = ovs_csum_update(old.check, diff);
-	if (ctx_store(skb, pkt->l3_off, &ip, sizeof(ip)))
-		return OVS_DROP_SET;
+	old_tos = OVS_AT16(ip, 0);
+	old_ttl = OVS_AT16(ip, 8);
+	tos = OVS_MASKED(old_tos, op.tos << 8, op.tos_mask << 8);
+	ttl = OVS_MASKED(old_ttl, op.ttl, op.ttl_mask);
+	diff += OVS_SUM_DIFF2(old_tos, tos) + OVS_SUM_DIFF2(old_ttl, ttl);
+	OVS_AT16(ip, 0) = tos;
+	OVS_AT16(ip, 8) = ttl;
+	OVS_AT16(ip, 10) = ovs_csum_update(OVS_AT16(ip, 10),
+					   ovs_sum_fold(diff));
 	if (pkt->key.eth_type != bpf_htons(ETH_P_IP))
 		return 0;
-	pkt->key.ipv4_src = ip.saddr;
-	pkt->key.ipv4_dst = ip.daddr;
-	pkt->key.ip_tos = ip.tos;
-	pkt->key.ip_ttl = ip.ttl;
+	pkt->key.w[OVS_KEY_W(ipv4_src)] = addr;
+	pkt->key.ip_tos = tos >> 8;
+	pkt->key.ip_ttl = ttl;
 	return 0;
 }
 
@@ -176,50 +197,70 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			    __u32 at)
 {
-	__u32 ip[10] OVS_WORDS, old[10] OVS_WORDS, word;
-	__u64 *addr = (__u64 *)(ip + 2);	/* source, destination */
-	struct ovs_set_ipv6 op OVS_WORDS;
-	__u32 differ, diff;
+	union {
+		__u64 w[2];
+		struct {
+			__be32 label;
+			__be32 label_mask;
+			__u8 tclass;
+			__u8 tclass_mask;
+			__u8 hlimit;
+			__u8 hlimit_mask;
+		};
+	} op = { .w = { ovs_operand(at + 8), ovs_operand(at + 9) } };
+	__u64 old, addr[4], differ = 0, diff = 0, pseudo = 0;
+	__u32 off, old_word, word;
+	__u16 old_limit, limit;		/* with the protocol before it */
+	void *ip;
 	int err, i;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	if (!pkt->l3_off || ctx_load(skb, pkt->l3_off, old, sizeof(old)))
+	off = pkt->l3_off;
+	ip = ctx_at(skb, off, sizeof(struct ipv6hdr));
+	if (!off || !ip)
 		return OVS_DROP_SET;
-	__builtin_memcpy(ip, old, sizeof(ip));
-#pragma unroll
-	for (i = 0; i < 4; i++)
-		addr[i] = OVS_MASKED(addr[i], ovs_operand(at + i),
-				     ovs_operand(at + 4 + i));
-	/* Only what follows the addresses. */
-	((__u64 *)&op)[8] = ovs_operand(at + 8);
-	((__u64 *)&op)[9] = ovs_operand(at + 9);
-	word = bpf_ntohl(ip[0]);
+	old_word = OVS_AT32(ip, 0);
+	old_limit = OVS_AT16(ip, 6);
+	word = bpf_ntohl(old_word);
 	word = OVS_MASKED(word, (__u32)op.tclass << 20,
 			  (__u32)op.tclass_mask << 20);
 	word = OVS_MASKED(word, bpf_ntohl(op.label), bpf_ntohl(op.label_mask));
-	ip[0] = bpf_htonl(word);
-	((__u8 *)ip)[7] = OVS_MASKED(((__u8 *)ip)[7], op.hlimit,
-				     op.hlimit_mask);
+	limit = OVS_MASKED(old_limit, op.hlimit << 8, op.hlimit_mask << 8);
+	diff = OVS_SUM_DIFF(old_word, bpf_htonl(word)) +
+	       OVS_SUM_DIFF2(old_limit, limit);
+	OVS_AT32(ip, 0) = bpf_htonl(word);
+	OVS_AT16(ip, 6) = limit;
 
-	differ = OVS_DIFFER(old + 2, ip + 2, 4);
-	diff = OVS_SUM_DIFF(old + 2, ip + 2, 4);
-	if (!pkt->routing && OVS_DIFFER(old + 6, ip + 6, 4)) {
-		differ = 1;
-		diff = OVS_SUM_DIFF(old + 2, ip + 2, 8);
+#pragma unroll
+	for (i = 0; i < 4; i++) {
+		old = OVS_AT64(ip, 8 + 8 * i);
+		addr[i] = OVS_MASKED(old, ovs_operand(at + i),
+				     ovs_operand(at + 4 + i));
+		differ |= old ^ addr[i];
+		if (i < 2 || !pkt->routing)
+			pseudo += ovs_sum_diff8(old, addr[i]);
+		diff += ovs_sum_diff8(old, addr[i]);
+		OVS_AT64(ip, 8 + 8 * i) = addr[i];
 	}
-	if (differ && pkt->l4_proto) {
-		err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto, diff);
-		if (err)
-			return err;
+	/* A checksum over the whole packet has all that changes. */
+	bpf_csum_update(skb, ovs_sum_fold(diff));
+	if (differ) {
+		bpf_set_hash_invalid(skb);
+		if (pkt->l4_proto) {
+			err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto,
+					    ovs_sum_fold(pseudo));
+			if (err)
+				return err;
+		}
 	}
-	if (ctx_store_csum(skb, pkt->l3_off, ip, sizeof(ip)))
-		return OVS_DROP_SET;
 	if (pkt->key.eth_type != bpf_htons(ETH_P_IPV6))
 		return 0;
-	__builtin_memcpy(pkt->key.ipv6_src, ip + 2, 32);
+#pragma unroll
+	for (i = 0; i < 4; i++)
+		pkt->key.w[OVS_KEY_W(ipv6_src) + i] = addr[i];
 	pkt->key.ip_tos = word >> 20;
-	pkt->key.ip_ttl = ((__u8 *)ip)[7];
+	pkt->key.ip_ttl = limit >> 8;
 	pkt->key.ipv6_label = bpf_htonl(word & 0xfffff);
 	return 0;
 }
@@ -253,6 +294,7 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 {
 	__u64 flags = sizeof(__u32);
 	__u32 off, hlen, check, old, new;
+	void *tp;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
@@ -265,14 +307,17 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		check = 6;
 		flags |= BPF_F_MARK_MANGLED_0;
 	}
-	if (pkt->l4_proto != proto || ctx_len(skb) < off + hlen ||
-	    ctx_load(skb, off, &old, sizeof(old)))
+	if (pkt->l4_proto != proto || ctx_len(skb) < off + hlen)
 		return OVS_DROP_SET;
-
+	tp = ctx_at(skb, off, sizeof(old));
+	if (!tp)
+		return OVS_DROP_SET;
+	old = OVS_AT32(tp, 0);
 	new = ovs_new_ports(old, at);
-	if (bpf_l4_csum_replace(skb, off + check, old, new, flags) ||
-	    ctx_store(skb, off, &new, sizeof(new)))
+	OVS_AT32(tp, 0) = new;
+	if (bpf_l4_csum_replace(skb, off + check, old, new, flags))
 		return OVS_DROP_SET;
+	bpf_set_hash_invalid(skb);
 	ovs_key_ports(pkt, new);
 	return 0;
 }

@@ -11,6 +11,9 @@
 #include "abi.h"
 #include "ctx_base.h"
 
+/* The word of the key that a field is in. */
+#define OVS_KEY_W(field) (__builtin_offsetof(struct ovs_key, field) / 8)
+
 #define VLAN_HLEN	4
 #define VLAN_CFI_MASK	0x1000		/* in a key: a tag is present */
 

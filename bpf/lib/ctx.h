@@ -47,15 +47,14 @@ static __always_inline long ctx_load(struct __sk_buff *ctx, __u32 off,
 static __always_inline long ctx_store(struct __sk_buff *ctx, __u32 off,
 				      const void *from, __u32 n)
 {
-	return bpf_skb_store_bytes(ctx, off, from, n, BPF_F_INVALIDATE_HASH);
+	return bpf_skb_store_bytes(ctx, off, from, n, 0);
 }
 
 /* Store bytes that a checksum over the whole packet must follow. */
 static __always_inline long ctx_store_csum(struct __sk_buff *ctx, __u32 off,
 					   const void *from, __u32 n)
 {
-	return bpf_skb_store_bytes(ctx, off, from, n, BPF_F_RECOMPUTE_CSUM |
-						      BPF_F_INVALIDATE_HASH);
+	return bpf_skb_store_bytes(ctx, off, from, n, BPF_F_RECOMPUTE_CSUM);
 }
 
 /* Bytes of the frame with the tag that is kept outside of it. */
