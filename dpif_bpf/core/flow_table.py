@@ -10,6 +10,7 @@ no two flows have one name, or one match.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from dataclasses import dataclass
 
@@ -265,9 +266,15 @@ class FlowTable:
             flow.places = {bridge: flow_id}
 
     def forget_port(self, port_no: int) -> None:
-        """A port that has gone: its flows stay, in no bridge's root."""
-        self.return_port(port_no, ANY_BRIDGE)
-        del self._bridge_of[port_no]
+        """A port that has gone: its flows stay, in no bridge's root.
+
+        Where there is no room for that they stay in the root where they are:
+        no packet comes that they match.
+        """
+        with contextlib.suppress(DpifError):
+            self.move_port(port_no, ANY_BRIDGE)
+        if self._bridge_of.get(port_no) == ANY_BRIDGE:
+            del self._bridge_of[port_no]
 
     def _named(self, ufid: bytes | None, match: Match) -> Flow | None:
         """The flow with one of these names, or with this match."""
