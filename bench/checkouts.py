@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 TOP = Path(__file__).resolve().parents[1]
 PARTS = ("bench", "bpf", "dpif_bpf")
@@ -32,11 +33,13 @@ class Case:
     :param what: the case's name
     :param flows: key, mask and actions of each flow
     :param packet: comes in by the first port
+    :param rests: the cache of exact matches does
     """
 
     what: str
     flows: tuple[tuple[str, str, str], ...]
     packet: str
+    rests: bool = False
 
 
 def checkout(commit: str) -> Path:
@@ -110,6 +113,21 @@ def children(places: Sequence[Path],
         yield made
 
 
+def set_rest(gen: Any, lookups: int) -> None:
+    """Lets the cache of exact matches rest, where there is one."""
+    from dpif_bpf import abi
+    from dpif_bpf.edge import bpfsys
+
+    field = abi.CPU.fields.get("exact_rest")
+    if field is None:
+        return
+    fd, info = gen.map_fd("ovs_cpu"), gen.map_info("ovs_cpu")
+    values = bpfsys.map_lookup_percpu(fd, 0, info)
+    bpfsys.map_update(fd, bytes(4), b"".join(
+        value[:field.offset] + struct.pack("=I", lookups)
+        + value[field.end:] for value in values))
+
+
 def run_child() -> None:
     """Serves a Child."""
     import dpif_bpf
@@ -137,6 +155,7 @@ def run_child() -> None:
             costs = {what: labs.run_ns(prog, packet, 1, repeat, 1)
                      for what, prog in ((EMPTY, empty), (BARE, bare))}
             for case in cases:
+                set_rest(instance.plane.gen, 1 << 30 if case.rests else 0)
                 costs[case.what] = labs.run_ns(
                     entry, bytes.fromhex(case.packet), 1, repeat, 1)
             print(json.dumps(costs), flush=True)

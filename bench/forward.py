@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import struct
-from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
+from socket import IPPROTO_ICMP, IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP
 
 from bench.checkouts import BARE, EMPTY, TOP, Case, checkout, children
 from bench.rows import Row
@@ -20,7 +20,7 @@ from dpif_bpf.wire.netlink import nla, nla_u32
 _MAC_A, _MAC_B = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
 _MAC_C, _MAC_D = b"\2\0\0\0\0\3", b"\2\0\0\0\0\4"
 _ALL = b"\xff"
-_TURNS, _REPEAT = 60, 10000
+_TURNS, _REPEAT = 150, 4000
 OUTPUT = nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2)
 ETH = _MAC_B + _MAC_A
 
@@ -40,6 +40,7 @@ def _ipv4(proto: int, payload: bytes) -> bytes:
 
 IPV4_UDP = _ipv4(IPPROTO_UDP, UDP)
 IPV4_TCP = _ipv4(IPPROTO_TCP, TCP)
+IPV4_ICMP = _ipv4(IPPROTO_ICMP, b"\x08\0" + bytes(32))
 IPV4_SCTP = _ipv4(IPPROTO_SCTP, UDP + bytes(1400))
 IPV6_TCP = (ETH + b"\x86\xdd" + struct.pack(
     "!IHBB", 6 << 28, len(TCP), IPPROTO_TCP, 64) + ADDRESSES6 + TCP)
@@ -64,6 +65,8 @@ def _transport(proto: int) -> bytes:
     if proto == IPPROTO_TCP:
         return (nla(u.OVS_KEY_ATTR_TCP, bytes(4))
                 + nla(u.OVS_KEY_ATTR_TCP_FLAGS, bytes(2)))
+    if proto == IPPROTO_ICMP:
+        return nla(u.OVS_KEY_ATTR_ICMP, bytes(2))
     if proto == IPPROTO_SCTP:
         return nla(u.OVS_KEY_ATTR_SCTP, bytes(4))
     return nla(u.OVS_KEY_ATTR_UDP, bytes(4))
@@ -129,9 +132,13 @@ def _routed() -> Case:
 
 def cases() -> list[Case]:
     """What is measured; the flows of all are there at the same time."""
-    return [_case("forward UDP over IPv4", ipv4(IPPROTO_UDP), IPV4_UDP),
+    udp = _case("forward UDP over IPv4", ipv4(IPPROTO_UDP), IPV4_UDP)
+    rest = "forward UDP over IPv4, the cache at rest"
+    return [udp,
             _case("forward TCP over IPv4", ipv4(IPPROTO_TCP), IPV4_TCP),
             _case("forward TCP over IPv6", ipv6(IPPROTO_TCP), IPV6_TCP),
+            Case(rest, (), udp.packet, rests=True),
+            _case("forward ICMP over IPv4", ipv4(IPPROTO_ICMP), IPV4_ICMP),
             _routed()]
 
 

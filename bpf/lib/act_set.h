@@ -53,10 +53,6 @@ static __always_inline __u64 ovs_operand(__u32 i)
 /* Addresses are words of the key, which VLAN tags share. */
 #define OVS_MAC_MASK	0xffffffffffffULL
 
-/* The first six bytes at `p`, and the last six of eight. */
-#define OVS_MAC_AT(p)	(*(volatile __u64 *)(p) & OVS_MAC_MASK)
-#define OVS_MAC_TO(p)	(*(volatile __u64 *)(p) >> 16)
-
 __noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			   __u32 at)
 {
@@ -67,11 +63,12 @@ __noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		return OVS_DROP_NO_STATE;
 	if (!eth)
 		return OVS_DROP_SET;
-	dst = OVS_MASKED(OVS_MAC_AT(eth), ovs_operand(at), ovs_operand(at + 2));
-	src = OVS_MASKED(OVS_MAC_TO(eth + 4), ovs_operand(at + 1),
+	dst = OVS_MASKED(OVS_MAC_FIRST(OVS_AT64(eth, 0)), ovs_operand(at),
+			 ovs_operand(at + 2));
+	src = OVS_MASKED(OVS_MAC_LAST(OVS_AT64(eth, 4)), ovs_operand(at + 1),
 			 ovs_operand(at + 3));
-	*(volatile __u64 *)eth = dst | src << 48;
-	*(volatile __u32 *)(eth + 8) = src >> 16;
+	OVS_AT64(eth, 0) = dst | src << 48;
+	OVS_AT32(eth, 8) = src >> 16;
 	pkt->key.w[2] = (pkt->key.w[2] & ~OVS_MAC_MASK) | dst;
 	pkt->key.w[3] = (pkt->key.w[3] & ~OVS_MAC_MASK) | src;
 	return 0;

@@ -10,6 +10,7 @@
 #ifndef OVS_PARSE_H
 #define OVS_PARSE_H
 
+#include "frame.h"
 #include "parse_encap.h"
 #include "parse_ip.h"
 #include "parser.h"
@@ -55,7 +56,7 @@ static __always_inline void ovs_parse_type(struct ovs_parser *p)
 static __always_inline void ovs_parse_eth(struct ovs_parser *p)
 {
 	struct ovs_key *key = &p->pkt->key;
-	union ovs_word dst = {}, src = {};
+	union ovs_word dst, src;
 	__be16 ctci = 0, ctpid = 0;
 	struct ethhdr *eth;
 
@@ -73,8 +74,8 @@ static __always_inline void ovs_parse_eth(struct ovs_parser *p)
 		key->w[3] = 0;
 		return;
 	}
-	__builtin_memcpy(dst.mac, eth->h_dest, sizeof(dst.mac));
-	__builtin_memcpy(src.mac, eth->h_source, sizeof(src.mac));
+	dst.w = OVS_MAC_FIRST(OVS_AT64((void *)eth, 0));
+	src.w = OVS_MAC_LAST(OVS_AT64((void *)eth, 4));
 	p->off = 2 * ETH_ALEN;
 	if (likely(!ctx_get(p->skb, vlan_present) && !ovs_is_vlan(eth->h_proto) &&
 		   bpf_ntohs(eth->h_proto) >= ETH_P_802_3_MIN)) {
