@@ -4,7 +4,7 @@
  * of its bridge (entry.h) or, when it was sent by the provider or put off by
  * a program, by ovs_inject; tail calls lead to ovs_rx, and from there to
  * ovs_act unless one output is all that is to be done.  All end in ovs_exit()
- * (drop.h): a redirect, or TC_ACT_SHOT with a counted reason, so that no
+ * (drop.h): a redirect, or CTX_DROP with a counted reason, so that no
  * packet of a port ever gets to the host's stack.
  */
 #include "lib/common.h"
@@ -26,10 +26,10 @@
 	struct ovs_pkt *pkt;				\
 							\
 	if (!cpu)					\
-		return TC_ACT_SHOT;			\
+		return CTX_DROP;			\
 	pkt = ovs_pkt_of(cpu);				\
 	if (!pkt)					\
-		return TC_ACT_SHOT
+		return CTX_DROP
 
 /*
  * Look the key up.  A single output, which most flows are, is done here;
@@ -100,8 +100,8 @@ int ovs_rx(struct __sk_buff *skb)
 		pkt->dirty = 0;
 	}
 	if (!pkt->parsed) {
-		pkt->key.skb_priority = skb->priority;
-		pkt->key.skb_mark = skb->mark;
+		pkt->key.skb_priority = ctx_priority(skb);
+		pkt->key.skb_mark = ctx_mark(skb);
 		err = ovs_parse(skb, pkt);
 		if (unlikely(err))
 			return ovs_drop(cpu, pkt, err);
@@ -144,23 +144,23 @@ int ovs_inject(struct __sk_buff *skb)
 	struct ovs_pkt *pkt;
 	__u32 level, err;
 
-	slot = ovs_slot_find(skb->mark);
+	slot = ovs_slot_find(ctx_mark(skb));
 	if (!cpu || !slot) {
 		ovs_count_drop(0, cpu ? OVS_DROP_SLOT : OVS_DROP_NO_STATE);
-		return TC_ACT_SHOT;
+		return CTX_DROP;
 	}
 	level = cpu->level;
 	if (level >= OVS_MAX_NESTING) {
 		slot->state &= ~(__u64)OVS_SLOT_ARMED;
 		ovs_count_drop(slot->bridge, OVS_DROP_NESTING);
-		return TC_ACT_SHOT;
+		return CTX_DROP;
 	}
 	cpu->level = level + 1;
 	pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
 	ovs_copy_meta(&pkt->key, &slot->key);
 	pkt->dirty |= OVS_DIRTY_META;
 	pkt->bridge = slot->bridge;
-	pkt->exec_slot = skb->mark & ((1 << OVS_SLOT_BITS) - 1);
+	pkt->exec_slot = ctx_mark(skb) & ((1 << OVS_SLOT_BITS) - 1);
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
 	pkt->copies = 0;
@@ -170,12 +170,12 @@ int ovs_inject(struct __sk_buff *skb)
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;
 	pkt->drop = 0;
-	skb->mark = pkt->key.skb_mark;
-	skb->priority = pkt->key.skb_priority;
+	ctx_set_mark(skb, pkt->key.skb_mark);
+	ctx_set_priority(skb, pkt->key.skb_priority);
 
 	err = ovs_parse(skb, pkt);
 	/* The device's receive path forgot where the labels of it end. */
-	if (!err && ctx_get(skb, gso_size) && pkt->key.mpls_labels)
+	if (!err && ctx_gso(skb) && pkt->key.mpls_labels)
 		err = OVS_DROP_GSO;
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);

@@ -29,7 +29,7 @@
 #define OVS_EXEC_SLOTS		1024	/* owned by the provider */
 #define OVS_DEFER_SLOTS		4096	/* owned by the programs */
 #define OVS_SLOTS		(OVS_EXEC_SLOTS + OVS_DEFER_SLOTS)
-#define OVS_SLOT_BITS		13	/* of skb->mark: index, plus 1 */
+#define OVS_SLOT_BITS		13	/* of a mark: index, plus 1 */
 
 #define OVS_MAC_PROTO_ETHERNET	0
 #define OVS_MAC_PROTO_NONE	1	/* layer-3 packet, no Ethernet header */
@@ -180,7 +180,7 @@ struct ovs_pkt {
 	__u32 cutlen;		/* bytes that OP_TRUNC cuts from the next copy */
 	__u32 upcall_desc;	/* OP_USERSPACE descriptor */
 	__s32 verdict;		/* what the program returns */
-	__u16 l3_off;		/* from skb->data; 0 when there is none */
+	__u16 l3_off;		/* in the frame; 0 when there is none */
 	__u16 l4_off;
 	__u32 probes;		/* hash probes of the last lookup */
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
@@ -444,7 +444,7 @@ struct ovs_upcall_parts {
 
 /*
  * Metadata of a packet that enters at the inject device: the provider's
- * executes, and the programs' deferred copies.  skb->mark names the slot: the
+ * executes, and the programs' deferred copies.  Its mark names the slot: the
  * low OVS_SLOT_BITS bits are its index plus 1, those above the generation.
  *
  * state: bit 0 OVS_SLOT_ARMED; the next 19 bits the generation, which a new

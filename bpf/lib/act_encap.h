@@ -21,7 +21,7 @@ __noinline int ovs_push_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	if (before ? ctx_get(skb, vlan_present) :
+	if (before ? ctx_vlan(skb) :
 		     !ovs_plain_type(skb) ||
 		     ctx_load(skb, 0, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;
@@ -35,7 +35,7 @@ __noinline int ovs_push_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 	pkt->l3_off = ETH_HLEN;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
-	return ctx_get(skb, gso_size) ? 0 : ovs_cut(skb, 0);
+	return ctx_gso(skb) ? 0 : ovs_cut(skb, 0);
 }
 
 /* `uncover`: Ethernet follows, of which the packet now has a header. */
@@ -47,7 +47,7 @@ __noinline int ovs_pop_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (!ovs_is_mpls(ovs_plain_type(skb)))
 		return OVS_DROP_ENCAP;
 	/* How far the labels of a GSO packet go would not be known. */
-	if (ctx_get(skb, gso_size) && ovs_is_mpls(type))
+	if (ctx_gso(skb) && ovs_is_mpls(type))
 		return OVS_DROP_GSO;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
 	if (!uncover)
@@ -60,9 +60,8 @@ __noinline int ovs_pop_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 static __always_inline long ovs_store_lse(struct __sk_buff *skb, __u32 off,
 					  __be32 lse)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
 	__u16 *half = (__u16 *)&lse;
-	__u32 mac_len = BPF_CORE_READ(k, mac_len);
+	__u32 mac_len = ctx_mac_len(skb);
 
 	if (off >= mac_len)
 		return ctx_store_csum(skb, off, &lse, sizeof(lse));

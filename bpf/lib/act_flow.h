@@ -57,10 +57,10 @@ static long ovs_sctp_part(__u32 i, struct ovs_sctp_parts *parts)
 
 	if (!part)
 		return 1;
-	len = BPF_CORE_READ(part, len);
+	len = ctx_part_len(part);
 	if (len > parts->longest)
 		parts->longest = len;
-	parts->part = BPF_CORE_READ(part, next);
+	parts->part = ctx_part_next(part);
 	return 0;
 }
 
@@ -77,7 +77,7 @@ __noinline int ovs_sctp_longest(struct __sk_buff *skb)
 static __always_inline __u32 ovs_segment_len(struct __sk_buff *skb,
 					     struct ovs_pkt *pkt)
 {
-	__u32 len = pkt->l4_off + ctx_get(skb, gso_size);
+	__u32 len = pkt->l4_off + ctx_gso(skb);
 	__u8 doff;
 
 	if (!pkt->l4_off)
@@ -100,7 +100,7 @@ static __always_inline int ovs_longer(struct __sk_buff *skb,
 {
 	__u32 len = ovs_packet_len(skb, pkt), segment;
 
-	if (len > max && ctx_get(skb, gso_size)) {
+	if (len > max && ctx_gso(skb)) {
 		segment = ovs_segment_len(skb, pkt);
 		if (segment)
 			return segment > max;
@@ -140,7 +140,7 @@ static __always_inline __u32 ovs_jhash(__u32 word, __u32 basis)
 static __always_inline void ovs_hash(struct __sk_buff *skb,
 				     struct ovs_pkt *pkt, __u32 basis)
 {
-	__u32 hash = ovs_jhash(bpf_get_hash_recalc(skb), basis);
+	__u32 hash = ovs_jhash(ctx_hash(skb), basis);
 
 	pkt->key.dp_hash = hash ? hash : 1;
 	pkt->dirty |= OVS_DIRTY_META;
@@ -160,7 +160,7 @@ __noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
 	off = pkt->l3_off;
-	protocol = ctx_get(skb, protocol);
+	protocol = ctx_protocol(skb);
 	if (protocol == bpf_htons(ETH_P_IP)) {
 		ip = ctx_at(skb, off, sizeof(struct iphdr));
 		if (!off || !ip)
@@ -183,7 +183,7 @@ __noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
 			return OVS_DROP_TTL;
 		new = old - 0x100;
 		OVS_AT16(ip, 6) = new;
-		bpf_csum_update(skb, OVS_SUM_DIFF2(old, new));
+		ctx_csum_update(skb, OVS_SUM_DIFF2(old, new));
 		if (pkt->key.eth_type == protocol)
 			pkt->key.ip_ttl = new >> 8;
 	}

@@ -98,12 +98,12 @@ __noinline int ovs_push_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	tags = ctx_get(skb, vlan_present);
+	tags = ctx_vlan(skb);
 	if (pkt->key.mac_proto == OVS_MAC_PROTO_ETHERNET) {
 		np = OVS_TUN_P_ETHERNET;
 		room += ETH_HLEN;
 		/* The tag that is beside the frame goes into it. */
-		if (tags && bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
+		if (tags && ctx_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
 			return OVS_DROP_ENCAP;
 	} else {
 		np = ovs_nsh_np(ovs_plain_type(skb));
@@ -119,7 +119,7 @@ __noinline int ovs_push_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 	pkt->l3_off = ETH_HLEN;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
-	if (ctx_get(skb, gso_size))
+	if (ctx_gso(skb))
 		return 0;
 	return ovs_cut(skb, tags ? 1 : 0);
 }
@@ -142,7 +142,7 @@ __noinline int ovs_pop_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt)
 	if (len < NSH_BASE_HLEN || !type)
 		return OVS_DROP_ENCAP;
 	/* As with labels: where a GSO packet's headers end is not known. */
-	if (ctx_get(skb, gso_size) &&
+	if (ctx_gso(skb) &&
 	    (ovs_is_mpls(type) || type == bpf_htons(ETH_P_NSH)))
 		return OVS_DROP_GSO;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;

@@ -12,25 +12,21 @@
  */
 static __always_inline int ovs_gso_covered(struct __sk_buff *skb)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
-
-	return BPF_CORE_READ(k, mac_len) > ETH_HLEN &&
-	       !ovs_is_vlan(ctx_get(skb, protocol));
+	return ctx_mac_len(skb) > ETH_HLEN &&
+	       !ovs_is_vlan(ctx_protocol(skb));
 }
 
 /*
  * Whether a device without Ethernet headers is sent a packet without one.
- * bpf_redirect() takes off all that is before the network header.
+ * ctx_output() takes off all that is before the network header.
  */
 static __always_inline int ovs_is_for_l3(struct __sk_buff *skb,
 					 const struct ovs_pkt *pkt,
 					 const struct ovs_port *port)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
-
 	return pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET &&
 	       port->flags & OVS_PORT_F_L3 &&
-	       BPF_CORE_READ(k, mac_len) == ETH_HLEN;
+	       ctx_mac_len(skb) == ETH_HLEN;
 }
 
 /* The device to send to; 0 with `*reason` set when the packet cannot go. */
@@ -50,10 +46,10 @@ static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
 		return 0;
 	*reason = OVS_DROP_MTU;
 	if (unlikely(port->mtu && ctx_mtu_len(skb) > port->mtu &&
-		     !ctx_get(skb, gso_size)))
+		     !ctx_gso(skb)))
 		return 0;
 	*reason = OVS_DROP_GSO;
-	if (unlikely(ctx_get(skb, gso_size) &&
+	if (unlikely(ctx_gso(skb) &&
 		     !(port->flags & OVS_PORT_F_VETH) && ovs_gso_covered(skb)))
 		return 0;
 	return port->ifindex;
@@ -71,7 +67,7 @@ static __always_inline void ovs_output(struct __sk_buff *skb,
 	pkt->sent = 1;
 	ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
 	if (ifindex) {
-		if (bpf_clone_redirect(skb, ifindex, 0) >= 0)
+		if (ctx_output_copy(skb, ifindex) >= 0)
 			return;
 		reason = OVS_DROP_REDIRECT;
 	}
@@ -86,7 +82,7 @@ static __always_inline __u32 ovs_trim(struct __sk_buff *skb,
 
 	if (len > pkt->cutlen && len - pkt->cutlen > keep)
 		keep = len - pkt->cutlen;
-	return bpf_skb_change_tail(skb, keep, 0) ? OVS_DROP_TRUNC : 0;
+	return ctx_trim(skb, keep) ? OVS_DROP_TRUNC : 0;
 }
 
 /* Send a packet that is whole, for the program to return. */
@@ -98,7 +94,7 @@ static __always_inline int ovs_output_only(struct __sk_buff *skb,
 
 	if (unlikely(!ifindex))
 		return ovs_drop(cpu, pkt, reason);
-	return ovs_exit(cpu, pkt, bpf_redirect(ifindex, 0));
+	return ovs_exit(cpu, pkt, ctx_output(skb, ifindex));
 }
 
 /* Send the packet itself. */
@@ -120,7 +116,7 @@ static __always_inline void ovs_output_last(struct __sk_buff *skb,
 		return;
 	}
 	pkt->drop = OVS_DROP_NONE;
-	pkt->verdict = bpf_redirect(ifindex, 0);
+	pkt->verdict = ctx_output(skb, ifindex);
 }
 
 #endif /* OVS_ACT_OUTPUT_H */

@@ -2,7 +2,7 @@
 /*
  * Recirculation, and copies that go their own way later: a slot of ovs_slots
  * takes what the packet cannot carry, and the copy enters again at the inject
- * device, where ovs_inject finds the slot by skb->mark.
+ * device, where ovs_inject finds the slot by its mark.
  */
 #ifndef OVS_ACT_RECIRC_H
 #define OVS_ACT_RECIRC_H
@@ -50,7 +50,7 @@ static __always_inline void ovs_copy_meta(struct ovs_key *to,
 
 /*
  * Take a slot: one that is free, or whose packet was lost on its way.
- * Returns what skb->mark is to be, or 0 when none was found.
+ * Returns what its mark is to be, or 0 when none was found.
  */
 static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
 					   struct ovs_slot **slot)
@@ -112,9 +112,7 @@ static __noinline __u32 ovs_defer(struct __sk_buff *skb, struct ovs_cpu *cpu,
 		slot->recirc_depth++;
 		slot->key.recirc_id = recirc_id;
 	}
-	skb->mark = mark;
-	err = bpf_clone_redirect(skb, cfg_inject_ifindex, BPF_F_INGRESS);
-	skb->mark = pkt->key.skb_mark;
+	err = ctx_defer(skb, cfg_inject_ifindex, mark);
 	if (!err)
 		return 0;
 	slot->state &= ~(__u64)OVS_SLOT_ARMED;
@@ -122,7 +120,7 @@ static __noinline __u32 ovs_defer(struct __sk_buff *skb, struct ovs_cpu *cpu,
 }
 
 /*
- * The slot that skb->mark names, or NULL when it is not armed for it.  What a
+ * The slot that a mark names, or NULL when it is not armed for it.  What a
  * copy that was put off is to run has gone when it comes too late.
  */
 static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)

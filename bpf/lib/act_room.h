@@ -8,10 +8,10 @@
  * first bytes of a packet are always a header that the kernel's helpers can
  * work with, and pushing Ethernet is writing the addresses.
  *
- * New headers come in by bpf_skb_change_head(), as a part of the MAC header
- * to the kernel.  bpf_skb_adjust_room(), which would take headers out, does
- * so of IP packets only; bpf_skb_vlan_pop() does of every packet, 4 bytes at
- * a time and skb->protocol with them, once they look like VLAN tags.
+ * New headers come in by ctx_room_add(), as a part of the MAC header to the
+ * kernel.  ctx_room_del(), which would take headers out, does so of IP packets
+ * only; ctx_vlan_pop() does of every packet, 4 bytes at a time and its protocol
+ * with them, once they look like VLAN tags.
  *
  * Taking two words (two MPLS labels) out in front of an IP header:
  *
@@ -21,8 +21,8 @@
  *                                 a "tag"     a "tag"     the type that
  *                                                         follows them
  *   ovs_cut()         the same, with two more tags in front of these: one in
- *                     the frame, one beside it (skb->vlan_tci)
- *   4 x vlan_pop()    | dst src | 0800 | IP ...     skb->protocol is IP, too
+ *                     the frame, one beside it (ctx_vlan())
+ *   4 x vlan_pop()    | dst src | 0800 | IP ...     ctx_protocol() is IP, too
  *
  * A word goes with each pop, from where the type was, so that the two bytes of
  * the type move behind the last one: the labels' 8 bytes are the tags' 8 bytes
@@ -36,13 +36,11 @@
 #define OVS_TYPE_OFF	(2 * ETH_ALEN)
 #define OVS_MAX_CUT	72	/* words of a header that is taken out */
 
-/* Bytes on one side of the headers' border: skb->csum begins at mac_len. */
+/* Bytes on one side of the headers' border: the sum of it begins there. */
 static __always_inline long ovs_store(struct __sk_buff *skb, __u32 off,
 				      const void *from, __u32 n)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
-
-	if (off < BPF_CORE_READ(k, mac_len))
+	if (off < ctx_mac_len(skb))
 		return ctx_store(skb, off, from, n);
 	return ctx_store_csum(skb, off, from, n);
 }
@@ -62,7 +60,7 @@ static __always_inline __be16 ovs_plain_type(struct __sk_buff *skb)
 {
 	__be16 type;
 
-	if (ctx_get(skb, vlan_present) ||
+	if (ctx_vlan(skb) ||
 	    ctx_load(skb, OVS_TYPE_OFF, &type, sizeof(type)) ||
 	    bpf_ntohs(type) < ETH_P_802_3_MIN || ovs_is_vlan(type))
 		return 0;
@@ -71,19 +69,19 @@ static __always_inline __be16 ovs_plain_type(struct __sk_buff *skb)
 
 static long ovs_pop_tag(__u32 i, struct __sk_buff **skb)
 {
-	return bpf_skb_vlan_pop(*skb) ? 1 : 0;
+	return ctx_vlan_pop(*skb) ? 1 : 0;
 }
 
 /*
- * Take out the `n` words that were made look like tags, and let
- * skb->protocol be the type behind them.  Two tags are pushed, of which the
+ * Take out the `n` words that were made look like tags, and let the
+ * packet's protocol be the type behind them.  Two tags are pushed, of which the
  * first one gets into the frame: only then does the kernel look for more.
  * The last tag popped is the one that is beside the frame.
  */
 static __always_inline int ovs_cut(struct __sk_buff *skb, __u32 n)
 {
-	if (bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0) ||
-	    bpf_skb_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
+	if (ctx_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0) ||
+	    ctx_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
 		return OVS_DROP_ENCAP;
 	if (bpf_loop(n + 2, ovs_pop_tag, &skb, 0) != n + 2)
 		return OVS_DROP_ENCAP;
@@ -128,7 +126,7 @@ static __always_inline int ovs_uncover(struct __sk_buff *skb, __u32 len)
 	__u32 n;
 
 	/* The Ethernet header in front of it is half a word too short. */
-	if (bpf_skb_change_head(skb, 2, 0))
+	if (ctx_room_add(skb, 2))
 		return OVS_DROP_ENCAP;
 	len += 2;
 	if (ctx_load(skb, len, &eth, sizeof(eth)) ||
@@ -140,24 +138,22 @@ static __always_inline int ovs_uncover(struct __sk_buff *skb, __u32 len)
 
 /*
  * Take `len` bytes out behind the Ethernet header, which becomes `eth`, all
- * at once: bpf_skb_adjust_room() does so behind the MAC header of what it
+ * at once: ctx_room_del() does so behind the MAC header of what it
  * takes for IP.  Returns 0, OVS_DROP_*, or a negative number where that
  * cannot be; nothing but the Ethernet header has changed then.
  */
 static __always_inline int ovs_shrink(struct __sk_buff *skb, __u32 len,
 				      struct ethhdr *eth)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
 	__be16 type = eth->h_proto;
 
-	if (BPF_CORE_READ(k, mac_len) > ETH_HLEN || ctx_get(skb, gso_size))
+	if (ctx_mac_len(skb) > ETH_HLEN || ctx_gso(skb))
 		return -1;
 	if (type != bpf_htons(ETH_P_IPV6))
 		eth->h_proto = bpf_htons(ETH_P_IP);
 	if (ctx_store(skb, 0, eth, sizeof(*eth)) || ovs_cut(skb, 0))
 		return OVS_DROP_ENCAP;
-	if (bpf_skb_adjust_room(skb, -(__s32)len, BPF_ADJ_ROOM_MAC,
-				BPF_F_ADJ_ROOM_NO_CSUM_RESET))
+	if (ctx_room_del(skb, len))
 		return -1;
 	if (eth->h_proto == type)
 		return 0;
@@ -174,7 +170,7 @@ static __always_inline int ovs_shrink(struct __sk_buff *skb, __u32 len,
  */
 static __always_inline int ovs_gso_is_ip(struct __sk_buff *skb)
 {
-	__be16 type = ctx_get(skb, protocol);
+	__be16 type = ctx_protocol(skb);
 
 	return type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6);
 }
@@ -183,9 +179,9 @@ static __always_inline int ovs_gso_is_ip(struct __sk_buff *skb)
 static __always_inline int ovs_put_head(struct __sk_buff *skb, __u32 n,
 					const struct ethhdr *eth)
 {
-	if (ctx_get(skb, gso_size) && !ovs_gso_is_ip(skb))
+	if (ctx_gso(skb) && !ovs_gso_is_ip(skb))
 		return OVS_DROP_GSO;
-	if (bpf_skb_change_head(skb, n, 0) ||
+	if (ctx_room_add(skb, n) ||
 	    ctx_store(skb, 0, eth, sizeof(*eth)))
 		return OVS_DROP_ENCAP;
 	return 0;

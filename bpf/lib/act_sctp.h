@@ -107,7 +107,6 @@ static __always_inline __u32 ovs_sctp_len(struct __sk_buff *skb,
 __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			    __u32 at)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
 	__u32 off, new, sctp[3];	/* ports, tag, checksum */
 
 	if (!pkt)
@@ -119,13 +118,13 @@ __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 	new = ovs_new_ports(sctp[0], at);
 	/* Whoever finishes the checksum does so over the new ports. */
-	if (BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed) != OVS_CSUM_PARTIAL)
+	if (ctx_csum_kind(skb) != OVS_CSUM_PARTIAL)
 		sctp[2] ^= ovs_crc32c_diff(sctp[0] ^ new,
 					   ovs_sctp_len(skb, pkt, off));
 	sctp[0] = new;
 	if (ctx_store_csum(skb, off, sctp, sizeof(sctp)))
 		return OVS_DROP_SET;
-	bpf_set_hash_invalid(skb);
+	ctx_hash_clear(skb);
 	ovs_key_ports(pkt, new);
 	return 0;
 }

@@ -99,7 +99,7 @@ static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
 	}
 	if (ctx_len(skb) < off + hlen)
 		return 0;
-	return bpf_l4_csum_replace(skb, off + check, 0, diff, flags) ?
+	return ctx_l4_csum(skb, off + check, 0, diff, flags) ?
 	       OVS_DROP_SET : 0;
 }
 
@@ -164,7 +164,7 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 			if (err)
 				return err;
 		}
-		bpf_set_hash_invalid(skb);
+		ctx_hash_clear(skb);
 		ip = ctx_at(skb, off, sizeof(struct iphdr));
 		if (!ip)
 			return OVS_DROP_SET;
@@ -241,9 +241,9 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		OVS_AT64(ip, 8 + 8 * i) = addr[i];
 	}
 	/* A checksum over the whole packet has all that changes. */
-	bpf_csum_update(skb, ovs_sum_fold(diff));
+	ctx_csum_update(skb, ovs_sum_fold(diff));
 	if (differ) {
-		bpf_set_hash_invalid(skb);
+		ctx_hash_clear(skb);
 		if (pkt->l4_proto) {
 			err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto,
 					    ovs_sum_fold(pseudo));
@@ -312,9 +312,9 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	old = OVS_AT32(tp, 0);
 	new = ovs_new_ports(old, at);
 	OVS_AT32(tp, 0) = new;
-	if (bpf_l4_csum_replace(skb, off + check, old, new, flags))
+	if (ctx_l4_csum(skb, off + check, old, new, flags))
 		return OVS_DROP_SET;
-	bpf_set_hash_invalid(skb);
+	ctx_hash_clear(skb);
 	ovs_key_ports(pkt, new);
 	return 0;
 }

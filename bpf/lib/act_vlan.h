@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * VLAN tags.  The outer tag is outside of the frame (skb->vlan_tci), inner
+ * VLAN tags.  The outer tag is outside of the frame (ctx_vlan()), inner
  * ones are in it; the kernel's helpers move them in and out, which moves the
  * headers behind.  The key then waits for ovs_parse().
  */
@@ -26,7 +26,7 @@ static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
 	__u16 bits = bpf_ntohs(tci) & ~VLAN_CFI_MASK;
 	__u32 len = ctx_len(skb);
 
-	if (bpf_skb_vlan_push(skb, tpid, bits))
+	if (ctx_vlan_push(skb, tpid, bits))
 		return OVS_DROP_VLAN;
 	ovs_move_headers(pkt, ctx_len(skb) - len);
 	if (pkt->key.vlan_tci)
@@ -41,10 +41,10 @@ static __always_inline int ovs_pop_vlan(struct __sk_buff *skb,
 {
 	__u32 len = ctx_len(skb);
 
-	if (bpf_skb_vlan_pop(skb))
+	if (ctx_vlan_pop(skb))
 		return OVS_DROP_VLAN;
 	ovs_move_headers(pkt, ctx_len(skb) - len);
-	if (ctx_get(skb, vlan_present))
+	if (ctx_vlan(skb))
 		pkt->stale |= OVS_STALE_KEY;
 	pkt->key.vlan_tci = 0;
 	pkt->key.vlan_tpid = 0;

@@ -197,11 +197,11 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		break;
 	case OVS_OP_SET_PRIORITY:
 		ovs_set_u32(pkt, &pkt->key.skb_priority, insn.imm, at);
-		skb->priority = pkt->key.skb_priority;
+		ctx_set_priority(skb, pkt->key.skb_priority);
 		return 0;
 	case OVS_OP_SET_MARK:
 		ovs_set_u32(pkt, &pkt->key.skb_mark, insn.imm, at);
-		skb->mark = pkt->key.skb_mark;
+		ctx_set_mark(skb, pkt->key.skb_mark);
 		return 0;
 	case OVS_OP_SET_ETH:
 		err = ovs_set_eth(skb, pkt, at);
@@ -268,7 +268,7 @@ static __always_inline int ovs_run_acts(struct __sk_buff *skb,
 
 	pkt->drop = OVS_DROP_BAD_INSN;	/* the end is never met */
 	pkt->next = 0;
-	pkt->verdict = TC_ACT_SHOT;
+	pkt->verdict = CTX_DROP;
 	bpf_loop(OVS_MAX_INSNS, ovs_step, &run, 0);
 	if (pkt->next)
 		return ovs_stage(skb, cpu, pkt, pkt->next);

@@ -62,7 +62,7 @@ static __always_inline int ovs_drop(struct ovs_cpu *cpu, struct ovs_pkt *pkt,
 				    __u32 reason)
 {
 	pkt->drop = reason;
-	return ovs_exit(cpu, pkt, TC_ACT_SHOT);
+	return ovs_exit(cpu, pkt, CTX_DROP);
 }
 
 /*

@@ -44,7 +44,7 @@ static __always_inline int ovs_entry_drop(__u32 bridge, __u32 reason)
 
 	if (count)
 		*count += 1;
-	return TC_ACT_SHOT;
+	return CTX_DROP;
 }
 
 /*
@@ -107,7 +107,7 @@ static __always_inline __u32 ovs_entry_dev(struct __sk_buff *skb,
 	    (port->flags & (OVS_PORT_F_USED | OVS_PORT_F_L3)) !=
 	    OVS_PORT_F_USED)
 		return 0;
-	if (ctx_get(skb, gso_size))
+	if (ctx_gso(skb))
 		return port->flags & OVS_PORT_F_VETH ? port->ifindex : 0;
 	return port->mtu && len > port->mtu ? 0 : port->ifindex;
 }
@@ -121,7 +121,7 @@ static __always_inline void ovs_entry_count(struct __sk_buff *skb,
 	struct ovs_dp_stats *stats = OVS_LOOKUP(OVS_MAP_DPSTATS, &bridge);
 	__u32 bytes = ctx_len(skb);
 
-	if (ctx_get(skb, vlan_present))
+	if (ctx_vlan(skb))
 		bytes += 4;
 	if (stats)
 		stats->exact++;
@@ -131,7 +131,7 @@ static __always_inline void ovs_entry_count(struct __sk_buff *skb,
 static __always_inline int ovs_entry_run(struct __sk_buff *skb, __u32 bridge,
 					 __u32 stage)
 {
-	__u32 zero = 0, ifindex = skb->ifindex, level, port_no, line = 0, id;
+	__u32 zero = 0, ifindex = ctx_ifindex(skb), level, port_no, line = 0, id;
 	struct ovs_frame f;
 	struct ovs_exact *e;
 	struct ovs_insn *insn;
@@ -175,7 +175,7 @@ static __always_inline int ovs_entry_run(struct __sk_buff *skb, __u32 bridge,
 		if (unlikely(!ifindex))
 			goto state;
 		ovs_entry_count(skb, cpu, bridge, id, &f);
-		return bpf_redirect(ifindex, 0);
+		return ctx_output(skb, ifindex);
 	}
 	pkt = ovs_entry_state(cpu, level, bridge, port_no);
 	ovs_frame_store(&f, pkt);

@@ -69,7 +69,7 @@ static __always_inline int ovs_frame_l4(struct __sk_buff *skb, void *data,
 		return 1;
 	}
 	/* Before a device cuts a UDP packet, it may be a fragment. */
-	if (f->l4_proto != IPPROTO_UDP || ctx_get(skb, gso_size))
+	if (f->l4_proto != IPPROTO_UDP || ctx_gso(skb))
 		return 0;
 	f->w[4] = OVS_AT32(data, l4);
 	return 1;
@@ -86,12 +86,12 @@ static __always_inline int ovs_frame_parse(struct __sk_buff *skb,
 		return 0;
 	f->w[2] = OVS_MAC_FIRST(OVS_AT64(data, 0));
 	f->w[3] = OVS_MAC_LAST(OVS_AT64(data, 4));
-	if (ctx_get(skb, vlan_present)) {
-		tci = ctx_get(skb, vlan_tci) | 0x1000;	/* CFI: there is one */
+	if (ctx_vlan(skb)) {
+		tci = ctx_vlan_tci(skb) | 0x1000;	/* CFI: there is one */
 		f->w[2] |= OVS_MAC_TAG(OVS_BE16(tci));
-		f->w[3] |= OVS_MAC_TAG((__u16)ctx_get(skb, vlan_proto));
+		f->w[3] |= OVS_MAC_TAG((__u16)ctx_vlan_tpid(skb));
 	}
-	f->w[5] = ctx_get(skb, priority) | (__u64)ctx_get(skb, mark) << 32;
+	f->w[5] = ctx_priority(skb) | (__u64)ctx_mark(skb) << 32;
 	f->w[8] = 0;
 	f->w[9] = 0;
 	f->w[10] = 0;

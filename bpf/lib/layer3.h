@@ -15,9 +15,9 @@
 static __always_inline int ovs_receive_l3(struct __sk_buff *skb,
 					  struct ovs_pkt *pkt)
 {
-	struct ethhdr eth = { .h_proto = ctx_get(skb, protocol) };
+	struct ethhdr eth = { .h_proto = ctx_protocol(skb) };
 
-	if (bpf_skb_change_head(skb, ETH_HLEN, 0) ||
+	if (ctx_room_add(skb, ETH_HLEN) ||
 	    ctx_store(skb, 0, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;
 	if (eth.h_proto == bpf_htons(ETH_P_TEB))

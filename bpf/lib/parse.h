@@ -77,14 +77,14 @@ static __always_inline void ovs_parse_eth(struct ovs_parser *p)
 	dst.w = OVS_MAC_FIRST(OVS_AT64((void *)eth, 0));
 	src.w = OVS_MAC_LAST(OVS_AT64((void *)eth, 4));
 	p->off = 2 * ETH_ALEN;
-	if (likely(!ctx_get(p->skb, vlan_present) && !ovs_is_vlan(eth->h_proto) &&
+	if (likely(!ctx_vlan(p->skb) && !ovs_is_vlan(eth->h_proto) &&
 		   bpf_ntohs(eth->h_proto) >= ETH_P_802_3_MIN)) {
 		p->ip.eth_type = eth->h_proto;
 		p->off += sizeof(__be16);
 	} else {
-		if (ctx_get(p->skb, vlan_present)) {
-			dst.tag = bpf_htons(ctx_get(p->skb, vlan_tci) | VLAN_CFI_MASK);
-			src.tag = ctx_get(p->skb, vlan_proto);
+		if (ctx_vlan(p->skb)) {
+			dst.tag = bpf_htons(ctx_vlan_tci(p->skb) | VLAN_CFI_MASK);
+			src.tag = ctx_vlan_tpid(p->skb);
 			ovs_parse_tag(p, &ctci, &ctpid);
 		} else if (ovs_parse_tag(p, &dst.tag, &src.tag)) {
 			ovs_parse_tag(p, &ctci, &ctpid);

@@ -56,7 +56,7 @@ static __always_inline void ovs_parse_l4(struct ovs_parser *p)
 /* A UDP packet that is still to be cut into fragments is a first one. */
 static __always_inline int ovs_is_ufo(struct ovs_parser *p)
 {
-	return p->ip.ip_proto == IPPROTO_UDP && ctx_get(p->skb, gso_size) &&
+	return p->ip.ip_proto == IPPROTO_UDP && ctx_gso(p->skb) &&
 	       ctx_gso_type(p->skb) & OVS_SKB_GSO_UDP;
 }
 

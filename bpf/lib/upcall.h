@@ -21,37 +21,37 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 				       const struct ovs_pkt *pkt,
 				       struct ovs_upcall *up, __u32 len)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
-	__u32 i;
+	__u32 i, software, l4;
+	__u16 start, offset;
 
 	up->len = len;
 	up->pkt_len = ctx_len(skb);
 	up->cmd = pkt->upcall_cmd;
-	up->ip_summed = BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed);
+	up->ip_summed = ctx_csum_kind(skb);
 	up->csum_start = 0;
 	up->csum_offset = 0;
 	if (up->ip_summed == OVS_CSUM_PARTIAL) {
-		up->csum_start = BPF_CORE_READ(k, csum_start) -
-				 (BPF_CORE_READ(k, data) -
-				  BPF_CORE_READ(k, head));
-		up->csum_offset = BPF_CORE_READ(k, csum_offset);
+		ctx_offload(skb, &start, &offset);
+		up->csum_start = start;
+		up->csum_offset = offset;
 	}
-	up->gso_size = ctx_get(skb, gso_size);
-	up->gso_type = ctx_get(skb, gso_size) ? ctx_gso_type(skb) : 0;
+	up->gso_size = ctx_gso(skb);
+	up->gso_type = ctx_gso(skb) ? ctx_gso_type(skb) : 0;
 	up->desc = pkt->upcall_desc;
-	up->hash = bpf_get_hash_recalc(skb);
+	up->hash = ctx_hash(skb);
 	up->hash_flags = 0;
-	if (BPF_CORE_READ_BITFIELD_PROBED(k, sw_hash))
+	ctx_hash_kind(skb, &software, &l4);
+	if (software)
 		up->hash_flags |= OVS_UPCALL_SW_HASH;
-	if (BPF_CORE_READ_BITFIELD_PROBED(k, l4_hash))
+	if (l4)
 		up->hash_flags |= OVS_UPCALL_L4_HASH;
 	up->cpu = bpf_get_smp_processor_id();
 	up->bridge = pkt->bridge;
 	up->vlan_tci = 0;
 	up->vlan_tpid = 0;
-	if (ctx_get(skb, vlan_present)) {
-		up->vlan_tci = bpf_htons(ctx_get(skb, vlan_tci));
-		up->vlan_tpid = ctx_get(skb, vlan_proto);
+	if (ctx_vlan(skb)) {
+		up->vlan_tci = bpf_htons(ctx_vlan_tci(skb));
+		up->vlan_tpid = ctx_vlan_tpid(skb);
 	}
 	up->cutlen = 0;
 	if (pkt->upcall_cmd == OVS_PACKET_CMD_ACTION)
@@ -95,12 +95,11 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 static __always_inline __u32 ovs_upcall_len(struct __sk_buff *skb,
 					    struct ovs_pkt *pkt)
 {
-	struct sk_buff *k = (struct sk_buff *)skb;
 	__u32 len = ctx_len(skb), cut = pkt->cutlen;
 
 	if (likely(!cut) || pkt->upcall_cmd != OVS_PACKET_CMD_ACTION ||
-	    ctx_get(skb, gso_size) ||
-	    BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed) == OVS_CSUM_PARTIAL)
+	    ctx_gso(skb) ||
+	    ctx_csum_kind(skb) == OVS_CSUM_PARTIAL)
 		return len;
 	return len > cut ? len - cut : 1;
 }
@@ -124,8 +123,8 @@ static __always_inline __u32 ovs_upcall_sctp(struct __sk_buff *skb,
 		rec->parts.len[i] = 0;
 		if (!part)
 			continue;
-		rec->parts.len[i] = BPF_CORE_READ(part, len);
-		part = BPF_CORE_READ(part, next);
+		rec->parts.len[i] = ctx_part_len(part);
+		part = ctx_part_next(part);
 	}
 	barrier_var(last);
 	if (part || last >= sizeof(rec->data) ||
@@ -142,7 +141,7 @@ static __always_inline __u32 ovs_upcall_put(struct __sk_buff *skb,
 {
 	__u32 len = ovs_upcall_len(skb, pkt);
 
-	if (unlikely(ctx_get(skb, gso_size)) &&
+	if (unlikely(ctx_gso(skb)) &&
 	    ctx_gso_type(skb) & OVS_SKB_GSO_SCTP)
 		return ovs_upcall_sctp(skb, pkt);
 	if (len <= 128)
