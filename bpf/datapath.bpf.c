@@ -36,7 +36,7 @@
  * every other list of actions is stage ACT's, and what no flow matches is
  * handed up.
  */
-static __always_inline int ovs_process(struct __sk_buff *skb,
+static __always_inline int ovs_process(struct ovs_ctx *ctx,
 				       struct ovs_cpu *cpu,
 				       struct ovs_pkt *pkt)
 {
@@ -61,25 +61,25 @@ static __always_inline int ovs_process(struct __sk_buff *skb,
 			stats->missed++;
 		pkt->upcall_cmd = OVS_PACKET_CMD_MISS;
 		pkt->upcall_desc = 0;
-		return ovs_drop(cpu, pkt, ovs_upcall(skb, pkt));
+		return ovs_drop(cpu, pkt, ovs_upcall(ctx, pkt));
 	}
 	pkt->flow = id - 1;
-	ovs_count_flow(skb, cpu, pkt);
+	ovs_count_flow(ctx, cpu, pkt);
 	if (pkt->exact)
 		ovs_exact_fill(cpu, pkt);
 	pc = pkt->pc;
 	insn = bpf_map_lookup_elem(&ovs_acts, &pc);
 	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST && !pkt->cutlen))
-		return ovs_output_only(skb, cpu, pkt, insn->imm);
+		return ovs_output_only(ctx, cpu, pkt, insn->imm);
 	pkt->sent = 0;
-	return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACT);
+	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT);
 }
 
 /* The entry stage without bcc, for tests: every port is of bridge 0. */
 SEC("tc")
-int ovs_entry(struct __sk_buff *skb)
+int ovs_entry(struct ovs_ctx *ctx)
 {
-	return ovs_entry_run(skb, 0, OVS_STAGE_RX);
+	return ovs_entry_run(ctx, 0, OVS_STAGE_RX);
 }
 
 /*
@@ -88,7 +88,7 @@ int ovs_entry(struct __sk_buff *skb)
  * takes it the longest by far, once.
  */
 SEC("tc")
-int ovs_rx(struct __sk_buff *skb)
+int ovs_rx(struct ovs_ctx *ctx)
 {
 	OVS_STATE(cpu, pkt);
 	__u32 err, i;
@@ -100,36 +100,36 @@ int ovs_rx(struct __sk_buff *skb)
 		pkt->dirty = 0;
 	}
 	if (!pkt->parsed) {
-		pkt->key.skb_priority = ctx_priority(skb);
-		pkt->key.skb_mark = ctx_mark(skb);
-		err = ovs_parse(skb, pkt);
+		pkt->key.skb_priority = ctx_priority(ctx);
+		pkt->key.skb_mark = ctx_mark(ctx);
+		err = ovs_parse(ctx, pkt);
 		if (unlikely(err))
 			return ovs_drop(cpu, pkt, err);
 		pkt->parsed = 1;
 	}
-	return ovs_process(skb, cpu, pkt);
+	return ovs_process(ctx, cpu, pkt);
 }
 
 /* Stage ACT: the instructions at pkt->pc. */
 SEC("tc")
-int ovs_act(struct __sk_buff *skb)
+int ovs_act(struct ovs_ctx *ctx)
 {
 	OVS_STATE(cpu, pkt);
 
-	return ovs_run_acts(skb, cpu, pkt);
+	return ovs_run_acts(ctx, cpu, pkt);
 }
 
 /* Stage RX_L3, which leads to RX. */
 SEC("tc")
-int ovs_rx_l3(struct __sk_buff *skb)
+int ovs_rx_l3(struct ovs_ctx *ctx)
 {
 	OVS_STATE(cpu, pkt);
 	__u32 err;
 
-	err = ovs_receive_l3(skb, pkt);
+	err = ovs_receive_l3(ctx, pkt);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
-	return ovs_stage(skb, cpu, pkt, OVS_STAGE_RX);
+	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_RX);
 }
 
 /*
@@ -137,14 +137,14 @@ int ovs_rx_l3(struct __sk_buff *skb)
  * that a program put off.  What has no armed slot is not for us.
  */
 SEC("tc")
-int ovs_inject(struct __sk_buff *skb)
+int ovs_inject(struct ovs_ctx *ctx)
 {
 	struct ovs_cpu *cpu = ovs_cpu_get();
 	struct ovs_slot *slot;
 	struct ovs_pkt *pkt;
 	__u32 level, err;
 
-	slot = ovs_slot_find(ctx_mark(skb));
+	slot = ovs_slot_find(ctx_mark(ctx));
 	if (!cpu || !slot) {
 		ovs_count_drop(0, cpu ? OVS_DROP_SLOT : OVS_DROP_NO_STATE);
 		return CTX_DROP;
@@ -160,7 +160,7 @@ int ovs_inject(struct __sk_buff *skb)
 	ovs_copy_meta(&pkt->key, &slot->key);
 	pkt->dirty |= OVS_DIRTY_META;
 	pkt->bridge = slot->bridge;
-	pkt->exec_slot = ctx_mark(skb) & ((1 << OVS_SLOT_BITS) - 1);
+	pkt->exec_slot = ctx_mark(ctx) & ((1 << OVS_SLOT_BITS) - 1);
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
 	pkt->copies = 0;
@@ -170,12 +170,12 @@ int ovs_inject(struct __sk_buff *skb)
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;
 	pkt->drop = 0;
-	ctx_set_mark(skb, pkt->key.skb_mark);
-	ctx_set_priority(skb, pkt->key.skb_priority);
+	ctx_set_mark(ctx, pkt->key.skb_mark);
+	ctx_set_priority(ctx, pkt->key.skb_priority);
 
-	err = ovs_parse(skb, pkt);
+	err = ovs_parse(ctx, pkt);
 	/* The device's receive path forgot where the labels of it end. */
-	if (!err && ctx_gso(skb) && pkt->key.mpls_labels)
+	if (!err && ctx_gso(ctx) && pkt->key.mpls_labels)
 		err = OVS_DROP_GSO;
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
@@ -186,10 +186,10 @@ int ovs_inject(struct __sk_buff *skb)
 		pkt->routing = slot->routing;
 	}
 	if (pkt->pc)
-		return ovs_stage(skb, cpu, pkt, OVS_STAGE_ACT);
+		return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT);
 	if (!pkt->recirc_depth)
 		pkt->recirc_depth = 1;	/* its metadata stay */
-	return ovs_stage(skb, cpu, pkt, OVS_STAGE_LOOKUP);
+	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_LOOKUP);
 }
 
 char ovs_license[] SEC("license") = "GPL";

@@ -45,16 +45,16 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 /*
  * The index is made a variable: see ovs_stage() in drop.h.
  */
-#define OVS_TAIL_CALL(skb, index) ({				\
+#define OVS_TAIL_CALL(ctx, index) ({				\
 	__u32 __index = (index);				\
 	asm volatile("" : "+r"(__index));			\
-	ovs_tail_call(skb, OVS_MAP(OVS_HOLE_PROGS), __index);	\
+	ovs_tail_call(ctx, OVS_MAP(OVS_HOLE_PROGS), __index);	\
 })
 
 #include "entry.h"
 
-int ovs_entry(struct __sk_buff *skb)
+int ovs_entry(struct ovs_ctx *ctx)
 {
-	return ovs_entry_run(skb, OVS_CONSTANT(OVS_HOLE_BRIDGE),
+	return ovs_entry_run(ctx, OVS_CONSTANT(OVS_HOLE_BRIDGE),
 			     OVS_CONSTANT(OVS_HOLE_STAGE));
 }

@@ -13,7 +13,7 @@
 #include "drop.h"
 
 /* `before`: the label goes before Ethernet, of a packet that has it. */
-__noinline int ovs_push_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_push_mpls(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			     __be32 lse, __be16 type, int before)
 {
 	struct ethhdr eth = {};
@@ -21,77 +21,77 @@ __noinline int ovs_push_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	if (before ? ctx_vlan(skb) :
-		     !ovs_plain_type(skb) ||
-		     ctx_load(skb, 0, &eth, sizeof(eth)))
+	if (before ? ctx_vlan(ctx) :
+		     !ovs_plain_type(ctx) ||
+		     ctx_load(ctx, 0, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;
 	eth.h_proto = type;
-	err = ovs_put_head(skb, MPLS_HLEN + (before ? ETH_HLEN : 0), &eth);
+	err = ovs_put_head(ctx, MPLS_HLEN + (before ? ETH_HLEN : 0), &eth);
 	if (err)
 		return err;
-	if (ctx_store(skb, ETH_HLEN, &lse, sizeof(lse)))
+	if (ctx_store(ctx, ETH_HLEN, &lse, sizeof(lse)))
 		return OVS_DROP_ENCAP;
 	if (before)
 		pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 	pkt->l3_off = ETH_HLEN;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
-	return ctx_gso(skb) ? 0 : ovs_cut(skb, 0);
+	return ctx_gso(ctx) ? 0 : ovs_cut(ctx, 0);
 }
 
 /* `uncover`: Ethernet follows, of which the packet now has a header. */
-__noinline int ovs_pop_mpls(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_pop_mpls(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			    __be16 type, int uncover)
 {
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	if (!ovs_is_mpls(ovs_plain_type(skb)))
+	if (!ovs_is_mpls(ovs_plain_type(ctx)))
 		return OVS_DROP_ENCAP;
 	/* How far the labels of a GSO packet go would not be known. */
-	if (ctx_gso(skb) && ovs_is_mpls(type))
+	if (ctx_gso(ctx) && ovs_is_mpls(type))
 		return OVS_DROP_GSO;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
 	if (!uncover)
-		return ovs_take_out(skb, 1, type);
+		return ovs_take_out(ctx, 1, type);
 	pkt->key.mac_proto = OVS_MAC_PROTO_ETHERNET;
-	return ovs_uncover(skb, ETH_HLEN + MPLS_HLEN);
+	return ovs_uncover(ctx, ETH_HLEN + MPLS_HLEN);
 }
 
 /* A label, most of which lie on one side of that border. */
-static __always_inline long ovs_store_lse(struct __sk_buff *skb, __u32 off,
+static __always_inline long ovs_store_lse(struct ovs_ctx *ctx, __u32 off,
 					  __be32 lse)
 {
 	__u16 *half = (__u16 *)&lse;
-	__u32 mac_len = ctx_mac_len(skb);
+	__u32 mac_len = ctx_mac_len(ctx);
 
 	if (off >= mac_len)
-		return ctx_store_csum(skb, off, &lse, sizeof(lse));
+		return ctx_store_csum(ctx, off, &lse, sizeof(lse));
 	if (off + sizeof(lse) <= mac_len)
-		return ctx_store(skb, off, &lse, sizeof(lse));
-	return ovs_store_word(skb, off, half[0]) ?:
-	       ovs_store_word(skb, off + 2, half[1]);
+		return ctx_store(ctx, off, &lse, sizeof(lse));
+	return ovs_store_word(ctx, off, half[0]) ?:
+	       ovs_store_word(ctx, off + 2, half[1]);
 }
 
-static __always_inline int ovs_set_mpls(struct __sk_buff *skb,
+static __always_inline int ovs_set_mpls(struct ovs_ctx *ctx,
 					struct ovs_pkt *pkt, __be32 value,
 					__be32 mask)
 {
 	__u32 off = pkt->l3_off;
 	__be32 lse;
 
-	if (!off || ctx_load(skb, off, &lse, sizeof(lse)))
+	if (!off || ctx_load(ctx, off, &lse, sizeof(lse)))
 		return OVS_DROP_SET;
 	/* Labels below are in the key, or not any more. */
 	if ((lse ^ value) & mask & bpf_htonl(MPLS_BOS))
 		pkt->stale |= OVS_STALE_KEY;
 	lse = OVS_MASKED(lse, value, mask);
-	if (ovs_store_lse(skb, off, lse))
+	if (ovs_store_lse(ctx, off, lse))
 		return OVS_DROP_SET;
 	pkt->dirty |= OVS_DIRTY_MPLS;
 	pkt->key.mpls_lse[0] = lse;
 	return 0;
 }
 
-static __always_inline int ovs_push_eth(struct __sk_buff *skb,
+static __always_inline int ovs_push_eth(struct ovs_ctx *ctx,
 					struct ovs_pkt *pkt, __u32 at)
 {
 	struct {
@@ -100,18 +100,18 @@ static __always_inline int ovs_push_eth(struct __sk_buff *skb,
 	} op OVS_WORDS;
 
 	OVS_OPERAND(&op, at);
-	if (ctx_store(skb, 0, op.dst, ETH_ALEN) ||
-	    ctx_store(skb, ETH_ALEN, op.src, ETH_ALEN))
+	if (ctx_store(ctx, 0, op.dst, ETH_ALEN) ||
+	    ctx_store(ctx, ETH_ALEN, op.src, ETH_ALEN))
 		return OVS_DROP_ENCAP;
 	pkt->key.mac_proto = OVS_MAC_PROTO_ETHERNET;
 	pkt->stale |= OVS_STALE_KEY;
 	return 0;
 }
 
-static __always_inline int ovs_pop_eth(struct __sk_buff *skb,
+static __always_inline int ovs_pop_eth(struct ovs_ctx *ctx,
 				       struct ovs_pkt *pkt)
 {
-	if (!ovs_plain_type(skb))
+	if (!ovs_plain_type(ctx))
 		return OVS_DROP_ENCAP;
 	pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 	pkt->stale |= OVS_STALE_KEY;
@@ -119,7 +119,7 @@ static __always_inline int ovs_pop_eth(struct __sk_buff *skb,
 }
 
 /* OVS_OP_ENCAP, whose data begin at `at`.  Returns 0 or OVS_DROP_*. */
-__noinline int ovs_encap(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_encap(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			 __u32 kind, __u32 imm, __u32 at)
 {
 	if (!pkt)
@@ -127,26 +127,26 @@ __noinline int ovs_encap(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	switch (kind) {
 	case OVS_ENCAP_PUSH_MPLS:
 	case OVS_ENCAP_ADD_MPLS:
-		return ovs_push_mpls(skb, pkt, imm, ovs_operand(at),
+		return ovs_push_mpls(ctx, pkt, imm, ovs_operand(at),
 				     kind == OVS_ENCAP_ADD_MPLS);
 	case OVS_ENCAP_POP_MPLS:
 	case OVS_ENCAP_POP_MPLS_ETH:
-		return ovs_pop_mpls(skb, pkt, imm,
+		return ovs_pop_mpls(ctx, pkt, imm,
 				    kind == OVS_ENCAP_POP_MPLS_ETH);
 	case OVS_ENCAP_SET_MPLS:
-		return ovs_set_mpls(skb, pkt, imm, ovs_operand(at));
+		return ovs_set_mpls(ctx, pkt, imm, ovs_operand(at));
 	case OVS_ENCAP_PUSH_ETH:
-		return ovs_push_eth(skb, pkt, at);
+		return ovs_push_eth(ctx, pkt, at);
 	case OVS_ENCAP_POP_ETH:
-		return ovs_pop_eth(skb, pkt);
+		return ovs_pop_eth(ctx, pkt);
 	case OVS_ENCAP_PUSH_NSH:
-		return ovs_push_nsh(skb, pkt, imm, at);
+		return ovs_push_nsh(ctx, pkt, imm, at);
 	case OVS_ENCAP_POP_NSH:
-		return ovs_pop_nsh(skb, pkt);
+		return ovs_pop_nsh(ctx, pkt);
 	case OVS_ENCAP_SET_NSH:
-		return ovs_set_nsh(skb, pkt, at);
+		return ovs_set_nsh(ctx, pkt, at);
 	case OVS_ENCAP_SET_SCTP:
-		return ovs_set_sctp(skb, pkt, at);
+		return ovs_set_sctp(ctx, pkt, at);
 	}
 	return OVS_DROP_BAD_INSN;
 }

@@ -19,20 +19,20 @@
 #define OVS_JHASH_INITVAL	0xdeadbeef
 
 /* The packet's length; a layer-3 packet has no Ethernet header. */
-static __always_inline __u32 ovs_packet_len(struct __sk_buff *skb,
+static __always_inline __u32 ovs_packet_len(struct ovs_ctx *ctx,
 					    struct ovs_pkt *pkt)
 {
-	__u32 len = ctx_len(skb);
+	__u32 len = ctx_len(ctx);
 
 	return pkt->key.mac_proto == OVS_MAC_PROTO_ETHERNET ? len :
 							      len - ETH_HLEN;
 }
 
 /* `keep` bytes, of those that the packet has now, go out next; 0: all. */
-static __always_inline void ovs_trunc(struct __sk_buff *skb,
+static __always_inline void ovs_trunc(struct ovs_ctx *ctx,
 				      struct ovs_pkt *pkt, __u32 keep)
 {
-	__u32 len = ovs_packet_len(skb, pkt);
+	__u32 len = ovs_packet_len(ctx, pkt);
 
 	if (!keep)
 		pkt->cutlen = 0;
@@ -65,43 +65,43 @@ static long ovs_sctp_part(__u32 i, struct ovs_sctp_parts *parts)
 }
 
 /* Bytes of an SCTP GSO packet's longest packet, without headers. */
-__noinline int ovs_sctp_longest(struct __sk_buff *skb)
+__noinline int ovs_sctp_longest(struct ovs_ctx *ctx)
 {
-	struct ovs_sctp_parts parts = { .part = ctx_frag_list(skb) };
+	struct ovs_sctp_parts parts = { .part = ctx_frag_list(ctx) };
 
 	bpf_loop(OVS_UPCALL_PARTS, ovs_sctp_part, &parts, 0);
 	return parts.longest;
 }
 
 /* Bytes of a segment of a GSO packet; 0 when that is not known. */
-static __always_inline __u32 ovs_segment_len(struct __sk_buff *skb,
+static __always_inline __u32 ovs_segment_len(struct ovs_ctx *ctx,
 					     struct ovs_pkt *pkt)
 {
-	__u32 len = pkt->l4_off + ctx_gso(skb);
+	__u32 len = pkt->l4_off + ctx_gso(ctx);
 	__u8 doff;
 
 	if (!pkt->l4_off)
 		return 0;
 	if (pkt->l4_proto == IPPROTO_TCP) {
-		if (ctx_load(skb, pkt->l4_off + 12, &doff, sizeof(doff)))
+		if (ctx_load(ctx, pkt->l4_off + 12, &doff, sizeof(doff)))
 			return 0;
 		return len + (doff >> 4) * 4;
 	}
 	if (pkt->l4_proto == IPPROTO_SCTP)
-		return pkt->l4_off + SCTP_HLEN + ovs_sctp_longest(skb);
-	if (ctx_gso_type(skb) & OVS_SKB_GSO_UDP_L4)
+		return pkt->l4_off + SCTP_HLEN + ovs_sctp_longest(ctx);
+	if (ctx_gso_type(ctx) & OVS_SKB_GSO_UDP_L4)
 		return len + OVS_UDP_HLEN;
 	return len;
 }
 
 /* Whether a packet, or each segment of it, is longer than `max`. */
-static __always_inline int ovs_longer(struct __sk_buff *skb,
+static __always_inline int ovs_longer(struct ovs_ctx *ctx,
 				      struct ovs_pkt *pkt, __u32 max)
 {
-	__u32 len = ovs_packet_len(skb, pkt), segment;
+	__u32 len = ovs_packet_len(ctx, pkt), segment;
 
-	if (len > max && ctx_gso(skb)) {
-		segment = ovs_segment_len(skb, pkt);
+	if (len > max && ctx_gso(ctx)) {
+		segment = ovs_segment_len(ctx, pkt);
 		if (segment)
 			return segment > max;
 	}
@@ -137,10 +137,10 @@ static __always_inline __u32 ovs_jhash(__u32 word, __u32 basis)
 	return c;
 }
 
-static __always_inline void ovs_hash(struct __sk_buff *skb,
+static __always_inline void ovs_hash(struct ovs_ctx *ctx,
 				     struct ovs_pkt *pkt, __u32 basis)
 {
-	__u32 hash = ovs_jhash(ctx_hash(skb), basis);
+	__u32 hash = ovs_jhash(ctx_hash(ctx), basis);
 
 	pkt->key.dp_hash = hash ? hash : 1;
 	pkt->dirty |= OVS_DIRTY_META;
@@ -150,7 +150,7 @@ static __always_inline void ovs_hash(struct __sk_buff *skb,
  * Decrement the TTL or hop limit; other packets pass.  Returns OVS_DROP_TTL
  * when it ends, and leaves the packet as it is.
  */
-__noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
+__noinline int ovs_dec_ttl(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 {
 	__be16 protocol;
 	__u16 old, new;		/* with the protocol behind or before it */
@@ -160,9 +160,9 @@ __noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
 	off = pkt->l3_off;
-	protocol = ctx_protocol(skb);
+	protocol = ctx_protocol(ctx);
 	if (protocol == bpf_htons(ETH_P_IP)) {
-		ip = ctx_at(skb, off, sizeof(struct iphdr));
+		ip = ctx_at(ctx, off, sizeof(struct iphdr));
 		if (!off || !ip)
 			return OVS_DROP_SET;
 		old = OVS_AT16(ip, 8);
@@ -175,7 +175,7 @@ __noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
 		if (pkt->key.eth_type == protocol)
 			pkt->key.ip_ttl = new;
 	} else if (protocol == bpf_htons(ETH_P_IPV6)) {
-		ip = ctx_at(skb, off, sizeof(struct ipv6hdr));
+		ip = ctx_at(ctx, off, sizeof(struct ipv6hdr));
 		if (!off || !ip)
 			return OVS_DROP_SET;
 		old = OVS_AT16(ip, 6);
@@ -183,7 +183,7 @@ __noinline int ovs_dec_ttl(struct __sk_buff *skb, struct ovs_pkt *pkt)
 			return OVS_DROP_TTL;
 		new = old - 0x100;
 		OVS_AT16(ip, 6) = new;
-		ctx_csum_update(skb, OVS_SUM_DIFF2(old, new));
+		ctx_csum_update(ctx, OVS_SUM_DIFF2(old, new));
 		if (pkt->key.eth_type == protocol)
 			pkt->key.ip_ttl = new >> 8;
 	}

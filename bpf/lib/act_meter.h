@@ -63,7 +63,7 @@ __noinline int ovs_meter_take(struct ovs_meter *band, __u64 now, __u32 len)
  * the last tick, in ms: where that is enough, nobody looks at the clock, which
  * costs as much as all the rest.
  */
-__noinline int ovs_meter(struct __sk_buff *skb, struct ovs_pkt *pkt, __u32 id,
+__noinline int ovs_meter(struct ovs_ctx *ctx, struct ovs_pkt *pkt, __u32 id,
 			 __u64 now)
 {
 	__u32 i = id & (OVS_METERS - 1), n, len, rate, over_rate = 0;
@@ -75,7 +75,7 @@ __noinline int ovs_meter(struct __sk_buff *skb, struct ovs_pkt *pkt, __u32 id,
 	meter = bpf_map_lookup_elem(&ovs_meters, &i);
 	if (!meter || meter->id != id || !(meter->flags & OVS_METER_F_USED))
 		return 0;
-	len = ovs_packet_len(skb, pkt);
+	len = ovs_packet_len(ctx, pkt);
 	__sync_fetch_and_add(&meter->packets, 1);
 	__sync_fetch_and_add(&meter->bytes, len);
 	used = meter->used;

@@ -57,7 +57,7 @@ static __always_inline __u8 ovs_nsh_np(__be16 type)
 }
 
 struct ovs_nsh_copy {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	__u32 at;
 };
 
@@ -65,15 +65,15 @@ static long ovs_nsh_word(__u32 i, struct ovs_nsh_copy *copy)
 {
 	__u64 word = ovs_operand(copy->at + i);
 
-	return ctx_store(copy->skb, ETH_HLEN + i * sizeof(word), &word,
+	return ctx_store(copy->ctx, ETH_HLEN + i * sizeof(word), &word,
 			 sizeof(word)) ? 1 : 0;
 }
 
 /* Write the header of `len` bytes, a multiple of 4, that is at `at`. */
-static __always_inline int ovs_nsh_write(struct __sk_buff *skb, __u32 at,
+static __always_inline int ovs_nsh_write(struct ovs_ctx *ctx, __u32 at,
 					 __u32 len, __u8 np)
 {
-	struct ovs_nsh_copy copy = { .skb = skb, .at = at };
+	struct ovs_nsh_copy copy = { .ctx = ctx, .at = at };
 	__u32 words = len / sizeof(__u64);
 	__u64 last;
 
@@ -81,14 +81,14 @@ static __always_inline int ovs_nsh_write(struct __sk_buff *skb, __u32 at,
 		return OVS_DROP_ENCAP;
 	if (len % sizeof(__u64)) {
 		last = ovs_operand(at + words);
-		if (ctx_store(skb, ETH_HLEN + words * sizeof(last), &last, 4))
+		if (ctx_store(ctx, ETH_HLEN + words * sizeof(last), &last, 4))
 			return OVS_DROP_ENCAP;
 	}
-	return ctx_store(skb, ETH_HLEN + OVS_NSH_NP, &np, sizeof(np)) ?
+	return ctx_store(ctx, ETH_HLEN + OVS_NSH_NP, &np, sizeof(np)) ?
 	       OVS_DROP_ENCAP : 0;
 }
 
-__noinline int ovs_push_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_push_nsh(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			    __u32 len, __u32 at)
 {
 	struct ethhdr eth = {};
@@ -98,33 +98,33 @@ __noinline int ovs_push_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	tags = ctx_vlan(skb);
+	tags = ctx_vlan(ctx);
 	if (pkt->key.mac_proto == OVS_MAC_PROTO_ETHERNET) {
 		np = OVS_TUN_P_ETHERNET;
 		room += ETH_HLEN;
 		/* The tag that is beside the frame goes into it. */
-		if (tags && ctx_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
+		if (tags && ctx_vlan_push(ctx, bpf_htons(ETH_P_8021Q), 0))
 			return OVS_DROP_ENCAP;
 	} else {
-		np = ovs_nsh_np(ovs_plain_type(skb));
+		np = ovs_nsh_np(ovs_plain_type(ctx));
 		if (!np)
 			return OVS_DROP_ENCAP;
 	}
 	eth.h_proto = bpf_htons(ETH_P_NSH);
-	err = ovs_put_head(skb, room, &eth);
+	err = ovs_put_head(ctx, room, &eth);
 	if (!err)
-		err = ovs_nsh_write(skb, at, len, np);
+		err = ovs_nsh_write(ctx, at, len, np);
 	if (err)
 		return err;
 	pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 	pkt->l3_off = ETH_HLEN;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
-	if (ctx_gso(skb))
+	if (ctx_gso(ctx))
 		return 0;
-	return ovs_cut(skb, tags ? 1 : 0);
+	return ovs_cut(ctx, tags ? 1 : 0);
 }
 
-__noinline int ovs_pop_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt)
+__noinline int ovs_pop_nsh(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 {
 	struct ethhdr eth = {};
 	__u8 base[4];
@@ -134,38 +134,38 @@ __noinline int ovs_pop_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt)
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	if (ovs_plain_type(skb) != bpf_htons(ETH_P_NSH) ||
-	    ctx_load(skb, ETH_HLEN, base, sizeof(base)))
+	if (ovs_plain_type(ctx) != bpf_htons(ETH_P_NSH) ||
+	    ctx_load(ctx, ETH_HLEN, base, sizeof(base)))
 		return OVS_DROP_ENCAP;
 	len = (base[1] & OVS_NSH_LEN_MASK) * 4;
 	type = ovs_nsh_type(base[OVS_NSH_NP]);
 	if (len < NSH_BASE_HLEN || !type)
 		return OVS_DROP_ENCAP;
 	/* As with labels: where a GSO packet's headers end is not known. */
-	if (ctx_gso(skb) &&
+	if (ctx_gso(ctx) &&
 	    (ovs_is_mpls(type) || type == bpf_htons(ETH_P_NSH)))
 		return OVS_DROP_GSO;
 	pkt->stale |= OVS_STALE_KEY | OVS_STALE_OFFSETS;
 	if (type != bpf_htons(ETH_P_TEB)) {
 		pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 		eth.h_proto = type;
-		err = ovs_shrink(skb, len, &eth);
+		err = ovs_shrink(ctx, len, &eth);
 		return err >= 0 ? err :
-				  ovs_take_out(skb, len / VLAN_HLEN, type);
+				  ovs_take_out(ctx, len / VLAN_HLEN, type);
 	}
 	pkt->key.mac_proto = OVS_MAC_PROTO_ETHERNET;
 	len += ETH_HLEN;
-	if (ctx_load(skb, len, &eth, sizeof(eth)))
+	if (ctx_load(ctx, len, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;
-	err = ovs_shrink(skb, len, &eth);
-	return err >= 0 ? err : ovs_uncover(skb, len);
+	err = ovs_shrink(ctx, len, &eth);
+	return err >= 0 ? err : ovs_uncover(ctx, len);
 }
 
 /*
  * Flags, TTL, path and, of metadata type 1, context.  The operand is struct
  * ovs_set_nsh, three words and their masks.
  */
-__noinline int ovs_set_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_set_nsh(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			   __u32 at)
 {
 	struct ovs_key *key;
@@ -180,12 +180,12 @@ __noinline int ovs_set_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	OVS_OPERAND(&op, at);
 	key = &pkt->key;
 	off = pkt->l3_off;
-	if (!off || ctx_load(skb, off - sizeof(type), &type, sizeof(type)) ||
+	if (!off || ctx_load(ctx, off - sizeof(type), &type, sizeof(type)) ||
 	    type != bpf_htons(ETH_P_NSH) ||
-	    ctx_load(skb, off, nsh, NSH_BASE_HLEN))
+	    ctx_load(ctx, off, nsh, NSH_BASE_HLEN))
 		return OVS_DROP_SET;
 	nsh[0] = OVS_MASKED(nsh[0], op[0], op[3]);
-	if (ovs_store(skb, off, nsh, NSH_BASE_HLEN))
+	if (ovs_store(ctx, off, nsh, NSH_BASE_HLEN))
 		return OVS_DROP_SET;
 	if (key->eth_type == bpf_htons(ETH_P_NSH)) {
 		key->nsh_flags = base[0] >> 4 & 3;
@@ -195,11 +195,11 @@ __noinline int ovs_set_nsh(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (base[OVS_NSH_MDTYPE] != NSH_MD1)
 		return 0;
 	off += NSH_BASE_HLEN;
-	if (ctx_load(skb, off, nsh + 1, NSH_MD1_HLEN - NSH_BASE_HLEN))
+	if (ctx_load(ctx, off, nsh + 1, NSH_MD1_HLEN - NSH_BASE_HLEN))
 		return OVS_DROP_SET;
 	for (i = 1; i < 3; i++)
 		nsh[i] = OVS_MASKED(nsh[i], op[i], op[3 + i]);
-	if (ovs_store(skb, off, nsh + 1, NSH_MD1_HLEN - NSH_BASE_HLEN))
+	if (ovs_store(ctx, off, nsh + 1, NSH_MD1_HLEN - NSH_BASE_HLEN))
 		return OVS_DROP_SET;
 	if (key->eth_type == bpf_htons(ETH_P_NSH))
 		__builtin_memcpy(key->nsh_context, nsh + 1,

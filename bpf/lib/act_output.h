@@ -10,27 +10,27 @@
  * A GSO packet with headers that act_encap.h put in front.  Tags are in front
  * as well, but devices are told of them.
  */
-static __always_inline int ovs_gso_covered(struct __sk_buff *skb)
+static __always_inline int ovs_gso_covered(struct ovs_ctx *ctx)
 {
-	return ctx_mac_len(skb) > ETH_HLEN &&
-	       !ovs_is_vlan(ctx_protocol(skb));
+	return ctx_mac_len(ctx) > ETH_HLEN &&
+	       !ovs_is_vlan(ctx_protocol(ctx));
 }
 
 /*
  * Whether a device without Ethernet headers is sent a packet without one.
  * ctx_output() takes off all that is before the network header.
  */
-static __always_inline int ovs_is_for_l3(struct __sk_buff *skb,
+static __always_inline int ovs_is_for_l3(struct ovs_ctx *ctx,
 					 const struct ovs_pkt *pkt,
 					 const struct ovs_port *port)
 {
 	return pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET &&
 	       port->flags & OVS_PORT_F_L3 &&
-	       ctx_mac_len(skb) == ETH_HLEN;
+	       ctx_mac_len(ctx) == ETH_HLEN;
 }
 
 /* The device to send to; 0 with `*reason` set when the packet cannot go. */
-static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
+static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 					    const struct ovs_pkt *pkt,
 					    __u32 port_no, __u32 *reason)
 {
@@ -42,15 +42,15 @@ static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
 	*reason = OVS_DROP_LAYER3;
 	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET ||
 		     port->flags & OVS_PORT_F_L3) &&
-	    !ovs_is_for_l3(skb, pkt, port))
+	    !ovs_is_for_l3(ctx, pkt, port))
 		return 0;
 	*reason = OVS_DROP_MTU;
-	if (unlikely(port->mtu && ctx_mtu_len(skb) > port->mtu &&
-		     !ctx_gso(skb)))
+	if (unlikely(port->mtu && ctx_mtu_len(ctx) > port->mtu &&
+		     !ctx_gso(ctx)))
 		return 0;
 	*reason = OVS_DROP_GSO;
-	if (unlikely(ctx_gso(skb) &&
-		     !(port->flags & OVS_PORT_F_VETH) && ovs_gso_covered(skb)))
+	if (unlikely(ctx_gso(ctx) &&
+		     !(port->flags & OVS_PORT_F_VETH) && ovs_gso_covered(ctx)))
 		return 0;
 	return port->ifindex;
 }
@@ -59,15 +59,15 @@ static __always_inline __u32 ovs_output_dev(struct __sk_buff *skb,
  * Send a copy, which is not truncated (a block of OVS_OP_CLONE does that);
  * when it cannot go, that is counted and the list goes on.
  */
-static __always_inline void ovs_output(struct __sk_buff *skb,
+static __always_inline void ovs_output(struct ovs_ctx *ctx,
 				       struct ovs_pkt *pkt, __u32 port_no)
 {
 	__u32 ifindex, reason;
 
 	pkt->sent = 1;
-	ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
+	ifindex = ovs_output_dev(ctx, pkt, port_no, &reason);
 	if (ifindex) {
-		if (ctx_output_copy(skb, ifindex) >= 0)
+		if (ctx_output_copy(ctx, ifindex) >= 0)
 			return;
 		reason = OVS_DROP_REDIRECT;
 	}
@@ -75,48 +75,48 @@ static __always_inline void ovs_output(struct __sk_buff *skb,
 }
 
 /* Cut off what OVS_OP_TRUNC says; the Ethernet header, or its room, stays. */
-static __always_inline __u32 ovs_trim(struct __sk_buff *skb,
+static __always_inline __u32 ovs_trim(struct ovs_ctx *ctx,
 				      struct ovs_pkt *pkt)
 {
-	__u32 len = ctx_len(skb), keep = ETH_HLEN;
+	__u32 len = ctx_len(ctx), keep = ETH_HLEN;
 
 	if (len > pkt->cutlen && len - pkt->cutlen > keep)
 		keep = len - pkt->cutlen;
-	return ctx_trim(skb, keep) ? OVS_DROP_TRUNC : 0;
+	return ctx_trim(ctx, keep) ? OVS_DROP_TRUNC : 0;
 }
 
 /* Send a packet that is whole, for the program to return. */
-static __always_inline int ovs_output_only(struct __sk_buff *skb,
+static __always_inline int ovs_output_only(struct ovs_ctx *ctx,
 					   struct ovs_cpu *cpu,
 					   struct ovs_pkt *pkt, __u32 port_no)
 {
-	__u32 reason, ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
+	__u32 reason, ifindex = ovs_output_dev(ctx, pkt, port_no, &reason);
 
 	if (unlikely(!ifindex))
 		return ovs_drop(cpu, pkt, reason);
-	return ovs_exit(cpu, pkt, ctx_output(skb, ifindex));
+	return ovs_exit(cpu, pkt, ctx_output(ctx, ifindex));
 }
 
 /* Send the packet itself. */
-static __always_inline void ovs_output_last(struct __sk_buff *skb,
+static __always_inline void ovs_output_last(struct ovs_ctx *ctx,
 					    struct ovs_pkt *pkt, __u32 port_no)
 {
 	__u32 ifindex, reason;
 
 	if (unlikely(pkt->cutlen)) {
-		reason = ovs_trim(skb, pkt);
+		reason = ovs_trim(ctx, pkt);
 		if (reason) {
 			pkt->drop = reason;
 			return;
 		}
 	}
-	ifindex = ovs_output_dev(skb, pkt, port_no, &reason);
+	ifindex = ovs_output_dev(ctx, pkt, port_no, &reason);
 	if (unlikely(!ifindex)) {
 		pkt->drop = reason;
 		return;
 	}
 	pkt->drop = OVS_DROP_NONE;
-	pkt->verdict = ctx_output(skb, ifindex);
+	pkt->verdict = ctx_output(ctx, ifindex);
 }
 
 #endif /* OVS_ACT_OUTPUT_H */

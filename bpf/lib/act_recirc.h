@@ -87,7 +87,7 @@ static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
  * Send a copy to the inject device.  `pc` not 0: it runs the instructions
  * there; otherwise it is looked up again with `recirc_id`.
  */
-static __noinline __u32 ovs_defer(struct __sk_buff *skb, struct ovs_cpu *cpu,
+static __noinline __u32 ovs_defer(struct ovs_ctx *ctx, struct ovs_cpu *cpu,
 				  struct ovs_pkt *pkt, __u32 recirc_id,
 				  __u32 pc)
 {
@@ -112,7 +112,7 @@ static __noinline __u32 ovs_defer(struct __sk_buff *skb, struct ovs_cpu *cpu,
 		slot->recirc_depth++;
 		slot->key.recirc_id = recirc_id;
 	}
-	err = ctx_defer(skb, cfg_inject_ifindex, mark);
+	err = ctx_defer(ctx, cfg_inject_ifindex, mark);
 	if (!err)
 		return 0;
 	slot->state &= ~(__u64)OVS_SLOT_ARMED;

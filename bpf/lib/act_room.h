@@ -37,39 +37,39 @@
 #define OVS_MAX_CUT	72	/* words of a header that is taken out */
 
 /* Bytes on one side of the headers' border: the sum of it begins there. */
-static __always_inline long ovs_store(struct __sk_buff *skb, __u32 off,
+static __always_inline long ovs_store(struct ovs_ctx *ctx, __u32 off,
 				      const void *from, __u32 n)
 {
-	if (off < ctx_mac_len(skb))
-		return ctx_store(skb, off, from, n);
-	return ctx_store_csum(skb, off, from, n);
+	if (off < ctx_mac_len(ctx))
+		return ctx_store(ctx, off, from, n);
+	return ctx_store_csum(ctx, off, from, n);
 }
 
 /* Two bytes, as the border is between words. */
-static __always_inline long ovs_store_word(struct __sk_buff *skb, __u32 off,
+static __always_inline long ovs_store_word(struct ovs_ctx *ctx, __u32 off,
 					   __u16 word)
 {
-	return ovs_store(skb, off, &word, sizeof(word));
+	return ovs_store(ctx, off, &word, sizeof(word));
 }
 
 /*
  * Whether there is a type at OVS_TYPE_OFF, and no tag; the type.  Tags and
  * LLC are nothing that a flow with such actions has.
  */
-static __always_inline __be16 ovs_plain_type(struct __sk_buff *skb)
+static __always_inline __be16 ovs_plain_type(struct ovs_ctx *ctx)
 {
 	__be16 type;
 
-	if (ctx_vlan(skb) ||
-	    ctx_load(skb, OVS_TYPE_OFF, &type, sizeof(type)) ||
+	if (ctx_vlan(ctx) ||
+	    ctx_load(ctx, OVS_TYPE_OFF, &type, sizeof(type)) ||
 	    bpf_ntohs(type) < ETH_P_802_3_MIN || ovs_is_vlan(type))
 		return 0;
 	return type;
 }
 
-static long ovs_pop_tag(__u32 i, struct __sk_buff **skb)
+static long ovs_pop_tag(__u32 i, struct ovs_ctx **ctx)
 {
-	return ctx_vlan_pop(*skb) ? 1 : 0;
+	return ctx_vlan_pop(*ctx) ? 1 : 0;
 }
 
 /*
@@ -78,18 +78,18 @@ static long ovs_pop_tag(__u32 i, struct __sk_buff **skb)
  * first one gets into the frame: only then does the kernel look for more.
  * The last tag popped is the one that is beside the frame.
  */
-static __always_inline int ovs_cut(struct __sk_buff *skb, __u32 n)
+static __always_inline int ovs_cut(struct ovs_ctx *ctx, __u32 n)
 {
-	if (ctx_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0) ||
-	    ctx_vlan_push(skb, bpf_htons(ETH_P_8021Q), 0))
+	if (ctx_vlan_push(ctx, bpf_htons(ETH_P_8021Q), 0) ||
+	    ctx_vlan_push(ctx, bpf_htons(ETH_P_8021Q), 0))
 		return OVS_DROP_ENCAP;
-	if (bpf_loop(n + 2, ovs_pop_tag, &skb, 0) != n + 2)
+	if (bpf_loop(n + 2, ovs_pop_tag, &ctx, 0) != n + 2)
 		return OVS_DROP_ENCAP;
 	return 0;
 }
 
 struct ovs_tags {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	int err;
 };
 
@@ -97,7 +97,7 @@ static long ovs_make_tag(__u32 i, struct ovs_tags *tags)
 {
 	__u32 off = OVS_TYPE_OFF + i * VLAN_HLEN;
 
-	if (ovs_store_word(tags->skb, off, bpf_htons(ETH_P_8021Q))) {
+	if (ovs_store_word(tags->ctx, off, bpf_htons(ETH_P_8021Q))) {
 		tags->err = OVS_DROP_ENCAP;
 		return 1;
 	}
@@ -105,35 +105,35 @@ static long ovs_make_tag(__u32 i, struct ovs_tags *tags)
 }
 
 /* Take `n` words out after the addresses; `type` is what follows them. */
-__noinline int ovs_take_out(struct __sk_buff *skb, __u32 n, __be16 type)
+__noinline int ovs_take_out(struct ovs_ctx *ctx, __u32 n, __be16 type)
 {
-	struct ovs_tags tags = { .skb = skb };
+	struct ovs_tags tags = { .ctx = ctx };
 
 	if (n > OVS_MAX_CUT ||
-	    ctx_len(skb) < OVS_TYPE_OFF + n * VLAN_HLEN + sizeof(type))
+	    ctx_len(ctx) < OVS_TYPE_OFF + n * VLAN_HLEN + sizeof(type))
 		return OVS_DROP_ENCAP;
 	bpf_loop(n, ovs_make_tag, &tags, 0);
 	if (tags.err ||
-	    ovs_store_word(skb, OVS_TYPE_OFF + n * VLAN_HLEN, type))
+	    ovs_store_word(ctx, OVS_TYPE_OFF + n * VLAN_HLEN, type))
 		return OVS_DROP_ENCAP;
-	return ovs_cut(skb, n);
+	return ovs_cut(ctx, n);
 }
 
 /* The frame within a packet becomes the packet: `n` words before it go. */
-static __always_inline int ovs_uncover(struct __sk_buff *skb, __u32 len)
+static __always_inline int ovs_uncover(struct ovs_ctx *ctx, __u32 len)
 {
 	struct ethhdr eth;
 	__u32 n;
 
 	/* The Ethernet header in front of it is half a word too short. */
-	if (ctx_room_add(skb, 2))
+	if (ctx_room_add(ctx, 2))
 		return OVS_DROP_ENCAP;
 	len += 2;
-	if (ctx_load(skb, len, &eth, sizeof(eth)) ||
-	    ctx_store(skb, 0, &eth, 2 * ETH_ALEN))
+	if (ctx_load(ctx, len, &eth, sizeof(eth)) ||
+	    ctx_store(ctx, 0, &eth, 2 * ETH_ALEN))
 		return OVS_DROP_ENCAP;
 	n = len / VLAN_HLEN;
-	return ovs_take_out(skb, n, eth.h_proto);
+	return ovs_take_out(ctx, n, eth.h_proto);
 }
 
 /*
@@ -142,24 +142,24 @@ static __always_inline int ovs_uncover(struct __sk_buff *skb, __u32 len)
  * takes for IP.  Returns 0, OVS_DROP_*, or a negative number where that
  * cannot be; nothing but the Ethernet header has changed then.
  */
-static __always_inline int ovs_shrink(struct __sk_buff *skb, __u32 len,
+static __always_inline int ovs_shrink(struct ovs_ctx *ctx, __u32 len,
 				      struct ethhdr *eth)
 {
 	__be16 type = eth->h_proto;
 
-	if (ctx_mac_len(skb) > ETH_HLEN || ctx_gso(skb))
+	if (ctx_mac_len(ctx) > ETH_HLEN || ctx_gso(ctx))
 		return -1;
 	if (type != bpf_htons(ETH_P_IPV6))
 		eth->h_proto = bpf_htons(ETH_P_IP);
-	if (ctx_store(skb, 0, eth, sizeof(*eth)) || ovs_cut(skb, 0))
+	if (ctx_store(ctx, 0, eth, sizeof(*eth)) || ovs_cut(ctx, 0))
 		return OVS_DROP_ENCAP;
-	if (ctx_room_del(skb, len))
+	if (ctx_room_del(ctx, len))
 		return -1;
 	if (eth->h_proto == type)
 		return 0;
-	if (ctx_store(skb, OVS_TYPE_OFF, &type, sizeof(type)))
+	if (ctx_store(ctx, OVS_TYPE_OFF, &type, sizeof(type)))
 		return OVS_DROP_ENCAP;
-	return ovs_cut(skb, 0);
+	return ovs_cut(ctx, 0);
 }
 
 /*
@@ -168,21 +168,21 @@ static __always_inline int ovs_shrink(struct __sk_buff *skb, __u32 len,
  * a veth, which hands it on; what other devices would make of it is another
  * matter, and act_output.h does not let them.
  */
-static __always_inline int ovs_gso_is_ip(struct __sk_buff *skb)
+static __always_inline int ovs_gso_is_ip(struct ovs_ctx *ctx)
 {
-	__be16 type = ctx_protocol(skb);
+	__be16 type = ctx_protocol(ctx);
 
 	return type == bpf_htons(ETH_P_IP) || type == bpf_htons(ETH_P_IPV6);
 }
 
 /* Make room for `n` bytes in front, and write the header `eth` there. */
-static __always_inline int ovs_put_head(struct __sk_buff *skb, __u32 n,
+static __always_inline int ovs_put_head(struct ovs_ctx *ctx, __u32 n,
 					const struct ethhdr *eth)
 {
-	if (ctx_gso(skb) && !ovs_gso_is_ip(skb))
+	if (ctx_gso(ctx) && !ovs_gso_is_ip(ctx))
 		return OVS_DROP_GSO;
-	if (ctx_room_add(skb, n) ||
-	    ctx_store(skb, 0, eth, sizeof(*eth)))
+	if (ctx_room_add(ctx, n) ||
+	    ctx_store(ctx, 0, eth, sizeof(*eth)))
 		return OVS_DROP_ENCAP;
 	return 0;
 }

@@ -89,13 +89,13 @@ __noinline __u32 ovs_crc32c_diff(__u32 diff, __u32 len)
  * Bytes from the SCTP header at `off` to the end of the packet, without what
  * fills a short frame up; all, where the IP header has no such length.
  */
-static __always_inline __u32 ovs_sctp_len(struct __sk_buff *skb,
+static __always_inline __u32 ovs_sctp_len(struct ovs_ctx *ctx,
 					  const struct ovs_pkt *pkt, __u32 off)
 {
-	__u32 end = pkt->l3_off, len = ctx_len(skb);
+	__u32 end = pkt->l3_off, len = ctx_len(ctx);
 	__be16 ip[3];
 
-	if (ctx_load(skb, end, ip, sizeof(ip)))
+	if (ctx_load(ctx, end, ip, sizeof(ip)))
 		return len - off;
 	if ((*(__u8 *)ip & 0xf0) == 0x60)
 		end += sizeof(struct ipv6hdr) + bpf_ntohs(ip[2]);
@@ -104,7 +104,7 @@ static __always_inline __u32 ovs_sctp_len(struct __sk_buff *skb,
 	return end < off + SCTP_HLEN || end > len ? len - off : end - off;
 }
 
-__noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_set_sctp(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			    __u32 at)
 {
 	__u32 off, new, sctp[3];	/* ports, tag, checksum */
@@ -113,18 +113,18 @@ __noinline int ovs_set_sctp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		return OVS_DROP_NO_STATE;
 	off = pkt->l4_off;
 	if (pkt->l4_proto != IPPROTO_SCTP ||
-	    ctx_load(skb, off, sctp, sizeof(sctp)))
+	    ctx_load(ctx, off, sctp, sizeof(sctp)))
 		return OVS_DROP_SET;
 
 	new = ovs_new_ports(sctp[0], at);
 	/* Whoever finishes the checksum does so over the new ports. */
-	if (ctx_csum_kind(skb) != OVS_CSUM_PARTIAL)
+	if (ctx_csum_kind(ctx) != OVS_CSUM_PARTIAL)
 		sctp[2] ^= ovs_crc32c_diff(sctp[0] ^ new,
-					   ovs_sctp_len(skb, pkt, off));
+					   ovs_sctp_len(ctx, pkt, off));
 	sctp[0] = new;
-	if (ctx_store_csum(skb, off, sctp, sizeof(sctp)))
+	if (ctx_store_csum(ctx, off, sctp, sizeof(sctp)))
 		return OVS_DROP_SET;
-	ctx_hash_clear(skb);
+	ctx_hash_clear(ctx);
 	ovs_key_ports(pkt, new);
 	return 0;
 }

@@ -53,10 +53,10 @@ static __always_inline __u64 ovs_operand(__u32 i)
 /* Addresses are words of the key, which VLAN tags share. */
 #define OVS_MAC_MASK	0xffffffffffffULL
 
-__noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_set_eth(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			   __u32 at)
 {
-	void *eth = ctx_at(skb, 0, 2 * ETH_ALEN);
+	void *eth = ctx_at(ctx, 0, 2 * ETH_ALEN);
 	__u64 dst, src;
 
 	if (!pkt)
@@ -78,7 +78,7 @@ __noinline int ovs_set_eth(struct __sk_buff *skb, struct ovs_pkt *pkt,
  * Carry a change of addresses, whose sum is `diff`, into the checksum of the
  * transport header.  Without a whole header there is nothing to do.
  */
-static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
+static __always_inline int ovs_update_l4(struct ovs_ctx *ctx, __u32 off,
 					 __u8 proto, __s64 diff)
 {
 	__u64 flags = BPF_F_PSEUDO_HDR;
@@ -97,9 +97,9 @@ static __always_inline int ovs_update_l4(struct __sk_buff *skb, __u32 off,
 	} else {
 		return 0;
 	}
-	if (ctx_len(skb) < off + hlen)
+	if (ctx_len(ctx) < off + hlen)
 		return 0;
-	return ctx_l4_csum(skb, off + check, 0, diff, flags) ?
+	return ctx_l4_csum(ctx, off + check, 0, diff, flags) ?
 	       OVS_DROP_SET : 0;
 }
 
@@ -130,7 +130,7 @@ static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 	return ~sum;
 }
 
-__noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_set_ipv4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			    __u32 at)
 {
 	union {
@@ -151,7 +151,7 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
 	off = pkt->l3_off;
-	ip = ctx_at(skb, off, sizeof(struct iphdr));
+	ip = ctx_at(ctx, off, sizeof(struct iphdr));
 	if (!off || !ip)
 		return OVS_DROP_SET;
 	old_addr = OVS_AT64(ip, 12);
@@ -159,13 +159,13 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	diff = ovs_sum_diff8(old_addr, addr);
 	if (addr != old_addr) {
 		if (pkt->l4_proto != IPPROTO_ICMPV6) {
-			err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto,
+			err = ovs_update_l4(ctx, pkt->l4_off, pkt->l4_proto,
 					    ovs_sum_fold(diff));
 			if (err)
 				return err;
 		}
-		ctx_hash_clear(skb);
-		ip = ctx_at(skb, off, sizeof(struct iphdr));
+		ctx_hash_clear(ctx);
+		ip = ctx_at(ctx, off, sizeof(struct iphdr));
 		if (!ip)
 			return OVS_DROP_SET;
 		OVS_AT64(ip, 12) = addr;
@@ -191,7 +191,7 @@ __noinline int ovs_set_ipv4(struct __sk_buff *skb, struct ovs_pkt *pkt,
  * The destination is not the final one, and counts in no checksum, where a
  * routing header has segments left.
  */
-__noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_set_ipv6(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			    __u32 at)
 {
 	union {
@@ -214,7 +214,7 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
 	off = pkt->l3_off;
-	ip = ctx_at(skb, off, sizeof(struct ipv6hdr));
+	ip = ctx_at(ctx, off, sizeof(struct ipv6hdr));
 	if (!off || !ip)
 		return OVS_DROP_SET;
 	old_word = OVS_AT32(ip, 0);
@@ -241,11 +241,11 @@ __noinline int ovs_set_ipv6(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		OVS_AT64(ip, 8 + 8 * i) = addr[i];
 	}
 	/* A checksum over the whole packet has all that changes. */
-	ctx_csum_update(skb, ovs_sum_fold(diff));
+	ctx_csum_update(ctx, ovs_sum_fold(diff));
 	if (differ) {
-		ctx_hash_clear(skb);
+		ctx_hash_clear(ctx);
 		if (pkt->l4_proto) {
-			err = ovs_update_l4(skb, pkt->l4_off, pkt->l4_proto,
+			err = ovs_update_l4(ctx, pkt->l4_off, pkt->l4_proto,
 					    ovs_sum_fold(pseudo));
 			if (err)
 				return err;
@@ -286,7 +286,7 @@ static __always_inline void ovs_key_ports(struct ovs_pkt *pkt, __u32 ports)
 }
 
 /* Ports of TCP or UDP; a later fragment has none. */
-__noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
+__noinline int ovs_set_tp(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			  __u32 at, __u32 proto)
 {
 	__u64 flags = sizeof(__u32);
@@ -304,17 +304,17 @@ __noinline int ovs_set_tp(struct __sk_buff *skb, struct ovs_pkt *pkt,
 		check = 6;
 		flags |= BPF_F_MARK_MANGLED_0;
 	}
-	if (pkt->l4_proto != proto || ctx_len(skb) < off + hlen)
+	if (pkt->l4_proto != proto || ctx_len(ctx) < off + hlen)
 		return OVS_DROP_SET;
-	tp = ctx_at(skb, off, sizeof(old));
+	tp = ctx_at(ctx, off, sizeof(old));
 	if (!tp)
 		return OVS_DROP_SET;
 	old = OVS_AT32(tp, 0);
 	new = ovs_new_ports(old, at);
 	OVS_AT32(tp, 0) = new;
-	if (ctx_l4_csum(skb, off + check, old, new, flags))
+	if (ctx_l4_csum(ctx, off + check, old, new, flags))
 		return OVS_DROP_SET;
-	ctx_hash_clear(skb);
+	ctx_hash_clear(ctx);
 	ovs_key_ports(pkt, new);
 	return 0;
 }

@@ -19,16 +19,16 @@ static __always_inline void ovs_move_headers(struct ovs_pkt *pkt, int delta)
 }
 
 /* `tpid` and `tci` are in network order; the CFI bit of `tci` says nothing. */
-static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
+static __always_inline int ovs_push_vlan(struct ovs_ctx *ctx,
 					 struct ovs_pkt *pkt, __be16 tpid,
 					 __be16 tci)
 {
 	__u16 bits = bpf_ntohs(tci) & ~VLAN_CFI_MASK;
-	__u32 len = ctx_len(skb);
+	__u32 len = ctx_len(ctx);
 
-	if (ctx_vlan_push(skb, tpid, bits))
+	if (ctx_vlan_push(ctx, tpid, bits))
 		return OVS_DROP_VLAN;
-	ovs_move_headers(pkt, ctx_len(skb) - len);
+	ovs_move_headers(pkt, ctx_len(ctx) - len);
 	if (pkt->key.vlan_tci)
 		pkt->stale |= OVS_STALE_KEY;
 	pkt->key.vlan_tci = bpf_htons(bits | VLAN_CFI_MASK);
@@ -36,15 +36,15 @@ static __always_inline int ovs_push_vlan(struct __sk_buff *skb,
 	return 0;
 }
 
-static __always_inline int ovs_pop_vlan(struct __sk_buff *skb,
+static __always_inline int ovs_pop_vlan(struct ovs_ctx *ctx,
 					struct ovs_pkt *pkt)
 {
-	__u32 len = ctx_len(skb);
+	__u32 len = ctx_len(ctx);
 
-	if (ctx_vlan_pop(skb))
+	if (ctx_vlan_pop(ctx))
 		return OVS_DROP_VLAN;
-	ovs_move_headers(pkt, ctx_len(skb) - len);
-	if (ctx_vlan(skb))
+	ovs_move_headers(pkt, ctx_len(ctx) - len);
+	if (ctx_vlan(ctx))
 		pkt->stale |= OVS_STALE_KEY;
 	pkt->key.vlan_tci = 0;
 	pkt->key.vlan_tpid = 0;

@@ -23,7 +23,7 @@
 #define OVS_CUT_ONCE	(1U << 31)	/* of cutlen: one output, no more */
 
 struct ovs_run {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	struct ovs_cpu *cpu;
 	struct ovs_pkt *pkt;
 };
@@ -49,7 +49,7 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id)
 	if (pkt->recirc_depth >= OVS_MAX_RECIRC)
 		return OVS_DROP_RECIRC_LIMIT;
 	if (unlikely(pkt->recirc_depth % OVS_MAX_RUN == OVS_MAX_RUN - 1))
-		return ovs_defer(run->skb, run->cpu, pkt, id, 0);
+		return ovs_defer(run->ctx, run->cpu, pkt, id, 0);
 	pkt->recirc_depth++;
 	pkt->key.recirc_id = id;
 	pkt->next = OVS_STAGE_LOOKUP;
@@ -57,7 +57,7 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id)
 }
 
 /* Hand a copy up; when it is lost, that is counted and the list goes on. */
-static __always_inline void ovs_userspace(struct __sk_buff *skb,
+static __always_inline void ovs_userspace(struct ovs_ctx *ctx,
 					  struct ovs_pkt *pkt, __u32 desc)
 {
 	__u32 reason;
@@ -65,7 +65,7 @@ static __always_inline void ovs_userspace(struct __sk_buff *skb,
 	pkt->sent = 1;
 	pkt->upcall_cmd = OVS_PACKET_CMD_ACTION;
 	pkt->upcall_desc = desc;
-	reason = ovs_upcall(skb, pkt);
+	reason = ovs_upcall(ctx, pkt);
 	if (unlikely(reason))
 		ovs_count_drop(pkt->bridge, reason);
 	pkt->cutlen = 0;
@@ -93,7 +93,7 @@ static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
 		pkt->pc = pc = self;
 	}
 	if (pc || pkt->recirc_depth < OVS_MAX_RECIRC)
-		err = ovs_defer(run->skb, run->cpu, pkt, id, pc);
+		err = ovs_defer(run->ctx, run->cpu, pkt, id, pc);
 	if (unlikely(rest))	/* when there is no room for it, it goes on */
 		return err ? 0 : ovs_end(pkt, OVS_DROP_NONE);
 	if (pc == self)
@@ -107,7 +107,7 @@ static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
  * Make the key that of the packet.  The offsets stay where they are exact,
  * also where more tags have been pushed than flow extract goes over.
  */
-static __always_inline int ovs_refresh(struct __sk_buff *skb,
+static __always_inline int ovs_refresh(struct ovs_ctx *ctx,
 				       struct ovs_pkt *pkt)
 {
 	__u16 l3_off = pkt->l3_off, l4_off = pkt->l4_off;
@@ -115,7 +115,7 @@ static __always_inline int ovs_refresh(struct __sk_buff *skb,
 	__u8 stale = pkt->stale;
 	int err;
 
-	err = ovs_parse(skb, pkt);
+	err = ovs_parse(ctx, pkt);
 	if (stale & OVS_STALE_OFFSETS)
 		return err;
 	pkt->l3_off = l3_off;
@@ -138,7 +138,7 @@ static __always_inline int ovs_wants_fresh(__u8 op, __u8 stale)
 /* One instruction; 0 to go on with the next. */
 static long ovs_step(__u32 i, struct ovs_run *run)
 {
-	struct __sk_buff *skb = run->skb;
+	struct ovs_ctx *ctx = run->ctx;
 	struct ovs_pkt *pkt = run->pkt;
 	__u32 pc = pkt->pc, at = pc + 1, err = 0, copy_id = 0, copy_pc = 0;
 	struct ovs_insn insn, *word;
@@ -149,27 +149,27 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	insn = *word;
 	pkt->pc = at + insn.len;
 	if (unlikely(pkt->stale) && ovs_wants_fresh(insn.op, pkt->stale)) {
-		err = ovs_refresh(skb, pkt);
+		err = ovs_refresh(ctx, pkt);
 		if (err)
 			return ovs_end(pkt, err);
 	}
 
 	switch (insn.op) {
 	case OVS_OP_OUTPUT_LAST:
-		ovs_output_last(skb, pkt, insn.imm);
+		ovs_output_last(ctx, pkt, insn.imm);
 		return 1;
 	case OVS_OP_OUTPUT:
 		/* Of a list, layout.py sees to that; not over recirculation. */
 		if (unlikely(pkt->cutlen)) {
 			if (pkt->cutlen & OVS_CUT_ONCE) {
 				pkt->cutlen &= ~OVS_CUT_ONCE;
-				ovs_output_last(skb, pkt, insn.imm);
+				ovs_output_last(ctx, pkt, insn.imm);
 				return 1;
 			}
 			copy_pc = pc;
 			break;
 		}
-		ovs_output(skb, pkt, insn.imm);
+		ovs_output(ctx, pkt, insn.imm);
 		return 0;
 	case OVS_OP_END:
 		return ovs_end(pkt, pkt->sent ? OVS_DROP_NONE :
@@ -178,7 +178,7 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		return ovs_end(pkt, insn.imm ? OVS_DROP_ACTION_ERROR :
 					       OVS_DROP_ACTION);
 	case OVS_OP_USERSPACE:
-		ovs_userspace(skb, pkt, insn.imm);
+		ovs_userspace(ctx, pkt, insn.imm);
 		return 0;
 	case OVS_OP_RECIRC:
 		copy_id = insn.imm;
@@ -190,36 +190,36 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	case OVS_OP_RECIRC_LAST:
 		return ovs_end(pkt, ovs_recirc_last(run, insn.imm));
 	case OVS_OP_PUSH_VLAN:
-		err = ovs_push_vlan(skb, pkt, insn.arg, insn.imm);
+		err = ovs_push_vlan(ctx, pkt, insn.arg, insn.imm);
 		break;
 	case OVS_OP_POP_VLAN:
-		err = ovs_pop_vlan(skb, pkt);
+		err = ovs_pop_vlan(ctx, pkt);
 		break;
 	case OVS_OP_SET_PRIORITY:
 		ovs_set_u32(pkt, &pkt->key.skb_priority, insn.imm, at);
-		ctx_set_priority(skb, pkt->key.skb_priority);
+		ctx_set_priority(ctx, pkt->key.skb_priority);
 		return 0;
 	case OVS_OP_SET_MARK:
 		ovs_set_u32(pkt, &pkt->key.skb_mark, insn.imm, at);
-		ctx_set_mark(skb, pkt->key.skb_mark);
+		ctx_set_mark(ctx, pkt->key.skb_mark);
 		return 0;
 	case OVS_OP_SET_ETH:
-		err = ovs_set_eth(skb, pkt, at);
+		err = ovs_set_eth(ctx, pkt, at);
 		break;
 	case OVS_OP_SET_IPV4:
-		err = ovs_set_ipv4(skb, pkt, at);
+		err = ovs_set_ipv4(ctx, pkt, at);
 		break;
 	case OVS_OP_SET_IPV6:
-		err = ovs_set_ipv6(skb, pkt, at);
+		err = ovs_set_ipv6(ctx, pkt, at);
 		break;
 	case OVS_OP_SET_TP:
-		err = ovs_set_tp(skb, pkt, at, insn.arg);
+		err = ovs_set_tp(ctx, pkt, at, insn.arg);
 		break;
 	case OVS_OP_ENCAP:
-		err = ovs_encap(skb, pkt, insn.arg, insn.imm, at);
+		err = ovs_encap(ctx, pkt, insn.arg, insn.imm, at);
 		break;
 	case OVS_OP_TRUNC:
-		ovs_trunc(skb, pkt, insn.imm);
+		ovs_trunc(ctx, pkt, insn.imm);
 		return 0;
 	case OVS_OP_JUMP:
 		pkt->pc += insn.imm;
@@ -229,20 +229,20 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 			pkt->pc += (__u32)ovs_operand(at);
 		return 0;
 	case OVS_OP_CHECK_PKT_LEN:
-		if (ovs_longer(skb, pkt, insn.imm))
+		if (ovs_longer(ctx, pkt, insn.imm))
 			pkt->pc += (__u32)ovs_operand(at);
 		return 0;
 	case OVS_OP_HASH:
-		ovs_hash(skb, pkt, insn.imm);
+		ovs_hash(ctx, pkt, insn.imm);
 		return 0;
 	case OVS_OP_DEC_TTL:
-		err = ovs_dec_ttl(skb, pkt);
+		err = ovs_dec_ttl(ctx, pkt);
 		if (err == OVS_DROP_TTL && insn.imm)
 			return 0;
 		pkt->pc += (__u32)ovs_operand(at);
 		break;
 	case OVS_OP_METER:
-		if (!ovs_meter(skb, pkt, insn.imm, ovs_now_ms(run->cpu)))
+		if (!ovs_meter(ctx, pkt, insn.imm, ovs_now_ms(run->cpu)))
 			return 0;
 		if (!insn.len)
 			return ovs_end(pkt, OVS_DROP_METER);
@@ -260,18 +260,18 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 }
 
 /* Run the instructions at `pkt->pc`; the program returns the result. */
-static __always_inline int ovs_run_acts(struct __sk_buff *skb,
+static __always_inline int ovs_run_acts(struct ovs_ctx *ctx,
 					struct ovs_cpu *cpu,
 					struct ovs_pkt *pkt)
 {
-	struct ovs_run run = { .skb = skb, .cpu = cpu, .pkt = pkt };
+	struct ovs_run run = { .ctx = ctx, .cpu = cpu, .pkt = pkt };
 
 	pkt->drop = OVS_DROP_BAD_INSN;	/* the end is never met */
 	pkt->next = 0;
 	pkt->verdict = CTX_DROP;
 	bpf_loop(OVS_MAX_INSNS, ovs_step, &run, 0);
 	if (pkt->next)
-		return ovs_stage(skb, cpu, pkt, pkt->next);
+		return ovs_stage(ctx, cpu, pkt, pkt->next);
 	return ovs_exit(cpu, pkt, pkt->verdict);
 }
 

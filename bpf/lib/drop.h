@@ -70,12 +70,12 @@ static __always_inline int ovs_drop(struct ovs_cpu *cpu, struct ovs_pkt *pkt,
  * never patched to a constant one, which is what replaces programs safely
  * under traffic on all kernels that were tried.
  */
-static __always_inline int ovs_stage(struct __sk_buff *skb,
+static __always_inline int ovs_stage(struct ovs_ctx *ctx,
 				     struct ovs_cpu *cpu, struct ovs_pkt *pkt,
 				     __u32 stage)
 {
 	barrier_var(stage);
-	bpf_tail_call(skb, &ovs_progs, stage);
+	bpf_tail_call(ctx, &ovs_progs, stage);
 	return ovs_drop(cpu, pkt, OVS_DROP_TAIL_CALL);
 }
 

@@ -8,7 +8,7 @@
  * file defines:
  *
  *	OVS_LOOKUP(map, key)		the helper, for the names below
- *	OVS_TAIL_CALL(skb, index)	into the bridge's program array
+ *	OVS_TAIL_CALL(ctx, index)	into the bridge's program array
  *	OVS_MAP_ACTS, _CPU, _DEVS, _DPSTATS, _DROPS, _EXACT, _FLOW_STATS,
  *		_FLOWS, _PORTS
  *	OVS_CFG_MAX_FLOWS, _SHARED_STATS, _STRIPES
@@ -97,41 +97,41 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
  * The device of a port that takes the frame as it is; 0 when that is not
  * sure, and stage RX is to see (act_output.h).
  */
-static __always_inline __u32 ovs_entry_dev(struct __sk_buff *skb,
+static __always_inline __u32 ovs_entry_dev(struct ovs_ctx *ctx,
 					   __u32 port_no)
 {
 	struct ovs_port *port = OVS_LOOKUP(OVS_MAP_PORTS, &port_no);
-	__u32 len = ctx_len(skb) - ETH_HLEN;
+	__u32 len = ctx_len(ctx) - ETH_HLEN;
 
 	if (!port ||
 	    (port->flags & (OVS_PORT_F_USED | OVS_PORT_F_L3)) !=
 	    OVS_PORT_F_USED)
 		return 0;
-	if (ctx_gso(skb))
+	if (ctx_gso(ctx))
 		return port->flags & OVS_PORT_F_VETH ? port->ifindex : 0;
 	return port->mtu && len > port->mtu ? 0 : port->ifindex;
 }
 
 /* Count what the cache of exact matches knew. */
-static __always_inline void ovs_entry_count(struct __sk_buff *skb,
+static __always_inline void ovs_entry_count(struct ovs_ctx *ctx,
 					    struct ovs_cpu *cpu, __u32 bridge,
 					    __u32 flow,
 					    const struct ovs_frame *f)
 {
 	struct ovs_dp_stats *stats = OVS_LOOKUP(OVS_MAP_DPSTATS, &bridge);
-	__u32 bytes = ctx_len(skb);
+	__u32 bytes = ctx_len(ctx);
 
-	if (ctx_vlan(skb))
+	if (ctx_vlan(ctx))
 		bytes += 4;
 	if (stats)
 		stats->exact++;
 	ovs_count(cpu, flow, bytes, f->tcp_flags);
 }
 
-static __always_inline int ovs_entry_run(struct __sk_buff *skb, __u32 bridge,
+static __always_inline int ovs_entry_run(struct ovs_ctx *ctx, __u32 bridge,
 					 __u32 stage)
 {
-	__u32 zero = 0, ifindex = ctx_ifindex(skb), level, port_no, line = 0, id;
+	__u32 zero = 0, ifindex = ctx_ifindex(ctx), level, port_no, line = 0, id;
 	struct ovs_frame f;
 	struct ovs_exact *e;
 	struct ovs_insn *insn;
@@ -149,7 +149,7 @@ static __always_inline int ovs_entry_run(struct __sk_buff *skb, __u32 bridge,
 	if (level >= OVS_MAX_NESTING)
 		return ovs_entry_drop(bridge, OVS_DROP_NESTING);
 
-	parsed = stage == OVS_STAGE_RX && ovs_frame_parse(skb, &f);
+	parsed = stage == OVS_STAGE_RX && ovs_frame_parse(ctx, &f);
 	if (!parsed)
 		goto state;
 	if (unlikely(cpu->exact_rest)) {
@@ -171,17 +171,17 @@ static __always_inline int ovs_entry_run(struct __sk_buff *skb, __u32 bridge,
 		goto state;
 	cpu->exact_hits++;
 	if (likely(insn->op == OVS_OP_OUTPUT_LAST)) {
-		ifindex = ovs_entry_dev(skb, insn->imm);
+		ifindex = ovs_entry_dev(ctx, insn->imm);
 		if (unlikely(!ifindex))
 			goto state;
-		ovs_entry_count(skb, cpu, bridge, id, &f);
-		return ctx_output(skb, ifindex);
+		ovs_entry_count(ctx, cpu, bridge, id, &f);
+		return ctx_output(ctx, ifindex);
 	}
 	pkt = ovs_entry_state(cpu, level, bridge, port_no);
 	ovs_frame_store(&f, pkt);
 	if (unlikely(pkt->dirty))
 		goto call;
-	ovs_entry_count(skb, cpu, bridge, id, &f);
+	ovs_entry_count(ctx, cpu, bridge, id, &f);
 	pkt->flow = id;
 	pkt->pc = pc;
 	pkt->sent = 0;
@@ -199,7 +199,7 @@ state:
 		pkt->parsed = 0;
 	}
 call:
-	OVS_TAIL_CALL(skb, stage);
+	OVS_TAIL_CALL(ctx, stage);
 	cpu->level = level;
 	return ovs_entry_drop(bridge, OVS_DROP_TAIL_CALL);
 }

@@ -47,7 +47,7 @@ struct ovs_frame {
 	((type) | (proto) << 32 | (tos) << 40 | (ttl) << 48)
 
 /* TCP or UDP at `l4`, a constant; 0: another, or not whole. */
-static __always_inline int ovs_frame_l4(struct __sk_buff *skb, void *data,
+static __always_inline int ovs_frame_l4(struct ovs_ctx *ctx, void *data,
 					void *end, const __u64 l4,
 					struct ovs_frame *f)
 {
@@ -61,7 +61,7 @@ static __always_inline int ovs_frame_l4(struct __sk_buff *skb, void *data,
 		/* doff, then the flags. */
 		flags = OVS_BE16(OVS_AT16(data, l4 + 12));
 		hlen = flags >> 12 << 2;
-		if (unlikely(hlen < 20 || ctx_len(skb) < l4 + hlen))
+		if (unlikely(hlen < 20 || ctx_len(ctx) < l4 + hlen))
 			return 0;
 		f->tcp_flags = flags & 0xfff;
 		f->w[4] = OVS_AT32(data, l4) |
@@ -69,29 +69,29 @@ static __always_inline int ovs_frame_l4(struct __sk_buff *skb, void *data,
 		return 1;
 	}
 	/* Before a device cuts a UDP packet, it may be a fragment. */
-	if (f->l4_proto != IPPROTO_UDP || ctx_gso(skb))
+	if (f->l4_proto != IPPROTO_UDP || ctx_gso(ctx))
 		return 0;
 	f->w[4] = OVS_AT32(data, l4);
 	return 1;
 }
 
 /* Fill `f` in; 0 when the frame is of another kind. */
-static __always_inline int ovs_frame_parse(struct __sk_buff *skb,
+static __always_inline int ovs_frame_parse(struct ovs_ctx *ctx,
 					   struct ovs_frame *f)
 {
-	void *data = ctx_data(skb), *end = ctx_end(skb);
+	void *data = ctx_data(ctx), *end = ctx_end(ctx);
 	__u64 type, word, tci;
 
 	if (unlikely(data + ETH_HLEN + 28 > end))
 		return 0;
 	f->w[2] = OVS_MAC_FIRST(OVS_AT64(data, 0));
 	f->w[3] = OVS_MAC_LAST(OVS_AT64(data, 4));
-	if (ctx_vlan(skb)) {
-		tci = ctx_vlan_tci(skb) | 0x1000;	/* CFI: there is one */
+	if (ctx_vlan(ctx)) {
+		tci = ctx_vlan_tci(ctx) | 0x1000;	/* CFI: there is one */
 		f->w[2] |= OVS_MAC_TAG(OVS_BE16(tci));
-		f->w[3] |= OVS_MAC_TAG((__u16)ctx_vlan_tpid(skb));
+		f->w[3] |= OVS_MAC_TAG((__u16)ctx_vlan_tpid(ctx));
 	}
-	f->w[5] = ctx_priority(skb) | (__u64)ctx_mark(skb) << 32;
+	f->w[5] = ctx_priority(ctx) | (__u64)ctx_mark(ctx) << 32;
 	f->w[8] = 0;
 	f->w[9] = 0;
 	f->w[10] = 0;
@@ -107,7 +107,7 @@ static __always_inline int ovs_frame_parse(struct __sk_buff *skb,
 				       (__u64)OVS_AT8(data, ETH_HLEN + 8));
 		f->w[6] = OVS_AT64(data, ETH_HLEN + 12);
 		f->w[7] = 0;
-		return ovs_frame_l4(skb, data, end, ETH_HLEN + 20, f);
+		return ovs_frame_l4(ctx, data, end, ETH_HLEN + 20, f);
 	}
 	if (type != OVS_BE16(ETH_P_IPV6) || data + ETH_HLEN + 48 > end)
 		return 0;
@@ -120,7 +120,7 @@ static __always_inline int ovs_frame_parse(struct __sk_buff *skb,
 	f->w[8] = OVS_AT64(data, ETH_HLEN + 24);
 	f->w[9] = OVS_AT64(data, ETH_HLEN + 32);
 	f->w[10] = OVS_BE32((__u32)word & 0xfffff);
-	return ovs_frame_l4(skb, data, end, ETH_HLEN + 40, f);
+	return ovs_frame_l4(ctx, data, end, ETH_HLEN + 40, f);
 }
 
 static __always_inline int ovs_frame_is_ip6(const struct ovs_frame *f)

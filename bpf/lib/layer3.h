@@ -12,16 +12,16 @@
  * As key_extract_mac_proto() of the kernel's flow.c: what the device gives the
  * type of Ethernet (ETH_P_TEB) is a frame, everything else is layer 3.
  */
-static __always_inline int ovs_receive_l3(struct __sk_buff *skb,
+static __always_inline int ovs_receive_l3(struct ovs_ctx *ctx,
 					  struct ovs_pkt *pkt)
 {
-	struct ethhdr eth = { .h_proto = ctx_protocol(skb) };
+	struct ethhdr eth = { .h_proto = ctx_protocol(ctx) };
 
-	if (ctx_room_add(skb, ETH_HLEN) ||
-	    ctx_store(skb, 0, &eth, sizeof(eth)))
+	if (ctx_room_add(ctx, ETH_HLEN) ||
+	    ctx_store(ctx, 0, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;
 	if (eth.h_proto == bpf_htons(ETH_P_TEB))
-		return ovs_uncover(skb, ETH_HLEN);
+		return ovs_uncover(ctx, ETH_HLEN);
 	pkt->key.mac_proto = OVS_MAC_PROTO_NONE;
 	return 0;
 }

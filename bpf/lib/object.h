@@ -8,11 +8,11 @@
 #include "maps_classifier.h"
 
 #define OVS_LOOKUP(map, key)	bpf_map_lookup_elem(&map, key)
-#define OVS_TAIL_CALL(skb, index) ({			\
+#define OVS_TAIL_CALL(ctx, index) ({			\
 	__u32 __stage = (index);			\
 							\
 	barrier_var(__stage);				\
-	bpf_tail_call(skb, &ovs_progs, __stage);	\
+	bpf_tail_call(ctx, &ovs_progs, __stage);	\
 })
 
 #define OVS_MAP_ACTS		ovs_acts

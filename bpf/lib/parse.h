@@ -61,7 +61,7 @@ static __always_inline void ovs_parse_eth(struct ovs_parser *p)
 	struct ethhdr *eth;
 
 	p->err = OVS_DROP_MALFORMED;
-	eth = ctx_at(p->skb, 0, sizeof(*eth));
+	eth = ctx_at(p->ctx, 0, sizeof(*eth));
 	if (!eth)
 		return;
 	p->err = 0;
@@ -77,14 +77,14 @@ static __always_inline void ovs_parse_eth(struct ovs_parser *p)
 	dst.w = OVS_MAC_FIRST(OVS_AT64((void *)eth, 0));
 	src.w = OVS_MAC_LAST(OVS_AT64((void *)eth, 4));
 	p->off = 2 * ETH_ALEN;
-	if (likely(!ctx_vlan(p->skb) && !ovs_is_vlan(eth->h_proto) &&
+	if (likely(!ctx_vlan(p->ctx) && !ovs_is_vlan(eth->h_proto) &&
 		   bpf_ntohs(eth->h_proto) >= ETH_P_802_3_MIN)) {
 		p->ip.eth_type = eth->h_proto;
 		p->off += sizeof(__be16);
 	} else {
-		if (ctx_vlan(p->skb)) {
-			dst.tag = bpf_htons(ctx_vlan_tci(p->skb) | VLAN_CFI_MASK);
-			src.tag = ctx_vlan_tpid(p->skb);
+		if (ctx_vlan(p->ctx)) {
+			dst.tag = bpf_htons(ctx_vlan_tci(p->ctx) | VLAN_CFI_MASK);
+			src.tag = ctx_vlan_tpid(p->ctx);
 			ovs_parse_tag(p, &ctci, &ctpid);
 		} else if (ovs_parse_tag(p, &dst.tag, &src.tag)) {
 			ovs_parse_tag(p, &ctci, &ctpid);
@@ -101,9 +101,9 @@ static __always_inline void ovs_parse_eth(struct ovs_parser *p)
  * Fill in words 1 to 14 and 23 to 27 of the key and the offsets of the packet's
  * headers; what the key has of metadata stays.  Returns 0, or OVS_DROP_*.
  */
-__noinline int ovs_parse(struct __sk_buff *skb, struct ovs_pkt *pkt)
+__noinline int ovs_parse(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 {
-	struct ovs_parser p = { .skb = skb, .pkt = pkt };
+	struct ovs_parser p = { .ctx = ctx, .pkt = pkt };
 	struct ovs_key *key;
 
 	if (!pkt)

@@ -17,7 +17,7 @@
 #define NSH_MD2			2
 
 struct ovs_mpls {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	struct ovs_key *key;
 	__u32 off;
 	__u32 labels;		/* as ovs_key.mpls_labels; 0 until the bottom */
@@ -27,7 +27,7 @@ static long ovs_parse_lse(__u32 i, struct ovs_mpls *mpls)
 {
 	__be32 lse;
 
-	if (ctx_load(mpls->skb, mpls->off + i * MPLS_HLEN, &lse, sizeof(lse)))
+	if (ctx_load(mpls->ctx, mpls->off + i * MPLS_HLEN, &lse, sizeof(lse)))
 		return 1;
 	if (i < MPLS_KEY_LABELS)
 		mpls->key->mpls_lse[i] = lse;
@@ -40,7 +40,7 @@ static long ovs_parse_lse(__u32 i, struct ovs_mpls *mpls)
 static __always_inline void ovs_parse_mpls(struct ovs_parser *p)
 {
 	struct ovs_mpls mpls = {
-		.skb = p->skb, .key = &p->pkt->key, .off = p->off,
+		.ctx = p->ctx, .key = &p->pkt->key, .off = p->off,
 	};
 
 	p->pkt->dirty |= OVS_DIRTY_MPLS;
@@ -68,7 +68,7 @@ static __always_inline void ovs_parse_nsh(struct ovs_parser *p)
 	key->nsh_mdtype = nsh[2];
 	key->nsh_np = nsh[3];
 	key->nsh_path_hdr = *(__be32 *)(nsh + 4);
-	if (word >> 14 || ctx_len(p->skb) < p->off + len)
+	if (word >> 14 || ctx_len(p->ctx) < p->off + len)
 		goto bad;
 	if (key->nsh_mdtype == NSH_MD2)
 		return;

@@ -31,7 +31,7 @@ static __always_inline void ovs_parse_l4(struct ovs_parser *p)
 		if (!tcp)
 			return;
 		hlen = tcp->doff * 4;
-		if (hlen < sizeof(*tcp) || ctx_len(p->skb) < p->off + hlen)
+		if (hlen < sizeof(*tcp) || ctx_len(p->ctx) < p->off + hlen)
 			return;
 		p->tp.tp_src = tcp->source;
 		p->tp.tp_dst = tcp->dest;
@@ -56,8 +56,8 @@ static __always_inline void ovs_parse_l4(struct ovs_parser *p)
 /* A UDP packet that is still to be cut into fragments is a first one. */
 static __always_inline int ovs_is_ufo(struct ovs_parser *p)
 {
-	return p->ip.ip_proto == IPPROTO_UDP && ctx_gso(p->skb) &&
-	       ctx_gso_type(p->skb) & OVS_SKB_GSO_UDP;
+	return p->ip.ip_proto == IPPROTO_UDP && ctx_gso(p->ctx) &&
+	       ctx_gso_type(p->ctx) & OVS_SKB_GSO_UDP;
 }
 
 static __always_inline void ovs_parse_ipv4(struct ovs_parser *p)
@@ -70,7 +70,7 @@ static __always_inline void ovs_parse_ipv4(struct ovs_parser *p)
 	if (!ip)
 		return;
 	hlen = ip->ihl * 4;
-	if (hlen < sizeof(*ip) || ctx_len(p->skb) < p->off + hlen)
+	if (hlen < sizeof(*ip) || ctx_len(p->ctx) < p->off + hlen)
 		return;
 	p->pkt->l3_off = p->off;
 	p->ip.ip_proto = ip->protocol;
@@ -120,7 +120,7 @@ static __always_inline void ovs_parse_ipv6(struct ovs_parser *p)
 	p->off += sizeof(*nh);
 
 	if (unlikely(ovs_is_ip6_ext(p->ip.ip_proto))) {
-		ovs_parse_ip6_ext(p->skb, p->pkt, p->off, p->ip.ip_proto);
+		ovs_parse_ip6_ext(p->ctx, p->pkt, p->off, p->ip.ip_proto);
 		p->ip.ip_proto = key->ip_proto;
 		p->ip.ip_frag = key->ip_frag;
 		p->off = p->pkt->l4_off;
@@ -142,7 +142,7 @@ static __always_inline void ovs_parse_ipv6(struct ovs_parser *p)
 		if (p->tp.tp_dst == 0 &&
 		    (p->tp.tp_src == bpf_htons(ND_SOLICIT) ||
 		     p->tp.tp_src == bpf_htons(ND_ADVERT)))
-			ovs_parse_nd(p->skb, key, p->off);
+			ovs_parse_nd(p->ctx, key, p->off);
 	} else {
 		ovs_parse_l4(p);
 	}

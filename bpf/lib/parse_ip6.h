@@ -42,7 +42,7 @@
  * found; l4_proto is set when the transport header is reached.
  */
 struct ovs_ip6 {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	struct ovs_pkt *pkt;
 };
 
@@ -127,20 +127,20 @@ static long ovs_ip6_step(__u32 i, struct ovs_ip6 *ip6)
 		return 1;
 	}
 
-	if (off > OVS_IP6_MAX_OFF || ctx_load(ip6->skb, off, h, 2))
+	if (off > OVS_IP6_MAX_OFF || ctx_load(ip6->ctx, off, h, 2))
 		return 1;
 	len = (h[1] + 1) * 8;
 	if (proto == IPPROTO_AH) {
 		len = (h[1] + 2) * 4;
 	} else if (proto == IPPROTO_ROUTING) {
-		if (ctx_load(ip6->skb, off, h, 4))
+		if (ctx_load(ip6->ctx, off, h, 4))
 			return 1;
 		if (h[3])
 			pkt->routing = 1;
 	} else if (proto == IPPROTO_FRAGMENT) {
 		/* Marked even where it is cut short. */
 		key->ip_frag = OVS_FRAG_TYPE_FIRST;
-		if (ctx_load(ip6->skb, off, h, 4))
+		if (ctx_load(ip6->ctx, off, h, 4))
 			return 1;
 		len = 8;
 		if (h[2] || h[3] & 0xf8) {
@@ -165,11 +165,11 @@ static long ovs_ip6_step(__u32 i, struct ovs_ip6 *ip6)
  * of a later fragment, or IPPROTO_NONE when the headers are cut short; in the
  * last two l4_off and l4_proto are 0.
  */
-static __always_inline void ovs_parse_ip6_ext(struct __sk_buff *skb,
+static __always_inline void ovs_parse_ip6_ext(struct ovs_ctx *ctx,
 					      struct ovs_pkt *pkt, __u32 off,
 					      __u8 proto)
 {
-	struct ovs_ip6 ip6 = { .skb = skb, .pkt = pkt };
+	struct ovs_ip6 ip6 = { .ctx = ctx, .pkt = pkt };
 	struct ovs_key *key = &pkt->key;
 
 	key->ip_proto = proto;
@@ -186,7 +186,7 @@ static __always_inline void ovs_parse_ip6_ext(struct __sk_buff *skb,
 }
 
 struct ovs_nd {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	struct ovs_key *key;
 	__u32 off;		/* of the next option */
 	__u32 bad;		/* an address is given twice */
@@ -194,7 +194,7 @@ struct ovs_nd {
 
 static long ovs_nd_step(__u32 i, struct ovs_nd *nd)
 {
-	__u32 left = ctx_len(nd->skb) - nd->off, len;
+	__u32 left = ctx_len(nd->ctx) - nd->off, len;
 	struct {
 		__u8 type;
 		__u8 len;
@@ -202,8 +202,8 @@ static long ovs_nd_step(__u32 i, struct ovs_nd *nd)
 	} opt;
 	__u8 *addr;
 
-	if (nd->off + 8 > ctx_len(nd->skb) ||
-	    ctx_load(nd->skb, nd->off, &opt, sizeof(opt)))
+	if (nd->off + 8 > ctx_len(nd->ctx) ||
+	    ctx_load(nd->ctx, nd->off, &opt, sizeof(opt)))
 		return 1;
 	len = opt.len * 8;
 	if (!len || len > left)
@@ -222,13 +222,13 @@ static long ovs_nd_step(__u32 i, struct ovs_nd *nd)
 }
 
 /* A neighbour solicitation or advertisement at `off`. */
-static __always_inline void ovs_parse_nd(struct __sk_buff *skb,
+static __always_inline void ovs_parse_nd(struct ovs_ctx *ctx,
 					 struct ovs_key *key, __u32 off)
 {
-	struct ovs_nd nd = { .skb = skb, .key = key, .off = off + ND_HLEN };
+	struct ovs_nd nd = { .ctx = ctx, .key = key, .off = off + ND_HLEN };
 
-	if (ctx_len(skb) < off + ND_HLEN ||
-	    ctx_load(skb, off + 8, key->nd_target, sizeof(key->nd_target)))
+	if (ctx_len(ctx) < off + ND_HLEN ||
+	    ctx_load(ctx, off + 8, key->nd_target, sizeof(key->nd_target)))
 		return;
 	if (bpf_loop(ND_MAX_OPTS, ovs_nd_step, &nd, 0) == ND_MAX_OPTS)
 		nd.bad = 1;

@@ -36,7 +36,7 @@ union ovs_word {
 
 /* What the layers hand to each other. */
 struct ovs_parser {
-	struct __sk_buff *skb;
+	struct ovs_ctx *ctx;
 	struct ovs_pkt *pkt;
 	union ovs_word ip;	/* w1 */
 	union ovs_word tp;	/* w4 */
@@ -47,9 +47,9 @@ struct ovs_parser {
 /* `n` bytes at `p->off`; NULL when the packet is shorter, or on an error. */
 static __always_inline void *ovs_parse_at(struct ovs_parser *p, __u32 n)
 {
-	void *at = ctx_at(p->skb, p->off, n);
+	void *at = ctx_at(p->ctx, p->off, n);
 
-	if (unlikely(!at && ctx_len(p->skb) >= p->off + n))
+	if (unlikely(!at && ctx_len(p->ctx) >= p->off + n))
 		p->err = OVS_DROP_PULL;
 	return at;
 }

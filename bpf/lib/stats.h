@@ -8,11 +8,11 @@
 #include "count.h"
 
 /* Count the packet for the flow that it matched. */
-static __always_inline void ovs_count_flow(struct __sk_buff *skb,
+static __always_inline void ovs_count_flow(struct ovs_ctx *ctx,
 					   struct ovs_cpu *cpu,
 					   const struct ovs_pkt *pkt)
 {
-	__u32 bytes = ctx_wire_len(skb);
+	__u32 bytes = ctx_wire_len(ctx);
 
 	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET))
 		bytes -= ETH_HLEN;

@@ -17,7 +17,7 @@
 #define OVS_UPCALL_SW_HASH	1
 #define OVS_UPCALL_L4_HASH	2
 
-static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
+static __noinline void ovs_upcall_fill(struct ovs_ctx *ctx,
 				       const struct ovs_pkt *pkt,
 				       struct ovs_upcall *up, __u32 len)
 {
@@ -25,22 +25,22 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 	__u16 start, offset;
 
 	up->len = len;
-	up->pkt_len = ctx_len(skb);
+	up->pkt_len = ctx_len(ctx);
 	up->cmd = pkt->upcall_cmd;
-	up->ip_summed = ctx_csum_kind(skb);
+	up->ip_summed = ctx_csum_kind(ctx);
 	up->csum_start = 0;
 	up->csum_offset = 0;
 	if (up->ip_summed == OVS_CSUM_PARTIAL) {
-		ctx_offload(skb, &start, &offset);
+		ctx_offload(ctx, &start, &offset);
 		up->csum_start = start;
 		up->csum_offset = offset;
 	}
-	up->gso_size = ctx_gso(skb);
-	up->gso_type = ctx_gso(skb) ? ctx_gso_type(skb) : 0;
+	up->gso_size = ctx_gso(ctx);
+	up->gso_type = ctx_gso(ctx) ? ctx_gso_type(ctx) : 0;
 	up->desc = pkt->upcall_desc;
-	up->hash = ctx_hash(skb);
+	up->hash = ctx_hash(ctx);
 	up->hash_flags = 0;
-	ctx_hash_kind(skb, &software, &l4);
+	ctx_hash_kind(ctx, &software, &l4);
 	if (software)
 		up->hash_flags |= OVS_UPCALL_SW_HASH;
 	if (l4)
@@ -49,9 +49,9 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 	up->bridge = pkt->bridge;
 	up->vlan_tci = 0;
 	up->vlan_tpid = 0;
-	if (ctx_vlan(skb)) {
-		up->vlan_tci = bpf_htons(ctx_vlan_tci(skb));
-		up->vlan_tpid = ctx_vlan_tpid(skb);
+	if (ctx_vlan(ctx)) {
+		up->vlan_tci = bpf_htons(ctx_vlan_tci(ctx));
+		up->vlan_tpid = ctx_vlan_tpid(ctx);
 	}
 	up->cutlen = 0;
 	if (pkt->upcall_cmd == OVS_PACKET_CMD_ACTION)
@@ -66,7 +66,7 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
  * used.  The verifier of 6.1 learns nothing from a comparison with zero
  * ("R3 min value is outside of the allowed memory range"), hence `last`.
  */
-#define OVS_UPCALL_CLASS(skb, pkt, len, room) ({			\
+#define OVS_UPCALL_CLASS(ctx, pkt, len, room) ({			\
 	struct {							\
 		struct ovs_upcall up;					\
 		__u8 data[room];					\
@@ -74,10 +74,10 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
 	__u32 reason = OVS_DROP_UPCALL_FULL, last = (len) - 1;		\
 									\
 	if (rec) {							\
-		ovs_upcall_fill(skb, pkt, &rec->up, len);		\
+		ovs_upcall_fill(ctx, pkt, &rec->up, len);		\
 		barrier_var(last);					\
 		if (last >= (room) ||					\
-		    ctx_load(skb, 0, rec->data, last + 1)) {		\
+		    ctx_load(ctx, 0, rec->data, last + 1)) {		\
 			bpf_ringbuf_discard(rec, 0);			\
 			reason = OVS_DROP_PULL;				\
 		} else {						\
@@ -92,20 +92,20 @@ static __noinline void ovs_upcall_fill(struct __sk_buff *skb,
  * Bytes that go up: what truncation leaves, unless the provider needs all of
  * them to finish a checksum or to cut segments.
  */
-static __always_inline __u32 ovs_upcall_len(struct __sk_buff *skb,
+static __always_inline __u32 ovs_upcall_len(struct ovs_ctx *ctx,
 					    struct ovs_pkt *pkt)
 {
-	__u32 len = ctx_len(skb), cut = pkt->cutlen;
+	__u32 len = ctx_len(ctx), cut = pkt->cutlen;
 
 	if (likely(!cut) || pkt->upcall_cmd != OVS_PACKET_CMD_ACTION ||
-	    ctx_gso(skb) ||
-	    ctx_csum_kind(skb) == OVS_CSUM_PARTIAL)
+	    ctx_gso(ctx) ||
+	    ctx_csum_kind(ctx) == OVS_CSUM_PARTIAL)
 		return len;
 	return len > cut ? len - cut : 1;
 }
 
 /* An SCTP GSO packet: only its buffers tell what is to be which packet. */
-static __always_inline __u32 ovs_upcall_sctp(struct __sk_buff *skb,
+static __always_inline __u32 ovs_upcall_sctp(struct ovs_ctx *ctx,
 					     struct ovs_pkt *pkt)
 {
 	struct {
@@ -113,12 +113,12 @@ static __always_inline __u32 ovs_upcall_sctp(struct __sk_buff *skb,
 		struct ovs_upcall_parts parts;
 		__u8 data[65664];
 	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);
-	struct sk_buff *part = ctx_frag_list(skb);
-	__u32 len = ctx_len(skb), last = len - 1, i;
+	struct sk_buff *part = ctx_frag_list(ctx);
+	__u32 len = ctx_len(ctx), last = len - 1, i;
 
 	if (!rec)
 		return OVS_DROP_UPCALL_FULL;
-	ovs_upcall_fill(skb, pkt, &rec->up, len);
+	ovs_upcall_fill(ctx, pkt, &rec->up, len);
 	for (i = 0; i < OVS_UPCALL_PARTS; i++) {
 		rec->parts.len[i] = 0;
 		if (!part)
@@ -128,7 +128,7 @@ static __always_inline __u32 ovs_upcall_sctp(struct __sk_buff *skb,
 	}
 	barrier_var(last);
 	if (part || last >= sizeof(rec->data) ||
-	    ctx_load(skb, 0, rec->data, last + 1)) {
+	    ctx_load(ctx, 0, rec->data, last + 1)) {
 		bpf_ringbuf_discard(rec, 0);
 		return OVS_DROP_UPCALL_SIZE;
 	}
@@ -136,26 +136,26 @@ static __always_inline __u32 ovs_upcall_sctp(struct __sk_buff *skb,
 	return 0;
 }
 
-static __always_inline __u32 ovs_upcall_put(struct __sk_buff *skb,
+static __always_inline __u32 ovs_upcall_put(struct ovs_ctx *ctx,
 					    struct ovs_pkt *pkt)
 {
-	__u32 len = ovs_upcall_len(skb, pkt);
+	__u32 len = ovs_upcall_len(ctx, pkt);
 
-	if (unlikely(ctx_gso(skb)) &&
-	    ctx_gso_type(skb) & OVS_SKB_GSO_SCTP)
-		return ovs_upcall_sctp(skb, pkt);
+	if (unlikely(ctx_gso(ctx)) &&
+	    ctx_gso_type(ctx) & OVS_SKB_GSO_SCTP)
+		return ovs_upcall_sctp(ctx, pkt);
 	if (len <= 128)
-		return OVS_UPCALL_CLASS(skb, pkt, len, 128);
+		return OVS_UPCALL_CLASS(ctx, pkt, len, 128);
 	if (len <= 256)
-		return OVS_UPCALL_CLASS(skb, pkt, len, 256);
+		return OVS_UPCALL_CLASS(ctx, pkt, len, 256);
 	if (len <= 512)
-		return OVS_UPCALL_CLASS(skb, pkt, len, 512);
+		return OVS_UPCALL_CLASS(ctx, pkt, len, 512);
 	if (len <= 1600)
-		return OVS_UPCALL_CLASS(skb, pkt, len, 1600);
+		return OVS_UPCALL_CLASS(ctx, pkt, len, 1600);
 	if (len <= 9216)
-		return OVS_UPCALL_CLASS(skb, pkt, len, 9216);
+		return OVS_UPCALL_CLASS(ctx, pkt, len, 9216);
 	if (len <= 65664)
-		return OVS_UPCALL_CLASS(skb, pkt, len, 65664);
+		return OVS_UPCALL_CLASS(ctx, pkt, len, 65664);
 	return OVS_DROP_UPCALL_SIZE;
 }
 
@@ -163,14 +163,14 @@ static __always_inline __u32 ovs_upcall_put(struct __sk_buff *skb,
  * Hand a copy up, for the miss or the action that `pkt` tells of.  Returns 0,
  * or OVS_DROP_* when it is lost, which is counted among the lost only.
  */
-__noinline int ovs_upcall(struct __sk_buff *skb, struct ovs_pkt *pkt)
+__noinline int ovs_upcall(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 {
 	struct ovs_dp_stats *stats;
 	__u32 reason;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	reason = ovs_upcall_put(skb, pkt);
+	reason = ovs_upcall_put(ctx, pkt);
 	if (unlikely(reason)) {
 		stats = ovs_dp_stats_of(pkt->bridge);
 		if (stats)
