@@ -110,13 +110,44 @@ int ovs_rx(struct ovs_ctx *ctx)
 	return ovs_process(ctx, cpu, pkt);
 }
 
-/* Stage ACT: the instructions at pkt->pc. */
-SEC("tc")
-int ovs_act(struct ovs_ctx *ctx)
+/* Stage ACT: the instructions at pkt->pc are those of a packet that is… */
+static __always_inline int ovs_act_as(struct ovs_ctx *ctx, int shared)
 {
 	OVS_STATE(cpu, pkt);
 
-	return ovs_run_acts(ctx, cpu, pkt);
+	return ovs_stage(ctx, cpu, pkt, unlikely(shared) ?
+			 OVS_STAGE_ACT_SHARED : OVS_STAGE_ACT_OWN);
+}
+
+SEC("tc")
+int ovs_act(struct ovs_ctx *ctx)
+{
+	return ovs_act_as(ctx, ctx_is_shared(ctx));
+}
+
+/* In the place of ovs_act where the kernel has what it takes. */
+SEC("tc")
+int ovs_act_cast(struct ovs_ctx *ctx)
+{
+	return ovs_act_as(ctx, ctx_is_shared_cast(ctx));
+}
+
+/* … shared with somebody: they leave it as it is. */
+SEC("tc")
+int ovs_act_shared(struct ovs_ctx *ctx)
+{
+	OVS_STATE(cpu, pkt);
+
+	return ovs_run_acts(ctx, cpu, pkt, 0);
+}
+
+/* … nobody else's. */
+SEC("tc")
+int ovs_act_own(struct ovs_ctx *ctx)
+{
+	OVS_STATE(cpu, pkt);
+
+	return ovs_run_acts(ctx, cpu, pkt, 1);
 }
 
 /* Stage RX_L3, which leads to RX. */

@@ -118,6 +118,7 @@ class DropReason(IntEnum):
     TRUNC = 24
     TTL = 25
     METER = 26
+    SHARED = 27
 
 
 OVS_DROP_MAX: Final = 64
@@ -182,6 +183,8 @@ class Stage(IntEnum):
     LOOKUP = 1
     RX_L3 = 2
     ACT = 3
+    ACT_OWN = 4
+    ACT_SHARED = 5
 
 
 OVS_STAGE_MAX: Final = 16

@@ -285,6 +285,7 @@ enum ovs_drop_reason {
 	OVS_DROP_TRUNC,			/* a copy could not be cut */
 	OVS_DROP_TTL,			/* a TTL that ended */
 	OVS_DROP_METER,			/* a meter's band was exceeded */
+	OVS_DROP_SHARED,		/* somebody else's packet, too: no change */
 	OVS_DROP_MAX = 64,
 };
 
@@ -477,7 +478,9 @@ enum ovs_stage {
 	OVS_STAGE_RX,		/* parse, look up, output */
 	OVS_STAGE_LOOKUP,	/* look a changed key up again (recirc) */
 	OVS_STAGE_RX_L3,	/* a port without Ethernet headers: then RX */
-	OVS_STAGE_ACT,		/* run instructions */
+	OVS_STAGE_ACT,		/* run instructions: in one of the next two */
+	OVS_STAGE_ACT_OWN,	/* of a packet that is not shared */
+	OVS_STAGE_ACT_SHARED,
 	OVS_STAGE_MAX = 16,
 };
 

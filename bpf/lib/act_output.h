@@ -97,14 +97,15 @@ static __always_inline int ovs_output_only(struct ovs_ctx *ctx,
 	return ovs_exit(cpu, pkt, ctx_output(ctx, ifindex));
 }
 
-/* Send the packet itself. */
+/* Send the packet itself; `own`: it is not shared. */
 static __always_inline void ovs_output_last(struct ovs_ctx *ctx,
-					    struct ovs_pkt *pkt, __u32 port_no)
+					    struct ovs_pkt *pkt, __u32 port_no,
+					    const int own)
 {
 	__u32 ifindex, reason;
 
 	if (unlikely(pkt->cutlen)) {
-		reason = ovs_trim(ctx, pkt);
+		reason = own ? ovs_trim(ctx, pkt) : OVS_DROP_SHARED;
 		if (reason) {
 			pkt->drop = reason;
 			return;

@@ -14,8 +14,8 @@
 #define OVS_MAX_COPIES	8	/* that a list puts off without a break, so
 				 * that those of a whole NAPI poll, 64
 				 * packets, find room in the backlog: 1000 */
-#define OVS_MAX_RUN	15	/* recirculations without a break: each takes
-				 * two tail calls, of which the kernel allows
+#define OVS_MAX_RUN	10	/* recirculations without a break: each takes
+				 * three tail calls, of which the kernel allows
 				 * 33 in a row */
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
 #define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */

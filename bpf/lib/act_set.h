@@ -53,7 +53,7 @@ static __always_inline __u64 ovs_operand(__u32 i)
 /* Addresses are words of the key, which VLAN tags share. */
 #define OVS_MAC_MASK	0xffffffffffffULL
 
-__noinline int ovs_set_eth(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+static __always_inline int ovs_set_eth(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			   __u32 at)
 {
 	void *eth = ctx_at(ctx, 0, 2 * ETH_ALEN);
@@ -130,7 +130,7 @@ static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 	return ~sum;
 }
 
-__noinline int ovs_set_ipv4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+static __always_inline int ovs_set_ipv4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			    __u32 at)
 {
 	union {

@@ -42,14 +42,16 @@ static __always_inline long ovs_set_u32(struct ovs_pkt *pkt, __u32 *field,
 	return 0;
 }
 
-static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id)
+static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id,
+					     const int own)
 {
 	struct ovs_pkt *pkt = run->pkt;
 
 	if (pkt->recirc_depth >= OVS_MAX_RECIRC)
 		return OVS_DROP_RECIRC_LIMIT;
 	if (unlikely(pkt->recirc_depth % OVS_MAX_RUN == OVS_MAX_RUN - 1))
-		return ovs_defer(run->ctx, run->cpu, pkt, id, 0);
+		return own ? ovs_defer(run->ctx, run->cpu, pkt, id, 0) :
+			     OVS_DROP_SHARED;
 	pkt->recirc_depth++;
 	pkt->key.recirc_id = id;
 	pkt->next = OVS_STAGE_LOOKUP;
@@ -135,50 +137,41 @@ static __always_inline int ovs_wants_fresh(__u8 op, __u8 stale)
 		op == OVS_OP_DEC_TTL);
 }
 
-/* One instruction; 0 to go on with the next. */
-static long ovs_step(__u32 i, struct ovs_run *run)
+/*
+ * Instructions that call a helper which must not see a shared packet
+ * (ctx_is_shared()), or write into it.
+ */
+#define OVS_CHANGES							\
+	(1ULL << OVS_OP_OUTPUT | 1ULL << OVS_OP_RECIRC |		\
+	 1ULL << OVS_OP_CLONE | 1ULL << OVS_OP_PUSH_VLAN |		\
+	 1ULL << OVS_OP_POP_VLAN | 1ULL << OVS_OP_SET_ETH |		\
+	 1ULL << OVS_OP_SET_IPV4 | 1ULL << OVS_OP_SET_IPV6 |		\
+	 1ULL << OVS_OP_SET_TP | 1ULL << OVS_OP_ENCAP |			\
+	 1ULL << OVS_OP_DEC_TTL)
+
+_Static_assert(OVS_OP_MAX <= 64, "OVS_CHANGES");
+
+/* One of them, at `pc`; 0 to go on with the next instruction. */
+static __always_inline long ovs_change(struct ovs_run *run,
+				       struct ovs_insn insn, __u32 pc)
 {
+	__u32 at = pc + 1, err = 0, copy_id = 0, copy_pc = 0;
 	struct ovs_ctx *ctx = run->ctx;
 	struct ovs_pkt *pkt = run->pkt;
-	__u32 pc = pkt->pc, at = pc + 1, err = 0, copy_id = 0, copy_pc = 0;
-	struct ovs_insn insn, *word;
-
-	word = bpf_map_lookup_elem(&ovs_acts, &pc);
-	if (!word)
-		return ovs_end(pkt, OVS_DROP_BAD_INSN);
-	insn = *word;
-	pkt->pc = at + insn.len;
-	if (unlikely(pkt->stale) && ovs_wants_fresh(insn.op, pkt->stale)) {
-		err = ovs_refresh(ctx, pkt);
-		if (err)
-			return ovs_end(pkt, err);
-	}
 
 	switch (insn.op) {
-	case OVS_OP_OUTPUT_LAST:
-		ovs_output_last(ctx, pkt, insn.imm);
-		return 1;
 	case OVS_OP_OUTPUT:
 		/* Of a list, layout.py sees to that; not over recirculation. */
 		if (unlikely(pkt->cutlen)) {
 			if (pkt->cutlen & OVS_CUT_ONCE) {
 				pkt->cutlen &= ~OVS_CUT_ONCE;
-				ovs_output_last(ctx, pkt, insn.imm);
+				ovs_output_last(ctx, pkt, insn.imm, 1);
 				return 1;
 			}
 			copy_pc = pc;
 			break;
 		}
 		ovs_output(ctx, pkt, insn.imm);
-		return 0;
-	case OVS_OP_END:
-		return ovs_end(pkt, pkt->sent ? OVS_DROP_NONE :
-						OVS_DROP_EXPLICIT);
-	case OVS_OP_DROP:
-		return ovs_end(pkt, insn.imm ? OVS_DROP_ACTION_ERROR :
-					       OVS_DROP_ACTION);
-	case OVS_OP_USERSPACE:
-		ovs_userspace(ctx, pkt, insn.imm);
 		return 0;
 	case OVS_OP_RECIRC:
 		copy_id = insn.imm;
@@ -187,22 +180,12 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		copy_pc = at;
 		pkt->pc += insn.imm;
 		break;
-	case OVS_OP_RECIRC_LAST:
-		return ovs_end(pkt, ovs_recirc_last(run, insn.imm));
 	case OVS_OP_PUSH_VLAN:
 		err = ovs_push_vlan(ctx, pkt, insn.arg, insn.imm);
 		break;
 	case OVS_OP_POP_VLAN:
 		err = ovs_pop_vlan(ctx, pkt);
 		break;
-	case OVS_OP_SET_PRIORITY:
-		ovs_set_u32(pkt, &pkt->key.skb_priority, insn.imm, at);
-		ctx_set_priority(ctx, pkt->key.skb_priority);
-		return 0;
-	case OVS_OP_SET_MARK:
-		ovs_set_u32(pkt, &pkt->key.skb_mark, insn.imm, at);
-		ctx_set_mark(ctx, pkt->key.skb_mark);
-		return 0;
 	case OVS_OP_SET_ETH:
 		err = ovs_set_eth(ctx, pkt, at);
 		break;
@@ -218,6 +201,65 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	case OVS_OP_ENCAP:
 		err = ovs_encap(ctx, pkt, insn.arg, insn.imm, at);
 		break;
+	case OVS_OP_DEC_TTL:
+		err = ovs_dec_ttl(ctx, pkt);
+		if (err == OVS_DROP_TTL && insn.imm)
+			return 0;
+		pkt->pc += (__u32)ovs_operand(at);
+		break;
+	}
+	if (unlikely(err))
+		return ovs_end(pkt, err);
+	if (insn.op == OVS_OP_RECIRC || copy_pc)
+		return ovs_copy(run, copy_id, copy_pc, pc);
+	return 0;
+}
+
+/* One instruction; 0 to go on with the next.  `own`: it may be any. */
+static __always_inline long ovs_step(struct ovs_run *run, const int own)
+{
+	struct ovs_ctx *ctx = run->ctx;
+	struct ovs_pkt *pkt = run->pkt;
+	__u32 pc = pkt->pc, at = pc + 1, err;
+	struct ovs_insn insn, *word;
+
+	word = bpf_map_lookup_elem(&ovs_acts, &pc);
+	if (!word)
+		return ovs_end(pkt, OVS_DROP_BAD_INSN);
+	insn = *word;
+	pkt->pc = at + insn.len;
+	if (unlikely(pkt->stale) && ovs_wants_fresh(insn.op, pkt->stale)) {
+		err = ovs_refresh(ctx, pkt);
+		if (err)
+			return ovs_end(pkt, err);
+	}
+	if (OVS_CHANGES >> (insn.op & 63) & 1)
+		return own ? ovs_change(run, insn, pc) :
+			     ovs_end(pkt, OVS_DROP_SHARED);
+
+	switch (insn.op) {
+	case OVS_OP_OUTPUT_LAST:
+		ovs_output_last(ctx, pkt, insn.imm, own);
+		return 1;
+	case OVS_OP_END:
+		return ovs_end(pkt, pkt->sent ? OVS_DROP_NONE :
+						OVS_DROP_EXPLICIT);
+	case OVS_OP_DROP:
+		return ovs_end(pkt, insn.imm ? OVS_DROP_ACTION_ERROR :
+					       OVS_DROP_ACTION);
+	case OVS_OP_USERSPACE:
+		ovs_userspace(ctx, pkt, insn.imm);
+		return 0;
+	case OVS_OP_RECIRC_LAST:
+		return ovs_end(pkt, ovs_recirc_last(run, insn.imm, own));
+	case OVS_OP_SET_PRIORITY:
+		ovs_set_u32(pkt, &pkt->key.skb_priority, insn.imm, at);
+		ctx_set_priority(ctx, pkt->key.skb_priority);
+		return 0;
+	case OVS_OP_SET_MARK:
+		ovs_set_u32(pkt, &pkt->key.skb_mark, insn.imm, at);
+		ctx_set_mark(ctx, pkt->key.skb_mark);
+		return 0;
 	case OVS_OP_TRUNC:
 		ovs_trunc(ctx, pkt, insn.imm);
 		return 0;
@@ -235,12 +277,6 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 	case OVS_OP_HASH:
 		ovs_hash(ctx, pkt, insn.imm);
 		return 0;
-	case OVS_OP_DEC_TTL:
-		err = ovs_dec_ttl(ctx, pkt);
-		if (err == OVS_DROP_TTL && insn.imm)
-			return 0;
-		pkt->pc += (__u32)ovs_operand(at);
-		break;
 	case OVS_OP_METER:
 		if (!ovs_meter(ctx, pkt, insn.imm, ovs_now_ms(run->cpu)))
 			return 0;
@@ -249,27 +285,50 @@ static long ovs_step(__u32 i, struct ovs_run *run)
 		pkt->pc += (__u32)ovs_operand(at);
 		ovs_count_drop(pkt->bridge, OVS_DROP_METER);
 		return 0;
-	default:
-		err = OVS_DROP_BAD_INSN;
 	}
-	if (unlikely(err))
-		return ovs_end(pkt, err);
-	if (insn.op == OVS_OP_RECIRC || copy_pc)
-		return ovs_copy(run, copy_id, copy_pc, pc);
-	return 0;
+	return ovs_end(pkt, OVS_DROP_BAD_INSN);
 }
 
-/* Run the instructions at `pkt->pc`; the program returns the result. */
+/* An instruction, and the output after it that ends most lists. */
+static long ovs_step_own(__u32 i, struct ovs_run *run)
+{
+	struct ovs_insn *word;
+	__u32 pc;
+
+	if (ovs_step(run, 1))
+		return 1;
+	pc = run->pkt->pc;
+	word = bpf_map_lookup_elem(&ovs_acts, &pc);
+	if (!word || word->op != OVS_OP_OUTPUT_LAST)
+		return 0;
+	ovs_output_last(run->ctx, run->pkt, word->imm, 1);
+	return 1;
+}
+
+static long ovs_step_shared(__u32 i, struct ovs_run *run)
+{
+	return ovs_step(run, 0);
+}
+
+/*
+ * Run the instructions at `pkt->pc`; the program returns the result.  `own`:
+ * the packet is known not to be shared.  A program that writes into packets
+ * begins with what the verifier puts there: the packet's head is copied where
+ * it is another one's, too, which a shared packet must not meet.
+ */
 static __always_inline int ovs_run_acts(struct ovs_ctx *ctx,
 					struct ovs_cpu *cpu,
-					struct ovs_pkt *pkt)
+					struct ovs_pkt *pkt, const int own)
 {
 	struct ovs_run run = { .ctx = ctx, .cpu = cpu, .pkt = pkt };
 
 	pkt->drop = OVS_DROP_BAD_INSN;	/* the end is never met */
 	pkt->next = 0;
 	pkt->verdict = CTX_DROP;
-	bpf_loop(OVS_MAX_INSNS, ovs_step, &run, 0);
+	if (own)
+		bpf_loop(OVS_MAX_INSNS, ovs_step_own, &run, 0);
+	else
+		bpf_loop(OVS_MAX_INSNS, ovs_step_shared, &run, 0);
 	if (pkt->next)
 		return ovs_stage(ctx, cpu, pkt, pkt->next);
 	return ovs_exit(cpu, pkt, pkt->verdict);

@@ -5,9 +5,39 @@
 
 #include "common.h"
 
-static __always_inline long ctx_pull(struct ovs_ctx *ctx, __u32 len)
+static __always_inline struct sk_buff *ctx_kernel(const struct ovs_ctx *ctx)
 {
-	return bpf_skb_pull_data(ctx, len);
+	return (struct sk_buff *)ctx;
+}
+
+/*
+ * Whether somebody else has the packet itself, too, and not a clone of it, as
+ * pktgen does.  The kernel's own receivers begin with skb_share_check(); a
+ * helper that finds it has to copy the head of such a packet, as any may that
+ * changes a packet, and bpf_clone_redirect() always does, ends in a BUG() of
+ * pskb_expand_head().
+ */
+static __always_inline int ctx_is_shared(const struct ovs_ctx *ctx)
+{
+	struct sk_buff *skb = ctx_kernel(ctx);
+
+	return BPF_CORE_READ(skb, users.refs.counter) > 1;
+}
+
+/* The same without a helper, where the kernel has this function: Linux 6.3. */
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+
+static __always_inline int ctx_is_shared_cast(struct ovs_ctx *ctx)
+{
+	struct sk_buff *skb = bpf_cast_to_kern_ctx(ctx);
+
+	return skb->users.refs.counter > 1;
+}
+
+/* Make the first `len` bytes readable; negative when that cannot be. */
+__noinline int ctx_pull(struct ovs_ctx *ctx, __u32 len)
+{
+	return ctx_is_shared(ctx) ? -1 : bpf_skb_pull_data(ctx, len);
 }
 
 /* Copy `n` bytes at `off`; 0, or negative when the packet is shorter. */
@@ -45,11 +75,6 @@ static __always_inline long ctx_l4_csum(struct ovs_ctx *ctx, __u32 off,
 					__u64 from, __u64 to, __u64 flags)
 {
 	return bpf_l4_csum_replace(ctx, off, from, to, flags);
-}
-
-static __always_inline struct sk_buff *ctx_kernel(const struct ovs_ctx *ctx)
-{
-	return (struct sk_buff *)ctx;
 }
 
 /* OVS_CSUM_*: what is known of the checksum of the transport header. */

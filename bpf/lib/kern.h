@@ -16,8 +16,17 @@
 
 #define OVS_CORE __attribute__((preserve_access_index))
 
+struct ovs_atomic {
+	int counter;
+} OVS_CORE;
+
+struct ovs_refcount {
+	struct ovs_atomic refs;
+} OVS_CORE;
+
 struct sk_buff {
 	struct sk_buff *next;
+	struct ovs_refcount users;
 	unsigned int len;
 	__u8 ip_summed:2;
 	__u8 l4_hash:1;

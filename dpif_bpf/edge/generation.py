@@ -38,8 +38,14 @@ in, the bridge's program array, maps of the generation, and constants of
 bpf/lib/config.h."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
-          abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act"}
+          abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act",
+          abi.Stage.ACT_OWN: "ovs_act_own",
+          abi.Stage.ACT_SHARED: "ovs_act_shared"}
 """The programs of bpf/datapath.bpf.c."""
+
+BETTER = {"ovs_act": "ovs_act_cast"}
+"""Programs that take the place of another one where they can be loaded: on
+Linux 6.3 and newer (choose_programs() in edge.loader)."""
 
 _NO_STATS = bytes(abi.DP_STATS.size)
 _U32 = struct.Struct("=I")
@@ -266,5 +272,6 @@ def fill_stages(progs_fd: int, progs: Mapping[str, int]) -> None:
     :raises BackendError: ENOENT when the object lacks one
     """
     for stage, name in STAGES.items():
-        fd = _named(progs, name)
+        better = progs.get(BETTER.get(name, name))
+        fd = _named(progs, name) if better is None else better
         bpfsys.map_update(progs_fd, _U32.pack(stage), _U32.pack(fd))

@@ -184,6 +184,7 @@ class BpfObject:
         self._handle: int | None = handle
         self._maps = dict(self._walk("map"))
         self._programs = dict(self._walk("program"))
+        self._left_out: set[str] = set()
         self._variables = dict(self._read_variables())
         self._stats: dict[str, ctypes.Array[ctypes.c_char]] = {}
         if stats:
@@ -308,6 +309,10 @@ class BpfObject:
         """Choose whether load() loads a program (the default)."""
         self._check(_lib.c.bpf_program__set_autoload(
             self._program(name), load), f"cannot choose program {name}")
+        if load:
+            self._left_out.discard(name)
+        else:
+            self._left_out.add(name)
 
     # Loading, and afterwards
 
@@ -332,6 +337,12 @@ class BpfObject:
     def programs(self) -> tuple[str, ...]:
         """Names of the programs."""
         return tuple(self._programs)
+
+    @property
+    def loading(self) -> tuple[str, ...]:
+        """Names of the programs that load() loads, or has loaded."""
+        return tuple(name for name in self._programs
+                     if name not in self._left_out)
 
     def map_fd(self, name: str) -> int:
         """The descriptor of a map, the object's own."""

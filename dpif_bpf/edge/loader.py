@@ -28,9 +28,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpif_bpf.edge import bpfsys
+from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.compiler import Compilation
 from dpif_bpf.edge.generation import (
+    BETTER,
     CONST_HOLES,
     ENTRY,
     HOLE_BRIDGE,
@@ -72,6 +73,17 @@ def start_compilation(files: Files) -> Compilation:
               for name, hole in (MAP_HOLES | CONST_HOLES).items()]
     return Compilation(files.sources / "entry.bcc.c", ENTRY, flags,
                        files.headers)
+
+
+def choose_programs(obj: BpfObject) -> None:
+    """Leave out what this kernel cannot load, before load().
+
+    Those with tcx have the functions that programs call, too.
+    """
+    if not bpfprog.has_tcx():
+        for name in BETTER.values():
+            if name in obj.programs:
+                obj.set_autoload(name, False)
 
 
 class Loader:
@@ -132,8 +144,9 @@ class Loader:
                     obj.reuse_map(name, fd)
                 constants = {name: obj.rodata_value(name)
                              for name in CONST_HOLES}
+                choose_programs(obj)
                 obj.load()
-                progs = {name: obj.prog_fd(name) for name in obj.programs}
+                progs = {name: obj.prog_fd(name) for name in obj.loading}
                 fill_stages(obj.map_fd("ovs_progs"), progs)
                 with backend_errors(f"cannot pin {dp}"):
                     for kind in ("maps", "progs", "bridges"):

@@ -26,6 +26,7 @@ from dpif_bpf import abi
 from dpif_bpf.abi import DropReason, Stage
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
+from dpif_bpf.edge.loader import choose_programs
 from dpif_bpf.edge.ports.clsact import Clsact
 from dpif_bpf.edge.ring import UpcallRing
 
@@ -35,7 +36,9 @@ BRIDGE = 0
 
 TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
-STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx", Stage.ACT: "ovs_act"}
+STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
+          Stage.ACT: "ovs_act", Stage.ACT_OWN: "ovs_act_own",
+          Stage.ACT_SHARED: "ovs_act_shared"}
 
 _ETH_P_IP = 0x0800
 _TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
@@ -139,6 +142,7 @@ class Datapath:
                             ("ovs_buckets", 8), ("ovs_acts", 1 << 16),
                             ("ovs_flow_stats", 64 * cpus)):
             obj.set_max_entries(name, count)
+        choose_programs(obj)
         obj.load()
         for stage, name in STAGES.items():
             bpfsys.map_update(obj.map_fd("ovs_progs"), _U32.pack(stage),

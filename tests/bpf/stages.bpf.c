@@ -80,4 +80,16 @@ int ovs_act(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
+SEC("tc")
+int ovs_act_own(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int ovs_act_shared(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
 char LICENSE[] SEC("license") = "GPL";

@@ -95,8 +95,9 @@ def test_everything_is_pinned(loader: Loader,
     maps = names(path / "maps")
     assert {"ovs_cpu", "ovs_progs", "ovs_nlmem", "ovs_flow_stats"} <= maps
     assert not any("rodata" in name for name in maps)
-    assert names(path / "progs") == {"ovs_rx", "ovs_rx_l3", "ovs_act",
-                                     "ovs_inject"}
+    assert names(path / "progs") == {
+        "ovs_rx", "ovs_rx_l3", "ovs_act", "ovs_act_own", "ovs_act_shared",
+        "ovs_inject"}
     for name in maps:
         fd = bpfsys.obj_get(path / "maps" / name)
         assert (bpfsys.map_info(fd).map_id

@@ -182,10 +182,11 @@ def test_nesting(dp: Datapath) -> None:
     os.sched_setaffinity(0, cpus)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES.keys() - {Stage.ACT_SHARED})
 def test_a_stage_that_is_missing(dp: Datapath, stage: Stage) -> None:
     code = {Stage.LOOKUP: insn(Op.RECIRC_LAST, 9),
-            Stage.ACT: insn(Op.TRUNC) + insn(Op.OUTPUT_LAST, 2)}
+            Stage.ACT: insn(Op.TRUNC) + insn(Op.OUTPUT_LAST, 2),
+            Stage.ACT_OWN: insn(Op.TRUNC) + insn(Op.OUTPUT_LAST, 2)}
     dp.add_flow(code.get(stage, insn(Op.OUTPUT_LAST, 2)))
     progs = dp.obj.map_fd("ovs_progs")
     bpfsys.map_delete(progs, U32.pack(stage))
@@ -195,6 +196,39 @@ def test_a_stage_that_is_missing(dp: Datapath, stage: Stage) -> None:
     assert dp.level() == 0
     bpfsys.map_update(progs, U32.pack(stage),
                       U32.pack(dp.obj.prog_fd(STAGES[stage])))
+
+
+def test_lists_of_a_shared_packet(dp: Datapath) -> None:
+    """What leaves the packet as it is, is done; the rest ends the list.
+
+    ovs_act would choose this program for packets that somebody holds.
+    """
+    progs = dp.obj.map_fd("ovs_progs")
+    stage = U32.pack(Stage.ACT)
+    bpfsys.map_update(progs, stage, U32.pack(
+        dp.obj.prog_fd("ovs_act_shared")))
+    before = count(dp, DropReason.SHARED)
+    zeros = bytes(8)
+    leaving = (insn(Op.SET_MARK, 5, data=struct.pack("=Q", 0xffffffff))
+               + insn(Op.USERSPACE, 3) + insn(Op.HASH, 1)
+               + insn(Op.TRUNC, 0) + insn(Op.JUMP, 0))
+    changing = (insn(Op.OUTPUT, 3), insn(Op.RECIRC, 4),
+                insn(Op.CLONE, 0), insn(Op.PUSH_VLAN, 5, 0x81),
+                insn(Op.POP_VLAN), insn(Op.SET_ETH, data=zeros * 4),
+                insn(Op.SET_IPV4, data=zeros * 3),
+                insn(Op.SET_IPV6, data=zeros * 10),
+                insn(Op.SET_TP, arg=6, data=zeros), insn(Op.ENCAP),
+                insn(Op.DEC_TTL, data=zeros), insn(Op.TRUNC, 20))
+    dp.add_flow(leaving + insn(Op.OUTPUT_LAST, 2))
+    assert dp.run(SYN).retval == TC_ACT_REDIRECT
+    for number, code in enumerate(changing, 1):
+        dp.clear()
+        dp.add_flow(leaving + code + insn(Op.OUTPUT_LAST, 2))
+        run = dp.run(SYN)
+        assert (run.retval, run.data) == (TC_ACT_SHOT, SYN)
+        assert count(dp, DropReason.SHARED) == before + number
+        assert len(dp.poll(1)) == 1
+    bpfsys.map_update(progs, stage, U32.pack(dp.obj.prog_fd("ovs_act")))
 
 
 def test_stages_need_the_entry(dp: Datapath) -> None:

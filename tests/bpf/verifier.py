@@ -20,6 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from dpif_bpf.edge.libbpf import BpfObject, VerifierStats
+from dpif_bpf.edge.loader import choose_programs
 
 HERE = Path(__file__).parent
 BASELINE = HERE / "verifier.json"
@@ -43,9 +44,10 @@ def measure(path: Path = OBJECT) -> dict[str, tuple[VerifierStats, int]]:
     """Loads the object; what the verifier said of each program, and the
     bytes of stack of its deepest chain of calls."""
     with BpfObject(path, stats=True) as obj:
+        choose_programs(obj)
         obj.load()
         found = {}
-        for name in obj.programs:
+        for name in obj.loading:
             stats = obj.verifier_stats(name)
             found[name] = stats, deepest(obj.insns(name), stats.stack)
         return found
