@@ -197,6 +197,9 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->copies = 0;
 	pkt->parsed = 1;
 	pkt->exact = 0;
+	pkt->since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;
+	pkt->family = slot->family;
+	pkt->copy = slot->copy;
 	pkt->pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;

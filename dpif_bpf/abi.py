@@ -27,6 +27,8 @@ OVS_LEVELS: Final = 8
 OVS_DEV_CACHE: Final = 256
 OVS_MAX_NESTING: Final = 5
 OVS_MAX_RECIRC: Final = 30
+OVS_COPY_BUDGET: Final = 2048
+OVS_COPY_COST: Final = 4
 OVS_MAX_INSNS: Final = 65536
 OVS_EXEC_SLOTS: Final = 1024
 OVS_DEFER_SLOTS: Final = 4096
@@ -119,6 +121,7 @@ class DropReason(IntEnum):
     TTL = 25
     METER = 26
     SHARED = 27
+    COPIES = 28
 
 
 OVS_DROP_MAX: Final = 64
@@ -358,11 +361,13 @@ PKT: Final = _record("ovs_pkt", f"""
     probes I
     l4_proto B
     copies B
+    family H
+    copy B
     parsed B
+    cached B
     pad B
+    since I
     exact I
-    pad2 I
-    cached I
     cache_on I
     cache_left I
     cache_hits I
@@ -370,6 +375,7 @@ PKT: Final = _record("ovs_pkt", f"""
     cache_depth I
     cache_wait I
     cache_period I
+    pad2 I
     cache_hash Q
     """)
 
@@ -520,13 +526,15 @@ SLOT: Final = _record("ovs_slot", f"""
     state Q
     pc I
     bridge I
-    recirc_depth I
+    recirc_depth B
+    copy B
+    family H
     cutlen I
     l3_off H
     l4_off H
     l4_proto B
     routing B
-    pad H
+    spent H
     key {KEY.size}s
     """)
 

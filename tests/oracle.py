@@ -95,9 +95,13 @@ def _seen(kind: int, payload: bytes) -> bool:
         for attr in attributes(found[block]))
 
 
-def _run(actions: bytes, state: State, result: Result) -> None:
+def _run(actions: bytes, state: State, result: Result,
+         copy: bool = False) -> None:
     """Runs a list; what follows the last action that can be seen is no
-    reason to do anything."""
+    reason to do anything.
+
+    :param copy: it is that of a block which a copy runs
+    """
     todo = list(attributes(actions))
     while todo and not _seen(*todo[-1]):
         todo.pop()
@@ -109,21 +113,22 @@ def _run(actions: bytes, state: State, result: Result) -> None:
         if kind in {SAMPLE, CLONE, CHECK_PKT_LEN}:
             block = _choose(kind, payload, state)
             if last:
-                _run(block, state, result)
+                _run(block, state, result, copy)
             else:
                 _run_copy(block, state, result)
         elif kind == DEC_TTL:
             _dec_ttl(payload, state, result)
         else:
-            _step(kind, payload, state, result)
+            _step(kind, payload, state, result, last and not copy)
 
 
 def _run_copy(actions: bytes, state: State, result: Result) -> None:
     if state.waited:
         raise Undefined("a limit: the block may take the truncation away")
+    result.blocks += 1
     copy = replace(state)
     try:
-        _run(actions, copy, result)
+        _run(actions, copy, result, True)
     except Failure as failure:
         result.copies.append(failure.reason)
     except Refused:
@@ -182,7 +187,8 @@ def _dec_ttl(payload: bytes, state: State, result: Result) -> None:
     state.packet = bytes(data)
 
 
-def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
+def _step(kind: int, payload: bytes, state: State, result: Result,
+          last: bool) -> None:
     packet, meta = state.packet, state.meta
     if kind == OUTPUT:
         result.events.append(Output(
@@ -199,7 +205,8 @@ def _step(kind: int, payload: bytes, state: State, result: Result) -> None:
     elif kind == RECIRC:
         new = replace(meta, recirc_id=u32(payload))
         result.events.append(Recirc(new.recirc_id, packet,
-                                    _key(packet, new), meta, state.cutlen))
+                                    _key(packet, new), meta, state.cutlen,
+                                    last))
     elif kind == HASH:
         state.meta = replace(meta, dp_hash=HASHED)
     elif kind == DROP:

@@ -53,6 +53,7 @@ class Recirc:
     """A packet that is looked up again under another recirculation id.
 
     :param meta: what goes with it, and `cutlen` as in State
+    :param last: no copy: it is the packet that the list was for
     """
 
     recirc_id: int
@@ -60,6 +61,7 @@ class Recirc:
     key: bytes
     meta: Meta = field(default_factory=Meta, compare=False)
     cutlen: int = field(default=0, compare=False)
+    last: bool = field(default=False, compare=False)
 
 
 Event = Output | Upcall | Miss | Recirc
@@ -72,6 +74,7 @@ class Result:
     :param lost: reasons for which outputs failed
     :param copies: the reasons of copies that blocks dropped
     :param late: there were copies, which may come out of order
+    :param blocks: how many blocks copies ran
     """
 
     events: list[Event] = field(default_factory=list)
@@ -79,6 +82,7 @@ class Result:
     lost: list[DropReason] = field(default_factory=list)
     copies: list[DropReason] = field(default_factory=list)
     late: bool = False
+    blocks: int = 0
 
     @property
     def drops(self) -> dict[DropReason, int]:

@@ -25,6 +25,19 @@
 #define OVS_DEV_CACHE		256	/* devices in ovs_cpu, power of two */
 #define OVS_MAX_NESTING		5	/* as the kernel datapath */
 #define OVS_MAX_RECIRC		30	/* of one packet, as the kernel datapath */
+/*
+ * What the deferred copies of one packet, and their copies, may cause
+ * together: so many lookups, and a copy counts as OVS_COPY_COST of them, which
+ * take about as long.  What the packet itself causes is not counted: its lists
+ * of actions say how much that is, and are OVS_MAX_RECIRC + 1 at most.
+ *
+ * The kernel datapath makes copies within three levels at once, as many as
+ * there are, and defers ten beyond them.  This is more than it makes of lists
+ * of seven copies each (7 * 7 + 7 * 7 * 7), and at most half of what a CPU's
+ * backlog holds (netdev_max_backlog, 1000).
+ */
+#define OVS_COPY_BUDGET		2048
+#define OVS_COPY_COST		4
 #define OVS_MAX_INSNS		65536	/* more than any list of actions has */
 #define OVS_EXEC_SLOTS		1024	/* owned by the provider */
 #define OVS_DEFER_SLOTS		4096	/* owned by the programs */
@@ -185,12 +198,15 @@ struct ovs_pkt {
 	__u32 probes;		/* hash probes of the last lookup */
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
 	__u8 copies;		/* put off, until the rest is put off, too */
+	__u16 family;		/* see struct ovs_slot, as the next */
+	__u8 copy;
 	__u8 parsed;		/* the entry did */
+	__u8 cached;		/* the last lookup was answered by the cache */
 	__u8 pad;
+	__u32 since;		/* when its list began, if copies of it
+				 * were deferred: as in a slot's state */
 	__u32 exact;		/* line of ovs_exact to fill in, plus 1 */
-	__u32 pad2;
 	/* What the lookup keeps from packet to packet (lookup.h). */
-	__u32 cached;		/* the last lookup was answered by the cache */
 	__u32 cache_on;
 	__u32 cache_left;	/* lookups until it is judged again */
 	__u32 cache_hits;	/* since it was judged */
@@ -198,6 +214,7 @@ struct ovs_pkt {
 	__u32 cache_depth;	/* probes of such a lookup, in sixteenths */
 	__u32 cache_wait;	/* periods without it when it does not pay */
 	__u32 cache_period;	/* lookups from the last time to the next */
+	__u32 pad2;
 	__u64 cache_hash;	/* of this key, when it was looked for there */
 };
 
@@ -286,6 +303,7 @@ enum ovs_drop_reason {
 	OVS_DROP_TTL,			/* a TTL that ended */
 	OVS_DROP_METER,			/* a meter's band was exceeded */
 	OVS_DROP_SHARED,		/* somebody else's packet, too: no change */
+	OVS_DROP_COPIES,		/* more than the copies of a packet may cause */
 	OVS_DROP_MAX = 64,
 };
 
@@ -450,9 +468,11 @@ struct ovs_upcall_parts {
  *
  * state: bit 0 OVS_SLOT_ARMED; the next 19 bits the generation, which a new
  * use increments, so that a late packet of an earlier use is refused; from
- * bit 32 on the time of arming in units of 2^20 ns, 0 in the provider's
- * slots.  Arming is the last store before the packet is sent; the programs
- * clear the bit when the actions are done.
+ * bit 32 on a time in units of 2^20 ns, 0 in the provider's slots: that of
+ * arming or, where `pc` says how a list goes on, when the first part of that
+ * list was deferred.  So nothing is named long after it was found.  Arming is
+ * the last store before the packet is sent; the programs clear the bit when the
+ * actions are done.
  */
 #define OVS_SLOT_FREE		0
 #define OVS_SLOT_ARMED		1
@@ -463,13 +483,15 @@ struct ovs_slot {
 	__u64 state;
 	__u32 pc;		/* instructions to run; 0: look the key up */
 	__u32 bridge;
-	__u32 recirc_depth;
+	__u8 recirc_depth;
+	__u8 copy;		/* this is one, not the packet that came in */
+	__u16 family;		/* slot of the packet's first copy, plus 1 */
 	__u32 cutlen;		/* as in struct ovs_pkt, these too */
 	__u16 l3_off;		/* 0: as parsed */
 	__u16 l4_off;
 	__u8 l4_proto;
 	__u8 routing;
-	__u16 pad;
+	__u16 spent;		/* of OVS_COPY_BUDGET, by this family */
 	struct ovs_key key;	/* metadata only; the rest is parsed */
 };
 

@@ -49,14 +49,18 @@ static __always_inline void ovs_copy_meta(struct ovs_key *to,
 }
 
 /*
- * Take a slot: one that is free, or whose packet was lost on its way.
- * Returns what its mark is to be, or 0 when none was found.
+ * Take a slot: one that is free, or whose packet was lost on its way; `since`
+ * goes into its state, 0: now.  Returns what its mark is to be, or 0 when none
+ * was found.
  */
-static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
+static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu, __u32 *since,
 					   struct ovs_slot **slot)
 {
 	__u64 now = bpf_ktime_get_coarse_ns() >> 20;
 	__u32 try, first, i;
+
+	if (!*since)
+		*since = now;
 
 	first = cpu->defer_next + bpf_get_smp_processor_id() * OVS_SLOT_STRIDE;
 	for (try = 0; try < OVS_SLOT_TRIES; try++) {
@@ -72,8 +76,8 @@ static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
 		    OVS_SLOT_STALE)
 			continue;
 		gen = (old >> OVS_SLOT_GEN_SHIFT) + 1 & OVS_SLOT_GEN_MASK;
-		new = now << OVS_SLOT_TIME_SHIFT | gen << OVS_SLOT_GEN_SHIFT |
-		      OVS_SLOT_ARMED;
+		new = (__u64)*since << OVS_SLOT_TIME_SHIFT |
+		      gen << OVS_SLOT_GEN_SHIFT | OVS_SLOT_ARMED;
 		if (__sync_val_compare_and_swap(&(*slot)->state, old, new) !=
 		    old)
 			continue;
@@ -84,23 +88,58 @@ static __always_inline __u32 ovs_slot_take(struct ovs_cpu *cpu,
 }
 
 /*
- * Send a copy to the inject device.  `pc` not 0: it runs the instructions
- * there; otherwise it is looked up again with `recirc_id`.
+ * Whether a packet may cause that much more.  What the copies of one packet
+ * have caused is counted in the slot of the first one.  Should that slot be
+ * taken by the first copy of another packet meanwhile, the two share what the
+ * new one has.
  */
-static __noinline __u32 ovs_defer(struct ovs_ctx *ctx, struct ovs_cpu *cpu,
-				  struct ovs_pkt *pkt, __u32 recirc_id,
-				  __u32 pc)
+static __always_inline int ovs_may_cause(const struct ovs_pkt *pkt,
+					 __u32 cost)
 {
+	__u32 i = pkt->family - 1;
 	struct ovs_slot *slot;
-	__u32 mark;
+
+	if (!pkt->copy)
+		return 1;
+	slot = bpf_map_lookup_elem(&ovs_slots, &i);
+	if (!slot || slot->spent + cost > OVS_COPY_BUDGET)
+		return 0;
+	slot->spent += cost;
+	return 1;
+}
+
+/* A packet whose instructions are run. */
+struct ovs_run {
+	struct ovs_ctx *ctx;
+	struct ovs_cpu *cpu;
+	struct ovs_pkt *pkt;
+};
+
+/*
+ * Send a copy to the inject device.  `pc` not 0: it runs the instructions
+ * there; otherwise it is looked up again with `recirc_id`.  `rest`: it is the
+ * packet itself that goes on there.
+ */
+static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
+				  __u32 pc, int rest)
+{
+	struct ovs_pkt *pkt = run->pkt;
+	struct ovs_slot *slot;
+	__u32 mark, now = 0;
 	long err;
 
-	mark = ovs_slot_take(cpu, &slot);
+	mark = ovs_slot_take(run->cpu, pc ? &pkt->since : &now, &slot);
 	if (!mark || !slot)
 		return OVS_DROP_DEFER_FULL;
 	slot->pc = pc;
 	slot->bridge = pkt->bridge;
 	slot->recirc_depth = pkt->recirc_depth;
+	if (!pkt->family) {
+		pkt->family = mark & ((1 << OVS_SLOT_BITS) - 1);
+		slot->spent = 0;
+	}
+	slot->family = pkt->family;
+	slot->copy = rest ? pkt->copy : 1;
 	slot->cutlen = pkt->cutlen;
 	slot->l3_off = !pc || pkt->stale & OVS_STALE_OFFSETS ?
 		       0 : pkt->l3_off;
@@ -112,7 +151,7 @@ static __noinline __u32 ovs_defer(struct ovs_ctx *ctx, struct ovs_cpu *cpu,
 		slot->recirc_depth++;
 		slot->key.recirc_id = recirc_id;
 	}
-	err = ctx_defer(ctx, cfg_inject_ifindex, mark);
+	err = ctx_defer(run->ctx, cfg_inject_ifindex, mark);
 	if (!err)
 		return 0;
 	slot->state &= ~(__u64)OVS_SLOT_ARMED;

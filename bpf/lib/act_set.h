@@ -11,8 +11,9 @@
  * The packet's hash goes with what it was made of, as in the kernel datapath:
  * with addresses that differ and with ports.
  *
- * Global functions, so that the verifier looks at each one once.  They return
- * 0 or OVS_DROP_*; `at` is the index of their operand in ovs_acts.
+ * Global functions, so that the verifier looks at each one once, but for the
+ * two that each routed packet meets.  They return 0 or OVS_DROP_*; `at` is the
+ * index of their operand in ovs_acts.
  */
 #ifndef OVS_ACT_SET_H
 #define OVS_ACT_SET_H
@@ -53,8 +54,8 @@ static __always_inline __u64 ovs_operand(__u32 i)
 /* Addresses are words of the key, which VLAN tags share. */
 #define OVS_MAC_MASK	0xffffffffffffULL
 
-static __always_inline int ovs_set_eth(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
-			   __u32 at)
+static __always_inline int ovs_set_eth(struct ovs_ctx *ctx,
+				       struct ovs_pkt *pkt, __u32 at)
 {
 	void *eth = ctx_at(ctx, 0, 2 * ETH_ALEN);
 	__u64 dst, src;
@@ -130,8 +131,8 @@ static __always_inline __sum16 ovs_csum_update(__sum16 check, __s64 diff)
 	return ~sum;
 }
 
-static __always_inline int ovs_set_ipv4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
-			    __u32 at)
+static __always_inline int ovs_set_ipv4(struct ovs_ctx *ctx,
+					 struct ovs_pkt *pkt, __u32 at)
 {
 	union {
 		__u64 w;

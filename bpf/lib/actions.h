@@ -22,12 +22,6 @@
 
 #define OVS_CUT_ONCE	(1U << 31)	/* of cutlen: one output, no more */
 
-struct ovs_run {
-	struct ovs_ctx *ctx;
-	struct ovs_cpu *cpu;
-	struct ovs_pkt *pkt;
-};
-
 /* End the list: the packet is dropped, and counted unless `reason` is 0. */
 static __always_inline long ovs_end(struct ovs_pkt *pkt, __u32 reason)
 {
@@ -49,10 +43,12 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id,
 
 	if (pkt->recirc_depth >= OVS_MAX_RECIRC)
 		return OVS_DROP_RECIRC_LIMIT;
+	if (!ovs_may_cause(pkt, 1))
+		return OVS_DROP_COPIES;
 	if (unlikely(pkt->recirc_depth % OVS_MAX_RUN == OVS_MAX_RUN - 1))
-		return own ? ovs_defer(run->ctx, run->cpu, pkt, id, 0) :
-			     OVS_DROP_SHARED;
+		return own ? ovs_defer(run, id, 0, 1) : OVS_DROP_SHARED;
 	pkt->recirc_depth++;
+	pkt->since = 0;
 	pkt->key.recirc_id = id;
 	pkt->next = OVS_STAGE_LOOKUP;
 	return OVS_DROP_NONE;
@@ -95,7 +91,8 @@ static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
 		pkt->pc = pc = self;
 	}
 	if (pc || pkt->recirc_depth < OVS_MAX_RECIRC)
-		err = ovs_defer(run->ctx, run->cpu, pkt, id, pc);
+		err = rest || ovs_may_cause(pkt, OVS_COPY_COST) ?
+		      ovs_defer(run, id, pc, rest) : OVS_DROP_COPIES;
 	if (unlikely(rest))	/* when there is no room for it, it goes on */
 		return err ? 0 : ovs_end(pkt, OVS_DROP_NONE);
 	if (pc == self)

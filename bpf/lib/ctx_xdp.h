@@ -8,6 +8,11 @@
 
 #include "common.h"
 
+static __always_inline int ctx_is_shared(const struct ovs_ctx *ctx)
+{
+	return 0;
+}
+
 /* What is not there does not come. */
 static __always_inline long ctx_pull(struct ovs_ctx *ctx, __u32 len)
 {

@@ -17,6 +17,8 @@ static __always_inline int ovs_receive_l3(struct ovs_ctx *ctx,
 {
 	struct ethhdr eth = { .h_proto = ctx_protocol(ctx) };
 
+	if (unlikely(ctx_is_shared(ctx)))
+		return OVS_DROP_SHARED;
 	if (ctx_room_add(ctx, ETH_HLEN) ||
 	    ctx_store(ctx, 0, &eth, sizeof(eth)))
 		return OVS_DROP_ENCAP;

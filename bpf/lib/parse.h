@@ -149,6 +149,8 @@ __noinline int ovs_parse(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 		ovs_parse_nsh(&p);
 	key->w[1] = p.ip.w;
 	key->w[4] = p.tp.w;
+	if (unlikely(p.err == OVS_DROP_PULL) && ctx_is_shared(ctx))
+		return OVS_DROP_SHARED;
 	return p.err;
 }
 

@@ -314,7 +314,7 @@ def arm(dp: Datapath, slot: int, pc: int, key: bytes, generation: int = 0,
     abi.SLOT.struct.pack_into(
         view, slot * abi.SLOT.size,
         abi.OVS_SLOT_ARMED | generation << abi.OVS_SLOT_GEN_SHIFT, pc,
-        BRIDGE, 0, 0, 0, 0, 0, 0, 0, key)
+        BRIDGE, *bytes(9), key)
     return generation << abi.OVS_SLOT_BITS | slot + 1
 
 
