@@ -9,6 +9,7 @@ again by its bytes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -24,8 +25,9 @@ __all__ = ["Compiled", "DescTable", "Program", "ProgramCache",
 _ID_MASK = 0xFFFFFFFF
 
 COPIES_LATE = 1200
-"""ms after which a copy that was put off is refused: OVS_SLOT_STALE of
-bpf/lib/act_recirc.h and a clock that ticks rarely."""
+"""ms after which the last copy is refused that was deferred for a packet which
+found the program: OVS_SLOT_STALE of bpf/lib/act_recirc.h and a clock that
+ticks rarely."""
 _VLAN_CFI = 0x1000
 
 
@@ -104,6 +106,8 @@ class ProgramCache:
         self._by_key: dict[tuple[bytes, KeyFacts], Program] = {}
         self._by_code: dict[tuple[bytes, tuple[Desc, ...]],
                             Program] = {}
+        self._late: deque[tuple[int, Program]] = deque()
+        """Programs that deferred copies may name until then, in order."""
 
     def __len__(self) -> int:
         return len(self._by_code)
@@ -151,7 +155,7 @@ class ProgramCache:
         compiled = program._compiled
         del self._by_code[compiled.code, compiled.uspace]
         if compiled.deferred:
-            self._retire_at(program, self._clock() + COPIES_LATE)
+            self._arena.quarantine.retire(self._wait, program)
         else:
             self._retire(program)
 
@@ -160,12 +164,21 @@ class ProgramCache:
         for number in program.desc_ids:
             self._arena.quarantine.retire(self._descs.remove, number)
 
-    def _retire_at(self, program: Program, when: int) -> None:
-        """After grace periods that last until `when`, and one more."""
-        if self._clock() < when:
-            self._arena.quarantine.retire(self._retire_at, program, when)
-        else:
-            self._retire(program)
+    def _wait(self, program: Program) -> None:
+        """Of the packets that found it, none is running any more, but
+        copies that these deferred may come until COPIES_LATE."""
+        if not self._late:
+            self._arena.quarantine.retire(self._age)
+        self._late.append((self._clock() + COPIES_LATE, program))
+
+    def _age(self) -> None:
+        """Once in every grace period while there are such programs.  One
+        that comes no more may still be running: for one period."""
+        now = self._clock()
+        while self._late and self._late[0][0] <= now:
+            self._retire(self._late.popleft()[1])
+        if self._late:
+            self._arena.quarantine.retire(self._age)
 
     def seal(self) -> int:
         """Closes the batch of what was released: Quarantine.seal()."""

@@ -49,8 +49,9 @@ _LEAVING = {Op.OUTPUT, Op.RECIRC, Op.USERSPACE, Op.METER}
 """Those of them after which the packet is as it was before.  A packet that
 exceeds a meter jumps to the end of such a block."""
 
-_COPYING = {Op.CLONE, Op.RECIRC}
-"""Instructions that put a copy off, and may put off the rest of the list."""
+_COPYING = {Op.CLONE, Op.RECIRC, Op.OUTPUT}
+"""Instructions that may defer a copy, and the rest of the list: an output does
+where a truncation waits that came over a recirculation."""
 
 _ENDING = {Op.OUTPUT_LAST, Op.RECIRC_LAST, Op.DROP, Op.END}
 """Instructions after which nothing runs."""

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 
+import numpy as np
 from devices import Vnet
 from oracle_attrs import DP_HASH, put_key
 from oracle_events import Miss, Output, Result, Upcall
@@ -18,6 +19,7 @@ from packets import finished, unfinished
 from scenarios import Packet, Scenario, outcome
 from switch import UPCALL_PID, Message, Sent, Switch
 
+from dpif_bpf import abi
 from dpif_bpf.abi import DropReason
 from dpif_bpf.wire import uapi
 
@@ -103,6 +105,12 @@ class Observer:
         self._before: Drops = {}
         self.packets = 0
         self.events: Counter[str] = Counter()
+        words = np.frombuffer(switch.instance.plane.gen.mapped("ovs_slots"),
+                              np.uint64)
+        first = abi.SLOT["pc"].offset // 8
+        self._named = words[first:][abi.OVS_EXEC_SLOTS * abi.SLOT.size // 8::
+                                    abi.SLOT.size // 8]
+        """Of the programs' slots the words with `pc`."""
 
     def check(self, scenario: Scenario) -> None:
         """Runs a scenario.
@@ -111,6 +119,7 @@ class Observer:
         """
         switch = self._switch
         switch.flush()
+        self._named[:] = 0
         for flow in scenario.flows:
             code, text = switch.put(put_key(flow.key),
                                     put_key(flow.key, flow.mask),
@@ -139,6 +148,16 @@ class Observer:
                 self._patience = IMPATIENCE
                 self._settle()
                 raise
+        self._check_deferred()
+
+    def _check_deferred(self) -> None:
+        """What slots name is kept longer than a grace period."""
+        named = np.unique(self._named & np.uint64(0xffffffff)).tolist()
+        for flow in self._switch.instance.dp.flows.snapshot():
+            program = flow.program
+            if not program._compiled.deferred:
+                assert not any(program.pc <= pc < program.pc + program.words
+                               for pc in named), flow.parts
 
     def _send(self, packet: Packet) -> None:
         if packet.actions is not None:

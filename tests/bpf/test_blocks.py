@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+import time
 
 import pytest
 from devices import Vnet
@@ -157,3 +158,35 @@ def test_a_copy_that_is_late_is_refused(dp: Datapath) -> None:
                      before.get(DropReason.SLOT, 0) + 1}
     dp.ports[1].send(frame)
     assert len(dp.outputs(2)) == 2
+
+
+def test_the_rest_of_a_list_is_as_old_as_its_copies(
+        shipped_object: None) -> None:
+    """So the provider knows when nothing names a program any more."""
+    frame = bytes(tcp4())
+    copies = clone(push_vlan(0x8100, 5), output(2)) * 10 + output(3)
+    with Datapath(hooked=False) as dp:
+        pc = dp.code(compiled(copies + output(2), frame, extract(
+            frame, Meta(in_port=1))))
+        # Looked up again, it finds another list.
+        dp.add_flow(compiled(clone(push_vlan(0x8100, 5), output(2))
+                             + output(3), frame, extract(
+                                 frame, Meta(in_port=1))))
+        words = dp.mapped("ovs_slots").cast("Q")
+        stride = abi.SLOT.size // 8
+        first = abi.OVS_EXEC_SLOTS + 4000
+        before = (time.clock_gettime_ns(time.CLOCK_MONOTONIC) >> 20) - 500
+        for number, start in ((first, pc), (first + 1, 0)):
+            words[number * stride + 1] = start
+            words[number * stride] = (
+                before << abi.OVS_SLOT_TIME_SHIFT | abi.OVS_SLOT_ARMED)
+        found = []
+        for number in (first, first + 1):
+            dp.run(frame, "ovs_inject", mark=number + 1)
+            times = {words[slot * stride] >> abi.OVS_SLOT_TIME_SHIFT
+                     for slot in dp.slots_armed()}
+            found.append({when - before for when in times} - {0})
+            if number == first:
+                assert times == {before}
+        assert found[0] == set()
+        assert all(500 <= age < 1000 for age in found[1]) and found[1]

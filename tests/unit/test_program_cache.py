@@ -147,12 +147,12 @@ def test_numbers_wrap() -> None:
 
 def test_full() -> None:
     _, arena, descs, cache = setup(words=4)
-    kept = cache.get(out(1, 2), ANY)
+    kept = cache.get(user(b"y"), ANY)
     with pytest.raises(BackendError) as error:
         cache.get(user(b"x"), ANY)
     assert error.value.errno == errno.ENOSPC
     assert (len(cache), arena.used) == (1, 2)
-    assert len(descs) == 0
+    assert len(descs) == 1
     cache.release(kept)
     with pytest.raises(BackendError):
         cache.get(out(3, 4), ANY)
@@ -170,6 +170,10 @@ def test_copies_that_are_late_find_their_instructions() -> None:
     program = cache.get(block + out(1), ANY)
     before = list(memory)
     cache.release(program)
+    # Until the first period is over, a packet may defer a copy.
+    epoch = cache.seal()
+    now[0] += COPIES_LATE
+    cache.advance(epoch)
     for _ in range(3):
         cache.advance(cache.seal())
         assert list(memory) == before
@@ -181,3 +185,28 @@ def test_copies_that_are_late_find_their_instructions() -> None:
     assert cache.seal() == 0
     again = cache.get(out(3, 4), ANY)
     assert again.pc == program.pc
+
+
+def test_outputs_may_be_deferred() -> None:
+    """A truncation that came over a recirculation defers the first one."""
+    _, arena, _, cache = setup()
+    program = cache.get(out(1, 2), ANY)
+    cache.release(program)
+    for _ in range(5):
+        cache.advance(cache.seal())
+    assert arena.used == program.words
+
+
+def test_many_that_wait_cost_one_call_a_period() -> None:
+    now = [0]
+    arena = Arena(memoryview(bytearray(4096 * 8)).cast("Q"))
+    cache = ProgramCache(arena, DescTable(), lambda: now[0])
+    for port in range(100):
+        cache.release(cache.get(out(port, 2), ANY))
+    assert cache.advance(cache.seal()) == 100
+    for _ in range(3):
+        assert cache.advance(cache.seal()) == 1
+    now[0] = COPIES_LATE
+    for _ in range(2):
+        cache.advance(cache.seal())
+    assert arena.used == cache.seal() == 0
