@@ -16,7 +16,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Final
 
-OVS_ABI_VERSION: Final = 1
+OVS_ABI_VERSION: Final = 2
 
 OVS_MAX_PORTS: Final = 65536
 OVS_MAX_BRIDGES: Final = 1024

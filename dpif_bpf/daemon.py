@@ -34,6 +34,7 @@ from dpif_bpf.edge.machine import look
 from dpif_bpf.edge.pins import PIN_ROOT
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.server import Client, Server
+from dpif_bpf.edge.sole import Sole
 from dpif_bpf.errors import DpifError
 from dpif_bpf.provider import Instance, Provider, msec
 
@@ -59,6 +60,7 @@ class Daemon:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._exiting = False
+        self._sole = Sole()  # before anything is touched
         self._loader = Loader(Path(args.pin_dir), Files(
             obj=Path(args.bpf_dir) / "datapath.bpf.o",
             headers=Path(args.bpf_dir).parent / "shim"))
@@ -128,6 +130,7 @@ class Daemon:
         self.provider.close()
         self._ports.close()
         self._loader.close()
+        self._sole.close()
 
     # Start
 
@@ -147,6 +150,7 @@ class Daemon:
         register("coverage/show", "", 0, 0, self._coverage)
         register("memory/show", "", 0, 0, self._memory)
         register("dpif-bpf/show", "", 0, 0, self._show)
+        register("dpif-bpf/discard", "DP", 1, 1, self._discard)
         register("dpif-bpf/drops", "[DP]", 0, 1, self._drops)
         register("dpif-bpf/classifier-show", "[DP]", 0, 1, self._classifier)
 
@@ -190,7 +194,17 @@ class Daemon:
                     f" {link.hook_ifindex} mtu {link.mtu} mac"
                     f" {_mac(link.address)} bridge"
                     f" {names.get(port.bridge, '-')}")
+        now = msec()
+        lines += [f"{left.name}: not taken over: {left.reason}; trying again"
+                  f" in {max(0, left.again - now) / 1000:.0f} s"
+                  for left in self.provider.left()]
         return "\n".join(lines)
+
+    def _discard(self, argv: list[str]) -> str:
+        """What cannot be taken over is given up, packets and all."""
+        if not self.provider.discard(argv[0]):
+            raise no_such("datapath that is not taken over", argv[0])
+        return ""
 
     def _chosen(self, argv: list[str]) -> list[Instance]:
         """The datapath that is named, or all."""
@@ -206,7 +220,7 @@ class Daemon:
             f" {reason.name.lower()}: {count}"
             for instance in self._chosen(argv)
             for names in (instance.dp.bridge_names(),)
-            for bridge, drops in instance.plane.drops().items()
+            for bridge, drops in instance.drops().items()
             for reason, count in drops.items())
 
     def _classifier(self, argv: list[str]) -> str:

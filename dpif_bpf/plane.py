@@ -3,9 +3,18 @@
 
 from __future__ import annotations
 
-import errno
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass
+from itertools import islice
+from operator import sub
 
 from dpif_bpf import abi
 from dpif_bpf.core.actions import Program
@@ -13,7 +22,7 @@ from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.edges import InjectPair
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.forest import Buffers, Classifier
-from dpif_bpf.core.plane import DpCounters, PortEntry
+from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.edge.generation import Generation
@@ -28,6 +37,7 @@ _PORT = abi.PORT.struct
 
 INJECT = "ovs_inject"
 METERS = "ovs_meters"
+_NOTHING = FlowCounts(0, 0, 0, 0)
 MAX_STRIPES = 64
 """CPUs beyond this many count in the stripes of others, atomically."""
 NS = 1000000
@@ -43,15 +53,22 @@ class Hooking:
         self._hooks: Hooks | None = None
         self._clsact: Clsact | None = None
         self._stale: set[int] = set()
+        """Devices that an earlier provider hooked."""
+        self._ours: set[int] = set()
+        """Devices that this one hooked, or tried to."""
         if Hooks.supported():
             self._hooks = Hooks(loader.pins.links(dp))
-            self._stale.update(self._hooks.adopt())
+            try:
+                self._stale.update(self._hooks.adopt())
+            except BackendError:
+                self._hooks.close()
+                raise
         else:
             self._clsact = Clsact()
 
     def attach(self, ifindex: int, prog_fd: int, name: str) -> None:
         """Hooks a device, or replaces the program that it has."""
-        self._stale.discard(ifindex)
+        self._ours.add(ifindex)
         if self._hooks is not None:
             self._hooks.attach(ifindex, prog_fd)
         elif self._clsact is not None:
@@ -59,16 +76,28 @@ class Hooking:
 
     def detach(self, ifindex: int) -> None:
         """Unhooks a device; no error when it has gone."""
+        self._ours.discard(ifindex)
         if self._hooks is not None:
             self._hooks.detach(ifindex)
         elif self._clsact is not None:
             self._clsact.detach(ifindex)
 
-    def prune(self) -> None:
-        """Unhooks what an earlier provider hooked and this one did not."""
-        for ifindex in self._stale:
-            self.detach(ifindex)
+    def prune(self, more: Iterable[int] = ()) -> None:
+        """Unhooks what an earlier provider hooked and this one did not.
+
+        :param more: devices that it may have hooked: clsact filters are
+            not found otherwise
+        :raises BackendError: of the first that failed; the others are done
+        """
+        failures = []
+        for ifindex in self._stale.union(more) - self._ours:
+            try:
+                self.detach(ifindex)
+            except BackendError as error:
+                failures.append(error)
         self._stale = set()
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         """The programs stay on their devices."""
@@ -78,12 +107,21 @@ class Hooking:
             self._clsact.close()
 
 
+LAYOUT = {
+    "ovs_acts": 8, "ovs_nlmem": 8, METERS: abi.METER.size,
+    "ovs_ports": abi.PORT.size, "ovs_slots": abi.SLOT.size,
+    "ovs_flow_stats": abi.FLOW_STATS.size, "ovs_dpstats": abi.DP_STATS.size,
+    "ovs_flows": abi.FLOW.size, "ovs_values": abi.VALUES.size,
+    "ovs_buckets": abi.BUCKET.size,
+    "ovs_roots": abi.ROOT.size, "ovs_drops": 8}
+"""Bytes of an element of the maps that are written or read here."""
+
+
 def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
-         old: Generation | None = None) -> Generation:
+         shared: Mapping[str, int] | None = None) -> Generation:
     """A new generation with room for `max_flows` flows.
 
-    :param old: the one before, with which it shares the meters: buckets have
-        what they have, and no packet is counted twice or not at all
+    :param shared: see Earlier.shared()
     """
     sizes = Sizes.for_flows(max_flows)
     cpus = bpfsys.possible_cpus()
@@ -99,22 +137,17 @@ def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
         "ovs_flow_stats": (stripes + 1) * sizes.flows,
         "ovs_acts": ACTS_WORDS,
         "ovs_nlmem": memory_words(sizes.flows),
-    }, shared_maps(old))
+    }, shared, LAYOUT)
 
 
-def shared_maps(old: Generation | None) -> dict[str, int]:
-    """Maps of a generation, by name, that the next one takes.
-
-    :raises BackendError: EPROTO when they have another layout
-    """
-    if old is None or METERS not in old.maps:
-        return {}
-    info = old.map_info(METERS)
-    if (info.value_size, info.max_entries) != (
-            abi.METER.size, abi.OVS_METERS + abi.OVS_METER_EXTRA):
-        raise BackendError(errno.EPROTO,
-                           "the pinned meters have another layout")
-    return {METERS: old.map_fd(METERS)}
+def fits(gen: Generation, name: str, entries: int | None = None) -> bool:
+    """Whether a map of an earlier generation is what it would be in one of
+    ours, with so many elements."""
+    if name not in gen.maps:
+        return False
+    info = gen.map_info(name)
+    return (info.value_size == LAYOUT[name]
+            and entries in (None, info.max_entries))
 
 
 def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
@@ -125,11 +158,72 @@ def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
     return total
 
 
-def earlier_flow_stats(
-        gen: Generation,
-        flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
-    """Plane.flow_stats() of an earlier generation."""
-    return list(flow_rows(flow_stats_of(gen), flow_ids))
+class Earlier:
+    """What an earlier generation counts, as long as ports are hooked to it.
+
+    What it has in another layout counts as nothing.
+
+    :param trusted: whether its maps are known to be of this version
+    :ivar differing: those that have another layout
+    """
+
+    def __init__(self, gen: Generation, trusted: bool) -> None:
+        wanted = {"ovs_flows": None, "ovs_flow_stats": None,
+                  "ovs_dpstats": abi.OVS_MAX_BRIDGES,
+                  "ovs_drops": abi.OVS_MAX_BRIDGES * abi.OVS_DROP_MAX,
+                  METERS: abi.OVS_METERS + abi.OVS_METER_EXTRA}
+        self._gen = gen
+        self.differing = [name for name, entries in wanted.items()
+                          if not (trusted and fits(gen, name, entries))]
+        self._stats: FlowStats | None = None
+        if not {"ovs_flows", "ovs_flow_stats"} & set(self.differing):
+            self._flows = gen.map_info("ovs_flows").max_entries
+            self._stats = flow_stats_of(gen)
+
+    def shared(self) -> dict[str, int]:
+        """Maps by name that the next generation takes: the meters, so that
+        buckets have what they have, and no packet is counted twice or not
+        at all."""
+        if METERS in self.differing:
+            return {}
+        return {METERS: self._gen.map_fd(METERS)}
+
+    def counters(self) -> DpCounters:
+        """Packets, over all bridges that there were."""
+        if "ovs_dpstats" in self.differing:
+            return DpCounters()
+        return counters_of(self._gen, range(abi.OVS_MAX_BRIDGES))
+
+    def drops(self) -> tuple[int, ...]:
+        """Drops by reason."""
+        if "ovs_drops" in self.differing:
+            return (0,) * abi.OVS_DROP_MAX
+        return self._gen.all_drops()
+
+    def flows(self, places: Iterable[Sequence[int]]) -> list[FlowCounts]:
+        """What was counted for flows.
+
+        :param places: the ids that each one had
+        """
+        groups = list(places)
+        ids = [flow_id for group in groups for flow_id in group]
+        if self._stats is None or max(ids, default=0) >= self._flows:
+            return [_NOTHING] * len(groups)
+        counted = self._stats.read(ids)
+        rows = map(FlowCounts, counted.packets.tolist(),
+                   counted.bytes.tolist(), counted.used.tolist(),
+                   counted.tcp_flags.tolist())
+        return [_sum(islice(rows, len(group))) for group in groups]
+
+
+def _sum(rows: Iterable[FlowCounts]) -> FlowCounts:
+    packets = octets = used = flags = 0
+    for row in rows:
+        packets += row.packets
+        octets += row.bytes
+        used = max(used, row.used)
+        flags |= row.tcp_flags
+    return FlowCounts(packets, octets, used, flags)
 
 
 def flow_stats_of(gen: Generation) -> FlowStats:
@@ -149,6 +243,14 @@ def flow_rows(stats: FlowStats, flow_ids: list[int]
     return zip(counted.packets.tolist(), counted.bytes.tolist(),
                (counted.used // NS).tolist(), counted.tcp_flags.tolist(),
                strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Lookups by hash probes, and drops, of a bridge's number."""
+
+    steps: tuple[int, ...]
+    drops: dict[abi.DropReason, int]
 
 
 class BpfPlane:
@@ -173,15 +275,22 @@ class BpfPlane:
             freed=self._stats.clear)
         self._hooking = hooking
         self._bridges: set[int] = set()
+        self._counted: dict[int, _Counted] = {}
+        """What each number had counted when its present bridge, or the
+        last one, was given it."""
         self._devs: dict[int, int] = {}
         self._pair = pair
         self._slots = ExecSlots(gen.mapped("ovs_slots"))
         self._injector = Injector(pair.sender)
         self._released = released
 
-    def prune_hooks(self) -> None:
-        """Takes off what earlier generations hooked and this one did not."""
-        self._hooking.prune()
+    def prune_hooks(self, more: Iterable[int] = ()) -> None:
+        """Takes off what earlier generations hooked and this one did not.
+
+        :param more: devices of ports that were not taken over
+        :raises BackendError: of the first that failed; the others are done
+        """
+        self._hooking.prune(more)
 
     def hook_inject(self) -> None:
         """From now on executes and deferred copies come here."""
@@ -207,12 +316,14 @@ class BpfPlane:
     # Bridges and hooks
 
     def add_bridge(self, bridge: int) -> None:
+        counted = _Counted(self.gen.steps(bridge), self.gen.drops(bridge))
         self.gen.add_bridge(bridge)
         self._bridges.add(bridge)
+        self._counted[bridge] = counted
 
     def remove_bridge(self, bridge: int) -> None:
-        self.gen.remove_bridge(bridge)
         self._bridges.discard(bridge)
+        self.gen.remove_bridge(bridge)
 
     def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
         pipeline = self.gen.bridge(bridge)
@@ -258,17 +369,27 @@ class BpfPlane:
                 "execute_refused": self._injector.refused}
 
     def counters(self) -> DpCounters:
-        return counters_of(self.gen, self._bridges)
+        return counters_of(self.gen, self._counted)
 
     def steps(self) -> dict[int, tuple[int, ...]]:
-        """Bridge → lookups by hash probes, since this generation began; the
-        last number is of those that took as many or more."""
-        return {bridge: self.gen.steps(bridge) for bridge in self._bridges}
+        """Bridge → lookups by hash probes, since it and this generation
+        began; the last number is of those that took as many or more."""
+        return {bridge: tuple(map(sub, self.gen.steps(bridge),
+                                  self._counted[bridge].steps))
+                for bridge in self._bridges}
 
-    def drops(self) -> dict[int, dict[abi.DropReason, int]]:
-        """Bridge → reason → packets."""
-        return {bridge: self.gen.drops(bridge)
-                for bridge in sorted(self._bridges)}
+    def drops(self) -> dict[int, Counter[abi.DropReason]]:
+        """Bridge → reason → packets; ANY_BRIDGE has those of bridges that
+        are not there any more, too."""
+        found = {bridge: Counter(self.gen.drops(bridge))
+                 for bridge in sorted(self._counted)}
+        for bridge in found.keys() - {ANY_BRIDGE}:
+            gone = (Counter(self._counted[bridge].drops)
+                    if bridge in self._bridges else found.pop(bridge))
+            found[ANY_BRIDGE] += gone
+            if bridge in found:
+                found[bridge] -= gone
+        return found
 
     def flow_stats(
             self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
@@ -279,6 +400,10 @@ class BpfPlane:
         packets, nbytes, used, tcp_flags = counted
         self._stats.preset(flow_id, FlowCounts(packets, nbytes,
                                                used * NS, tcp_flags))
+
+    def add_flow_stats(self, flow_id: int, counts: FlowCounts) -> None:
+        """Adds what an earlier generation counted for a flow."""
+        self._stats.add(flow_id, counts)
 
     def close(self) -> None:
         """Lets go; what is pinned goes on."""

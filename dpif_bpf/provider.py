@@ -4,35 +4,27 @@
 from __future__ import annotations
 
 import errno
-import time
+import gc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import ovs.poller
 import ovs.vlog
 
-from dpif_bpf import abi
-from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import InjectPair, LinkEvent, PortEdge
+from dpif_bpf.core.edges import LinkEvent, PortEdge
 from dpif_bpf.core.samples import Samples
-from dpif_bpf.core.upcall import Upcalls
 from dpif_bpf.core.vport import LOCAL, Vport
-from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.psample import Psample
-from dpif_bpf.edge.ring import BUDGET, UpcallRing
-from dpif_bpf.errors import BackendError, DpifError, RequestError
-from dpif_bpf.plane import (
-    BpfPlane,
-    Hooking,
-    counters_of,
-    earlier_flow_stats,
-    load,
-)
+from dpif_bpf.edge.ring import BUDGET
+from dpif_bpf.errors import DpifError, RequestError
+from dpif_bpf.instance import Instance, Maker, attempt, msec
+from dpif_bpf.takeover import RETRY_MIN, Left, Takeovers
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest
+
+__all__ = ["Instance", "Provider", "msec"]
 
 vlog = ovs.vlog.Vlog("provider")
 
@@ -47,31 +39,6 @@ REAP_INTERVAL = 100
 """ms after which executes are looked after when nothing else happens."""
 
 
-def msec() -> int:
-    """CLOCK_MONOTONIC in ms."""
-    return time.monotonic_ns() // 1000000
-
-
-@dataclass(slots=True)
-class Instance:
-    """A datapath with what serves it."""
-
-    dp: Datapath
-    plane: BpfPlane
-    pair: InjectPair
-    ring: UpcallRing
-    upcalls: Upcalls
-    tidied: int = 0
-
-    def counters(self) -> dict[str, int]:
-        """Events since the start, by name (coverage/show)."""
-        return {"upcall_sent": self.upcalls.sent,
-                "upcall_lost": self.dp.lost,
-                "upcall_malformed": self.upcalls.malformed,
-                "upcall_too_big": self.upcalls.too_big,
-                **self.plane.events()}
-
-
 class Provider:
     """All datapaths; implements core.dispatch.Registry.
 
@@ -82,16 +49,16 @@ class Provider:
     def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
                  send: Callable[[int, bytes], bool],
                  multicast: Callable[[int, bytes], None]) -> None:
-        self._loader = loader
         self._ports = ports
-        self._max_flows = max_flows
-        self._send = send
         self._multicast = multicast
         self._instances: dict[str, Instance] = {}
         self._bridges: Mapping[str, frozenset[str]] = {}
         self._grace = Grace()
         self._psample = Psample()
         self._samples = Samples(self._psample)
+        self._maker = Maker(loader, ports, max_flows, send, self._samples,
+                            self._grace)
+        self._takeovers = Takeovers(loader, ports, self._maker, self._follow)
 
     def counters(self) -> dict[str, int]:
         """Events of all datapaths since the start, by name."""
@@ -111,13 +78,14 @@ class Provider:
         name = request.name
         assert name is not None
         Datapath.check(request)
+        self._retake(name)
         if name in self._instances:
             raise RequestError(errno.EEXIST, f"datapath {name} exists")
         for other in self.datapaths():
             if name in other.vports.by_name:
                 raise RequestError(errno.EEXIST,
                                    f"{name} is a port of {other.name}")
-        instance = self._build(name, self._free_number(), 1)
+        instance = self._maker.build(name, self._free_number(), 1)
         dp = instance.dp
         try:
             dp.change(request)
@@ -125,17 +93,27 @@ class Provider:
             instance.plane.hook_inject()
             dp.make_port(name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                          (request.upcall_pid or 0,))
-            dp.set_bridges(self._bridges)
         except DpifError:
-            self._destroy(instance)
+            self._maker.destroy(instance)
             raise
         self._instances[name] = instance
+        self._follow(dp)
         vlog.info(f"made datapath {name}")
         return dp
 
     def remove(self, dp: Datapath) -> None:
-        self._destroy(self._instances.pop(dp.name))
+        self._maker.destroy(self._instances.pop(dp.name))
         vlog.info(f"removed datapath {dp.name}")
+
+    def discard(self, name: str) -> bool:
+        if not self._takeovers.discard(name):
+            return False
+        self._clear_devices()
+        return True
+
+    def absent(self, name: str) -> str | None:
+        left = self._takeovers.left.get(name)
+        return None if left is None else left.refusal().text
 
     def notify(self, group: int, message: bytes) -> None:
         self._multicast(group, message)
@@ -153,121 +131,57 @@ class Provider:
     # Life of a datapath
 
     def _free_number(self) -> int:
-        taken = {dp.number for dp in self.datapaths()}
+        taken = self._numbers() | self._takeovers.numbers()
         return next(n for n in range(len(taken) + 1) if n not in taken)
 
-    def _build(self, name: str, number: int, generation: int,
-               old: Generation | None = None) -> Instance:
-        """
-        :param generation: to be; two in a row have inject devices of their
-            own, so that what is on its way through the old one's arrives
-        :param old: the one before, if there is one
-        """
-        turn = generation & 1
-        pair = self._ports.open_inject(f"ovsx{number}s{turn}",
-                                       f"ovsx{number}r{turn}")
-        gen: Generation | None = None
-        try:
-            gen = load(self._loader, name, self._max_flows, pair, old)
-            dp: Datapath
-            plane = BpfPlane(gen, Hooking(self._loader, name), pair,
-                             self._max_flows,
-                             lambda program: dp.programs.release(program))
-            dp = Datapath(name, number, plane, self._ports, msec,
-                          self._samples)
-            upcalls = Upcalls(dp, self._send)
-            ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
-        except DpifError:
-            if gen is not None:
-                gen.close()
-                self._loader.remove(name)
-            self._ports.delete_inject(pair)
-            raise
-        self._grace.watch(plane.classifier, dp.programs)
-        return Instance(dp, plane, pair, ring, upcalls)
+    def _numbers(self) -> set[int]:
+        return {dp.number for dp in self.datapaths()}
 
-    def _destroy(self, instance: Instance) -> None:
-        dp, plane = instance.dp, instance.plane
-        self._grace.forget(plane.classifier, dp.programs)
-        dp.close()
-        plane.detach(instance.pair.receiver)
-        self._ports.delete_inject(instance.pair)
-        instance.ring.close()
-        plane.close()
-        self._loader.remove(dp.name)
+    # Those of earlier providers
 
     def take_over(self) -> None:
-        """Rebuilds the datapaths that earlier providers left pinned.
+        """Takes the datapaths over that earlier providers left pinned.
 
-        Each gets a new generation, into which what was kept is replayed;
-        then the hooks are moved over, each without a gap.  A datapath that
-        cannot be rebuilt is removed: ovs-vswitchd makes it again.
+        Those that cannot be stay as they are, and are tried again.
         """
-        for name in self._loader.pins.datapaths():
-            try:
-                old = self._loader.open_pinned(name)
-                if old is None:
-                    self._loader.remove(name)
-                    continue
-                with old:
-                    self._take_over(name, old)
-            except DpifError as error:
-                vlog.warn(f"cannot take over datapath {name}: {error}")
-                self._loader.remove(name)
-        for prefix in ("ovsh", "ovsx"):
-            for device in self._ports.leftovers(prefix):
-                self._ports.delete_leftover(device)
+        self._takeovers.find()
+        for left in list(self._takeovers.left.values()):
+            self._try(left)
+        self._clear_devices()
 
-    def _take_over(self, name: str, old: Generation) -> None:
-        started = msec()
-        kept = restore.read(old.mapped("ovs_nlmem").cast("Q"))
-        instance = self._build(name, kept.number, old.number + 1, old)
-        dp, plane = instance.dp, instance.plane
-        try:
-            moved = self._replay(dp, kept)
-            plane.gen.commit()
-            plane.hook_inject()
-            for port in dp.vports.by_no.values():
-                dp.hook_port(port)
-        except DpifError:
-            self._destroy(instance)
-            raise
-        counted = earlier_flow_stats(old, list(moved))
-        for now, before in zip(moved.values(), counted, strict=True):
-            plane.set_flow_stats(now, before)
-        dp.base = kept.base + counters_of(old, range(abi.OVS_MAX_BRIDGES))
-        dp.keep()
-        self._loader.remove_others(plane.gen)
-        plane.prune_hooks()
-        self._instances[name] = instance
-        vlog.info(f"took over datapath {name}: {len(dp.vports.by_no)} ports,"
-                  f" {len(dp.flows)} flows, {len(dp.meters)} meters,"
-                  f" {msec() - started} ms")
+    def left(self) -> list[Left]:
+        """Those that are not taken over."""
+        return list(self._takeovers.left.values())
 
-    def _replay(self, dp: Datapath, kept: restore.Kept) -> dict[int, int]:
-        """Fills a new datapath; flow ids then → now."""
-        dp.change(kept.datapath)
-        dp.set_bridges(self._bridges)
-        dp.meters.adopt()
-        for request in kept.ports:
-            try:
-                dp.adopt_port(request)
-            except DpifError as error:
-                vlog.info(f"port {request.name} is not there any more:"
-                          f" {error}")
-        if LOCAL not in dp.vports.by_no:
-            raise BackendError(errno.ENODEV, "its local port has gone")
-        moved = {}
-        for then, flow_request in kept.flows:
-            flow = dp.flows.restore(flow_request)
-            for now in flow.places.values():
-                moved[then] = now
-        return moved
+    def _try(self, left: Left) -> None:
+        instance = self._takeovers.try_(left, self._numbers())
+        if instance is not None:
+            self._instances[left.name] = instance
+
+    def _retake(self, name: str) -> None:
+        """Somebody asks for a datapath that may not be taken over.
+
+        :raises BackendError: why it is not
+        """
+        left = self._takeovers.left.get(name)
+        if left is None:
+            return
+        if msec() >= left.tried + RETRY_MIN:
+            self._try(left)
+            self._clear_devices()
+        if name in self._takeovers.left:
+            raise left.refusal()
+
+    def _clear_devices(self) -> None:
+        attempt(lambda: self._takeovers.clear_devices(
+            instance.dp.number for instance in self._instances.values()
+            if instance.unsettled))
 
     # The loop
 
     def run(self) -> None:
         """Upcalls, and what waits for the programs."""
+        self._catch_up(msec())
         over = self._grace.over  # upcalls that name what it frees are queued
         drained = True
         for instance in self._instances.values():
@@ -277,6 +191,20 @@ class Provider:
             self._tidy(instance)
         if drained:
             self._grace.run(over)
+
+    def _catch_up(self, now: int) -> None:
+        """What a takeover could not do is tried again."""
+        for left in self._takeovers.due(now):
+            self._try(left)
+            self._clear_devices()
+        for instance in self._instances.values():
+            if 0 < instance.unsettled <= now:
+                self._takeovers.settle(instance)
+                self._clear_devices()
+        if self._maker.garbage:
+            # The collector would not get that far for days.
+            self._maker.garbage = False
+            gc.collect()
 
     def _tidy(self, instance: Instance) -> None:
         """Lets flows return to the first trees of their forests."""
@@ -288,7 +216,12 @@ class Provider:
 
     def wait(self, poller: ovs.poller.Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""
+        now = msec()
+        for left in self._takeovers.left.values():
+            poller.timer_wait(left.again - now)
         for instance in self._instances.values():
+            if instance.unsettled:
+                poller.timer_wait(instance.unsettled - now)
             instance.ring.wait(poller)
             if instance.plane.executing:
                 poller.timer_wait(REAP_INTERVAL)
@@ -312,16 +245,18 @@ class Provider:
         """What the database says now."""
         self._bridges = bridges
         for dp in self.datapaths():
-            try:
-                dp.set_bridges(bridges)
-            except DpifError as error:
-                vlog.warn(f"cannot follow the bridges of {dp.name}: {error}")
+            self._follow(dp)
+
+    def _follow(self, dp: Datapath) -> None:
+        try:
+            dp.set_bridges(self._bridges)
+        except DpifError as error:
+            vlog.warn(f"cannot follow the bridges of {dp.name}: {error}")
 
     def close(self) -> None:
         """Lets go of everything; what is pinned goes on forwarding."""
         for instance in self._instances.values():
-            instance.ring.close()
-            instance.plane.close()
+            self._maker.close(instance)
         self._instances.clear()
         self._grace.close()
         self._psample.close()

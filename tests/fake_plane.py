@@ -137,6 +137,8 @@ class FakeProvider:
     events: list[tuple[int, bytes]] = field(default_factory=list)
     psample: FakePsample = field(default_factory=FakePsample)
     reports: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    """Why datapaths of earlier providers are not taken over, by name."""
 
     def datapaths(self) -> list[Datapath]:
         return list(self.dps)
@@ -159,6 +161,12 @@ class FakeProvider:
     def remove(self, dp: Datapath) -> None:
         self.dps.remove(dp)
         dp.close()
+
+    def absent(self, name: str) -> str | None:
+        return self.left.get(name)
+
+    def discard(self, name: str) -> bool:
+        return self.left.pop(name, None) is not None
 
     def notify(self, group: int, message: bytes) -> None:
         self.events.append((group, message))

@@ -14,7 +14,7 @@
 
 #include "abi_meter.h"
 
-#define OVS_ABI_VERSION		1
+#define OVS_ABI_VERSION		2
 
 #define OVS_MAX_PORTS		65536	/* DP_MAX_PORTS + 1 */
 #define OVS_MAX_BRIDGES		1024	/* 0: ports that no bridge owns */

@@ -8,6 +8,9 @@
 
 #include "common.h"
 
+/* What the provider compares with its own: whether this is another layout. */
+const volatile __u32 cfg_abi = OVS_ABI_VERSION;
+
 /* Flows that the tables hold: elements of one stripe of ovs_flow_stats. */
 const volatile __u32 cfg_max_flows = 4096;
 

@@ -85,6 +85,8 @@ class Datapath:
         self.vports = VportTable()
         self.lost = 0
         self.base = DpCounters()
+        self.dropped: tuple[int, ...] = (0,) * abi.OVS_DROP_MAX
+        """Drops that earlier generations counted, by reason."""
         self.descs = DescTable()
         self.samples = samples
         self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,
@@ -443,7 +445,8 @@ class Datapath:
 
     def keep(self) -> None:
         """Keeps the settings and the counters' base for the next provider."""
-        data = (DATAPATH_PREFIX.pack(self.number, *astuple(self.base))
+        data = (DATAPATH_PREFIX.pack(self.number, *astuple(self.base),
+                                     *self.dropped)
                 + nla_string(uapi.OVS_DP_ATTR_NAME, self.name)
                 + nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0)
                 + nla_u32(uapi.OVS_DP_ATTR_USER_FEATURES,

@@ -88,10 +88,23 @@ class Registry(Protocol):
         """All of them."""
 
     def make(self, request: DatapathRequest) -> Datapath:
-        """OVS_DP_CMD_NEW.  :raises RequestError: EEXIST"""
+        """OVS_DP_CMD_NEW.
+
+        :raises RequestError: EEXIST
+        :raises BackendError: what keeps one of an earlier provider from
+            being taken over
+        """
 
     def remove(self, dp: Datapath) -> None:
         """OVS_DP_CMD_DEL."""
+
+    def absent(self, name: str) -> str | None:
+        """Why a datapath of an earlier provider is not taken over; None
+        when there is no such."""
+
+    def discard(self, name: str) -> bool:
+        """OVS_DP_CMD_DEL of one that is not taken over; False when there is
+        no such."""
 
     def notify(self, group: int, message: bytes) -> None:
         """Sends a notification to the members of a multicast group."""
@@ -270,6 +283,8 @@ class Dispatcher:
         elif request.cmd == uapi.OVS_DP_CMD_SET:
             dp = self._named(request)
             dp.change(request)
+        elif request.name and self._registry.discard(request.name):
+            return
         else:
             dp = self._named(request)
         reply = encode_datapath(ReplyHeader(message.seq, message.pid),
@@ -285,7 +300,8 @@ class Dispatcher:
             if (dp.name == request.name if request.name is not None
                     else dp.dp_ifindex == request.dp_ifindex):
                 return dp
-        raise RequestError(errno.ENODEV, "no such datapath")
+        why = self._registry.absent(request.name) if request.name else None
+        raise RequestError(errno.ENODEV, why or "no such datapath")
 
     def _numbered(self, dp_ifindex: int) -> Datapath:
         for dp in self._registry.datapaths():

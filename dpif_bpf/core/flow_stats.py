@@ -90,6 +90,14 @@ class FlowStats:
         """Zeroes the counters of an id that no program counts on."""
         self._all[:, flow_id, :] = 0
 
+    def add(self, flow_id: int, counts: FlowCounts) -> None:
+        """Adds what was counted elsewhere, though programs count on."""
+        base = self._all[-1, flow_id]
+        base[0] = (int(base[0]) + counts.packets) & _M64
+        base[1] = (int(base[1]) + counts.bytes) & _M64
+        base[2] = max(int(base[2]), counts.used)
+        base[3] = int(base[3]) | counts.tcp_flags
+
     def preset(self, flow_id: int, counts: FlowCounts) -> None:
         """Sets the counters of a flow, though programs count on.
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from dpif_bpf.core.actions import Program, ProgramCache
 from dpif_bpf.core.plane import ANY_BRIDGE, Plane
-from dpif_bpf.core.records import FLOW_BASE, Records
+from dpif_bpf.core.records import FLOW_BASE, FLOW_PREFIX, Records
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.key import Match, decode_key, decode_match
@@ -38,6 +38,7 @@ class Flow:
     :param places: bridge -> flow id in that bridge's classifier root: one,
         or all bridges when the input port is not matched
     :param body: parts for a peer that wants all of them
+    :param serial: grows from flow to flow
     """
 
     match: Match
@@ -46,6 +47,7 @@ class Flow:
     parts: FlowParts
     body: bytes
     places: dict[int, int]
+    serial: int = 0
 
     @property
     def in_port(self) -> int | None:
@@ -73,6 +75,7 @@ class FlowTable:
         self._by_id: dict[int, Flow] = {}
         self._bridge_of: dict[int, int] = {}
         self._bridges: set[int] = {ANY_BRIDGE}
+        self._serial = 0
 
     def __len__(self) -> int:
         return len(self._by_match)
@@ -108,9 +111,10 @@ class FlowTable:
     def restore(self, request: FlowRequest) -> Flow:
         """A flow of an earlier provider.
 
-        They come in any order: what a packet with one's full key meets may
-        have been made after it.  One that was in several bridges comes as
-        often.
+        What a packet with its full key meets may have been made after it,
+        so that this is no reason to refuse it.  Flows come in the order in
+        which they were made, so that of two that match a packet the same one
+        is met as before.  One that was in several bridges comes as often.
 
         :raises RequestError: EINVAL; EEXIST when another flow has its name
             or its match
@@ -307,8 +311,9 @@ class FlowTable:
         program = self._programs.get(actions, match.facts,
                                      request.actions_pos)
         parts = flow_parts(key, request.mask, actions, request.ufid)
+        self._serial += 1
         flow = Flow(match, request.ufid, program, parts,
-                    flow_body(parts, 0), {})
+                    flow_body(parts, 0), {}, self._serial)
         try:
             for bridge in self._roots(match):
                 self._place(flow, bridge)
@@ -329,7 +334,11 @@ class FlowTable:
             bridge, flow.match.key, flow.match.mask, flow.program.pc)
         flow.places[bridge] = flow_id
         self._by_id[flow_id] = flow
-        self._records.put(FLOW_BASE + flow_id, flow.body)
+        self._keep(flow_id, flow, flow.body)
+
+    def _keep(self, flow_id: int, flow: Flow, body: bytes) -> None:
+        self._records.put(FLOW_BASE + flow_id,
+                          FLOW_PREFIX.pack(flow.serial) + body)
 
     def _unplace(self, flow: Flow, bridge: int) -> None:
         flow_id = flow.places.pop(bridge)
@@ -348,7 +357,7 @@ class FlowTable:
         ids = list(flow.places.values())
         for i, flow_id in enumerate(ids):
             try:
-                self._records.put(FLOW_BASE + flow_id, body)
+                self._keep(flow_id, flow, body)
             except DpifError:
                 for done in ids[:i]:  # where the old ones were is room
                     self._keep_again(done, flow)
@@ -362,7 +371,7 @@ class FlowTable:
     def _keep_again(self, flow_id: int, flow: Flow) -> None:
         """Takes the record of actions back that the flow did not get."""
         try:
-            self._records.put(FLOW_BASE + flow_id, flow.body)
+            self._keep(flow_id, flow, flow.body)
         except DpifError:
             self._records.drop(FLOW_BASE + flow_id)
 

@@ -55,15 +55,41 @@ class Meters:
     def __len__(self) -> int:
         return self._count
 
-    def adopt(self) -> None:
-        """Finds the meters that are there."""
+    def adopt(self) -> int:
+        """Finds the meters that are there.
+
+        :returns: how many were none that this version makes, and are gone
+        """
         table = np.frombuffer(self._words, np.uint64).reshape(-1, _SIZE)
-        heads = np.flatnonzero(table[:abi.OVS_METERS, _FLAGS])
-        extra = {place - abi.OVS_METERS for head in heads.tolist()
-                 for place in self._places(head)[1:]}
-        self._count = len(heads)
+        heads = np.flatnonzero(table[:abi.OVS_METERS, _FLAGS]).tolist()
+        extra: set[int] = set()
+        for head in heads:
+            more = self._chain(head)
+            if more is None or not extra.isdisjoint(more):
+                self._words[head * _SIZE] = 0
+                continue
+            extra |= more
+            self._count += 1
         self._next = max(extra, default=0) + 1
         self._free = [n for n in range(1, self._next) if n not in extra]
+        return len(heads) - self._count
+
+    def _chain(self, head: int) -> set[int] | None:
+        """Where a meter's further bands are; None when it is no meter."""
+        meter_id, following, flags = self._head(head)
+        if (meter_id % abi.OVS_METERS != head
+                or not flags & abi.OVS_METER_F_USED):
+            return None
+        more: set[int] = set()
+        while following:
+            if (following in more or following >= abi.OVS_METER_EXTRA
+                    or len(more) == MAX_BANDS - 1):
+                return None
+            more.add(following)
+            found, following, flags = self._head(abi.OVS_METERS + following)
+            if found != meter_id or not flags & abi.OVS_METER_F_BAND:
+                return None
+        return more
 
     def set(self, request: MeterRequest) -> MeterStats | None:
         """OVS_METER_CMD_SET.

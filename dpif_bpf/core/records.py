@@ -6,23 +6,34 @@ datapath, 1 + port_no a port, ``FLOW_BASE`` + flow id a flow.  A word is
 ``offset << 32 | bytes``; 0 stands for none.  It is stored after the record's
 bytes are, so that whoever maps a pinned ovs_nlmem sees whole records only.
 A record is the attribute payload of the request that made the thing, to be
-replayed through the same code by the next provider.
+replayed through the same code by the next provider; before it are
+``core.restore.DATAPATH_PREFIX`` or ``FLOW_PREFIX``, or nothing for a port.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from struct import Struct
 
+from dpif_bpf import abi
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.errors import BackendError
 
 DATAPATH = 0
 PORT_BASE = 1
 FLOW_BASE = PORT_BASE + 65536
-DIR_BASE = 2
-"""Word 0 holds the layout's magic, word 1 the directory's length."""
-MAGIC = 0x4F56532D4E4C3031
+FLOW_PREFIX = Struct("=Q")
+"""A flow's serial number: of two flows that match a packet, the one that was
+there first is met, and so it has to be in the next provider's table."""
+DIR_BASE = 3
+"""Word 0 holds the layout's magic, word 1 the directory's length, word 2 the
+OVS_ABI_VERSION of the maps beside this one."""
+MAGIC = 0x4F56532D4E4C3032
+
+FIRST_MAGIC = 0x4F56532D4E4C3031
+"""Of the layout before: no word 2, no serial numbers, a shorter
+DATAPATH_PREFIX; the ABI's version was 1."""
 
 
 def memory_words(flow_ids: int) -> int:
@@ -47,6 +58,7 @@ class Records:
         start = DIR_BASE + FLOW_BASE + flow_ids
         self._arena = Arena(words, start=start, name="ovs_nlmem")
         words[1] = FLOW_BASE + flow_ids
+        words[2] = abi.OVS_ABI_VERSION
         words[0] = MAGIC
 
     def put(self, index: int, data: bytes) -> None:
@@ -75,13 +87,26 @@ def read(words: memoryview) -> Iterator[tuple[int, bytes]]:
 
     :raises BackendError: EPROTO when the layout is another one
     """
-    if not len(words) or words[0] != MAGIC:
-        raise BackendError(errno.EPROTO,
-                           "the pinned records have another layout")
+    base = DIR_BASE if version(words) else DIR_BASE - 1
+    if base + words[1] > len(words):
+        raise BackendError(errno.EPROTO, "the pinned records are cut off")
     data = words.cast("B")
-    for index, entry in enumerate(words[DIR_BASE:DIR_BASE + words[1]]):
+    for index, entry in enumerate(words[base:base + words[1]]):
         if entry:
             start, n = (entry >> 32) * 8, entry & 0xffffffff
             if start + n > len(data):
                 raise BackendError(errno.EPROTO, "a record is out of bounds")
             yield index, bytes(data[start:start + n])
+
+
+def version(words: memoryview) -> int:
+    """OVS_ABI_VERSION of the provider that wrote them; 0: FIRST_MAGIC.
+
+    :raises BackendError: EPROTO when the layout is another one
+    """
+    if len(words) >= DIR_BASE and words[0] == MAGIC and words[2]:
+        return int(words[2])
+    if len(words) >= DIR_BASE and words[0] == FIRST_MAGIC:
+        return 0
+    raise BackendError(errno.EPROTO,
+                       "the pinned records have another layout")

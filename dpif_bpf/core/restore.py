@@ -11,9 +11,10 @@ import errno
 from dataclasses import dataclass, field
 from struct import Struct
 
+from dpif_bpf import abi
 from dpif_bpf.core import records
 from dpif_bpf.core.plane import DpCounters
-from dpif_bpf.errors import BackendError
+from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import (
     DatapathRequest,
@@ -29,9 +30,13 @@ from dpif_bpf.wire.netlink import (
     Message,
 )
 
-DATAPATH_PREFIX = Struct("=6Q")
+DATAPATH_PREFIX = Struct(f"={6 + abi.OVS_DROP_MAX}Q")
 """Before the attributes of a datapath's record: its number among the
-provider's datapaths, and struct ovs_dp_stats so far."""
+provider's datapaths, and what earlier generations counted: DpCounters, and
+drops by reason."""
+
+_FIRST_PREFIX = Struct("=6Q")
+"""The same in the first layout, without drops."""
 
 
 @dataclass(slots=True)
@@ -40,14 +45,22 @@ class Kept:
 
     :param number: of the datapath, for device names
     :param base: packets that it had counted when that provider began
-    :param flows: id in the old classifier and request of each flow
+    :param dropped: packets that it had dropped then, by reason
+    :param fits: whether the maps beside the records are those that this
+        version has
+    :param flows: id in the old classifier and request of each flow, in the
+        order in which they were put
+    :param unreadable: what is wrong with records that are not among these
     """
 
     number: int
     base: DpCounters
+    dropped: tuple[int, ...]
+    fits: bool
     datapath: DatapathRequest
     ports: list[VportRequest] = field(default_factory=list)
     flows: list[tuple[int, FlowRequest]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def read(words: memoryview) -> Kept:
@@ -56,26 +69,53 @@ def read(words: memoryview) -> Kept:
     :param words: the pinned map, format 'Q'
     :raises BackendError: EPROTO when there is no datapath in it, or what is
         in it has another layout
-    :raises RequestError: EINVAL when a record does not parse
+    :raises RequestError: EINVAL when the datapath's record does not parse
     """
-    kept: Kept | None = None
-    for index, data in records.read(words):
-        if index == records.DATAPATH:
-            number, *counted = DATAPATH_PREFIX.unpack_from(data)
-            kept = Kept(number, DpCounters(*counted), decode_datapath(
-                _request(uapi.OVS_DATAPATH_ID, uapi.OVS_DP_CMD_NEW,
-                         data[DATAPATH_PREFIX.size:])))
-        elif kept is None:
-            break
-        elif index < records.FLOW_BASE:
-            kept.ports.append(decode_vport(_request(
-                uapi.OVS_VPORT_ID, uapi.OVS_VPORT_CMD_NEW, data)))
-        else:
-            kept.flows.append((index - records.FLOW_BASE, decode_flow(
-                _request(uapi.OVS_FLOW_ID, uapi.OVS_FLOW_CMD_NEW, data))))
-    if kept is None:
+    version = records.version(words)
+    found = records.read(words)
+    index, data = next(found, (-1, b""))
+    if index != records.DATAPATH:
         raise BackendError(errno.EPROTO, "no datapath was kept")
+    kept = _datapath(data, version)
+    order: list[tuple[int, int, FlowRequest]] = []
+    for index, data in found:
+        try:
+            if index < records.FLOW_BASE:
+                kept.ports.append(decode_vport(_request(
+                    uapi.OVS_VPORT_ID, uapi.OVS_VPORT_CMD_NEW, data)))
+            else:
+                order.append(_flow(index - records.FLOW_BASE, data, version))
+        except RequestError as error:
+            kept.unreadable.append(error.text)
+    order.sort(key=lambda item: item[0])
+    kept.flows = [(flow_id, request) for _, flow_id, request in order]
     return kept
+
+
+def _datapath(data: bytes, version: int) -> Kept:
+    prefix = DATAPATH_PREFIX if version else _FIRST_PREFIX
+    if len(data) < prefix.size:
+        raise BackendError(errno.EPROTO, "the datapath's record is cut off")
+    number, *counted = prefix.unpack_from(data)
+    dropped = counted[5:] or [0] * abi.OVS_DROP_MAX
+    return Kept(
+        number, DpCounters(*counted[:5]), tuple(dropped),
+        (version or 1) == abi.OVS_ABI_VERSION,
+        decode_datapath(_request(uapi.OVS_DATAPATH_ID, uapi.OVS_DP_CMD_NEW,
+                                 data[prefix.size:])))
+
+
+def _flow(flow_id: int, data: bytes,
+          version: int) -> tuple[int, int, FlowRequest]:
+    """Serial number, id and request of a flow."""
+    serial = flow_id
+    if version:
+        if len(data) < records.FLOW_PREFIX.size:
+            raise RequestError(errno.EINVAL, "a flow's record is cut off")
+        serial, = records.FLOW_PREFIX.unpack_from(data)
+        data = data[records.FLOW_PREFIX.size:]
+    return serial, flow_id, decode_flow(_request(
+        uapi.OVS_FLOW_ID, uapi.OVS_FLOW_CMD_NEW, data))
 
 
 def _request(family: int, cmd: int, attrs: bytes) -> Message:

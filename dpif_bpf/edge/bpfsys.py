@@ -376,10 +376,23 @@ def obj_pin(fd: int, path: Path) -> None:
     call(_OBJ_PIN, attr, f"cannot pin {path}")
 
 
-def obj_get(path: Path) -> int:
-    """Open what is pinned at a path."""
+MAP, PROG, LINK = "bpf-map", "bpf-prog", "bpf-link"
+"""What is pinned, as the kernel names the files of descriptors."""
+
+
+def obj_get(path: Path, kind: str | None = None) -> int:
+    """Open what is pinned at a path.
+
+    :param kind: MAP, PROG or LINK; None for any
+    :raises BackendError: EBADF when it is of another kind
+    """
     attr, _name = _path_attr(path, 0)
-    return call(_OBJ_GET, attr, f"cannot open the pin {path}")
+    fd = call(_OBJ_GET, attr, f"cannot open the pin {path}")
+    found = os.readlink(f"/proc/self/fd/{fd}").replace("_", "-")
+    if kind is not None and not found.endswith(kind):
+        os.close(fd)
+        raise BackendError(errno.EBADF, f"{path} is no {kind}")
+    return fd
 
 
 def close_all(fds: Sequence[int]) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import numpy as np
 
 from dpif_bpf import abi
 from dpif_bpf.edge import bpfprog, bpfsys
@@ -47,6 +50,10 @@ BETTER = {"ovs_act": "ovs_act_cast"}
 """Programs that take the place of another one where they can be loaded: on
 Linux 6.3 and newer (choose_programs() in edge.loader)."""
 
+_NOT_OURS = (errno.EBADF, errno.EACCES, errno.ENOENT)
+"""What obj_get() says of another kind, of a directory, of a dead link."""
+_DROPS_BATCH = 8192
+"""Elements of ovs_drops that are read at once: 64 KiB for each CPU."""
 _NO_STATS = bytes(abi.DP_STATS.size)
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
@@ -98,13 +105,20 @@ class Generation:
         self._bridges: dict[int, Pipeline] = {}
         try:
             with backend_errors(f"cannot open {path}"):
-                for name in os.listdir(path / "maps"):
-                    self._maps[name] = bpfsys.obj_get(path / "maps" / name)
-                for name in os.listdir(path / "progs"):
-                    self._progs[name] = bpfsys.obj_get(path / "progs" / name)
+                self._open(path / "maps", self._maps, bpfsys.MAP)
+                self._open(path / "progs", self._progs, bpfsys.PROG)
         except BackendError:
             self.close()
             raise
+
+    def _open(self, directory: Path, fds: dict[str, int], kind: str) -> None:
+        """Open the pins of a kind; others are not ours, and left alone."""
+        for name in os.listdir(directory):
+            try:
+                fds[name] = bpfsys.obj_get(directory / name, kind)
+            except BackendError as error:
+                if error.errno not in _NOT_OURS:
+                    raise
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +180,8 @@ class Generation:
             raise BackendError(errno.EEXIST, f"bridge {bridge} is loaded")
         template = self._template()
         directory = self._path / "bridges" / str(bridge)
+        with backend_errors(f"cannot clear {directory}"):
+            remove_tree(directory)  # of an earlier bridge, if that failed
         progs = bpfsys.map_create(bpfsys.MAP_TYPE_PROG_ARRAY, 4, 4,
                                   abi.OVS_STAGE_MAX, name="ovs_bridge_prog")
         fds = [progs]
@@ -186,8 +202,9 @@ class Generation:
                 for fd, name in zip(fds, PIPELINE_PINS, strict=True):
                     bpfsys.obj_pin(fd, directory / name)
         except BackendError:
-            remove_tree(directory)
             bpfsys.close_all(fds)
+            with contextlib.suppress(OSError):
+                remove_tree(directory)
             raise
         self._bridges[bridge] = pipeline = Pipeline(*fds)
         return pipeline.entry_fd
@@ -203,7 +220,11 @@ class Generation:
         return pipeline
 
     def remove_bridge(self, bridge: int) -> None:
-        """Unload the pipeline of a bridge, when no port is hooked to it."""
+        """Unload the pipeline of a bridge, when no port is hooked to it.
+
+        :raises BackendError: its pins remain, and go with the next
+            add_bridge() of that number
+        """
         pipeline = self._bridges.pop(bridge, None)
         if pipeline is None:
             return
@@ -247,6 +268,18 @@ class Generation:
             if count:
                 counts[reason] = count
         return counts
+
+    def all_drops(self) -> tuple[int, ...]:
+        """Packets of all bridges that were dropped, by reason."""
+        info = self.map_info("ovs_drops")
+        total = np.zeros(abi.OVS_DROP_MAX, np.uint64)
+        for keys, values in bpfsys.map_lookup_batch(
+                self.map_fd("ovs_drops"), info, _DROPS_BATCH):
+            counts = np.frombuffer(values, np.uint64).reshape(
+                -1, bpfsys.possible_cpus()).sum(axis=1, dtype=np.uint64)
+            reasons = np.frombuffer(keys, np.uint32) % abi.OVS_DROP_MAX
+            np.add.at(total, reasons, counts)
+        return tuple(total.tolist())
 
     def close(self) -> None:
         """Close the descriptors; what is pinned stays."""

@@ -10,11 +10,13 @@ the hooks are clsact filters, which live in the kernel without a pin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
 
 from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.pins import backend_errors, open_link
 from dpif_bpf.errors import BackendError
 
 
@@ -53,10 +55,16 @@ class Hook:
         return bpfprog.link_info(self._fd).prog_id
 
     def detach(self) -> None:
-        """Take the program off; no error when the device has gone."""
-        bpfprog.link_detach(self._fd)
-        self._path.unlink(missing_ok=True)
-        self.close()
+        """Take the program off; no error when the device has gone.
+
+        When it is refused, the link still goes with its last holder.
+        """
+        try:
+            bpfprog.link_detach(self._fd)
+        finally:
+            self.close()
+            with backend_errors(f"cannot unpin {self._path}"):
+                self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the descriptor; the program stays on the device."""
@@ -82,27 +90,40 @@ class Hooks:
     def adopt(self) -> list[int]:
         """Open the links that an earlier provider pinned.
 
-        Pins of links whose device has gone are removed.
+        Pins of links whose device has gone are removed, what is no link of
+        that kind is left alone.
 
         :return: the devices that are hooked
         """
         if not self._directory.is_dir():
             return []
-        for path in sorted(self._directory.iterdir()):
-            if not path.name.isdigit() or int(path.name) in self._hooks:
-                continue
-            hook = Hook(int(path.name), bpfsys.obj_get(path), path)
-            if hook.alive():
-                self._hooks[hook.ifindex] = hook
-            else:
-                hook.detach()
+        with backend_errors(f"cannot read {self._directory}"):
+            paths = sorted(self._directory.iterdir())
+        for path in paths:
+            if path.name.isdigit() and int(path.name) not in self._hooks:
+                fd = open_link(path)
+                if fd is not None:
+                    self._adopt(Hook(int(path.name), fd, path))
         return list(self._hooks)
+
+    def _adopt(self, hook: Hook) -> None:
+        try:
+            alive = hook.alive()
+        except BackendError:
+            hook.close()
+            raise
+        if alive:
+            self._hooks[hook.ifindex] = hook
+            return
+        with contextlib.suppress(BackendError):  # a pin that stays
+            hook.detach()
 
     def attach(self, ifindex: int, prog_fd: int) -> Hook:
         """Hook a device of this network namespace, or replace its program.
 
         :raises BackendError: ENODEV there is no such device, EINVAL the
-            kernel has no tcx (see supported())
+            kernel has no tcx (see supported()), EEXIST something that is
+            not ours has the pin's place
         """
         hook = self._hooks.get(ifindex)
         if hook is not None:
@@ -116,16 +137,24 @@ class Hooks:
         fd = bpfprog.link_create(prog_fd, ifindex,
                                  bpfprog.ATTACH_TCX_INGRESS)
         path = self._directory / str(ifindex)
-        hook = Hook(ifindex, fd, path)
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
+            with backend_errors(f"cannot pin {path}"):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                self._make_room(path)
             bpfsys.obj_pin(fd, path)
-        except (OSError, BackendError):
-            hook.detach()
+        except BackendError:
+            os.close(fd)  # and with it goes the link
             raise
-        self._hooks[ifindex] = hook
+        self._hooks[ifindex] = hook = Hook(ifindex, fd, path)
         return hook
+
+    @staticmethod
+    def _make_room(path: Path) -> None:
+        """Unpin a link of a device that had this index before."""
+        fd = open_link(path)
+        if fd is not None:
+            os.close(fd)
+            path.unlink()
 
     def detach(self, ifindex: int) -> None:
         """Unhook a device; no error when it has gone or has no hook."""

@@ -194,6 +194,11 @@ class BpfObject:
                 _lib.c.bpf_program__set_log_buf(program, buf, _STATS_ROOM)
                 self._stats[name] = buf
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     def __enter__(self) -> Self:
         return self
 

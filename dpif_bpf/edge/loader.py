@@ -23,11 +23,13 @@ loaded in 0.5 ms.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dpif_bpf import abi
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.compiler import Compilation
 from dpif_bpf.edge.generation import (
@@ -123,17 +125,21 @@ class Loader:
 
     def create(self, dp: str, rodata: Mapping[str, int],
                sizes: Mapping[str, int],
-               shared: Mapping[str, int] | None = None) -> Generation:
+               shared: Mapping[str, int] | None = None,
+               layout: Mapping[str, int] | None = None) -> Generation:
         """Load a generation; nobody uses it yet.
 
         :param rodata: constants of bpf/lib/config.h
         :param sizes: elements of maps by name
         :param shared: descriptors of maps that are there, by name
-        :raises BackendError: with the verifier's log when it is refused
+        :param layout: bytes that an element of a map has to have, by name
+        :raises BackendError: with the verifier's log when it is refused;
+            EPROTO when the object is another version's
         """
         if self._template is None:
             self._start_compilation()  # meanwhile
-        number, path = self.pins.begin(dp)
+        with backend_errors(f"cannot pin {dp}"):
+            number, path = self.pins.begin(dp)
         try:
             with BpfObject(self.files.obj) as obj:
                 for name, value in rodata.items():
@@ -144,8 +150,10 @@ class Loader:
                     obj.reuse_map(name, fd)
                 constants = {name: obj.rodata_value(name)
                              for name in CONST_HOLES}
+                _check_version(obj)
                 choose_programs(obj)
                 obj.load()
+                _check_layout(obj, layout or {})
                 progs = {name: obj.prog_fd(name) for name in obj.loading}
                 fill_stages(obj.map_fd("ovs_progs"), progs)
                 with backend_errors(f"cannot pin {dp}"):
@@ -158,12 +166,15 @@ class Loader:
                 return Generation(self.pins, dp, number, path, self.template,
                                   constants)
         except BackendError:
-            remove_tree(path)
+            with contextlib.suppress(OSError):
+                remove_tree(path)
+                path.parent.rmdir()
             raise
 
     def open_pinned(self, dp: str) -> Generation | None:
         """The newest valid generation of an earlier provider, read-only."""
-        numbers = self.pins.generations(dp)
+        with backend_errors(f"cannot read the pins of {dp}"):
+            numbers = self.pins.generations(dp)
         if not numbers:
             return None
         return Generation(self.pins, dp, numbers[-1],
@@ -180,6 +191,16 @@ class Loader:
         with backend_errors(f"cannot remove old pins of {keep.dp}"):
             self.pins.remove_all_but(keep.dp, keep.number)
 
+    def remove_unfinished(self, dp: str) -> None:
+        """Remove what did not become a generation."""
+        with backend_errors(f"cannot remove unfinished pins of {dp}"):
+            self.pins.remove_unfinished(dp)
+
+    def datapaths(self) -> list[str]:
+        """Names of the datapaths that have pins."""
+        with backend_errors(f"cannot read {self.pins.root}"):
+            return self.pins.datapaths()
+
     def remove(self, dp: str) -> None:
         """Remove a datapath with its hooks."""
         with backend_errors(f"cannot remove the pins of {dp}"):
@@ -190,3 +211,19 @@ class Loader:
         if self._compilation is not None:
             self._compilation.close()
         self.pins.close()
+
+
+def _check_version(obj: BpfObject) -> None:
+    if ("cfg_abi" not in obj.rodata
+            or obj.rodata_value("cfg_abi") != abi.OVS_ABI_VERSION):
+        raise BackendError(errno.EPROTO, f"{obj.path} was made for another"
+                           " version of ovs-bpfd")
+
+
+def _check_layout(obj: BpfObject, layout: Mapping[str, int]) -> None:
+    for name, size in layout.items():
+        found = obj.map_info(name).value_size
+        if found != size:
+            raise BackendError(
+                errno.EPROTO, f"{obj.path} has another layout: {name} has"
+                f" elements of {found} bytes, not of {size}")

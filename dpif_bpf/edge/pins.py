@@ -13,10 +13,12 @@
 
 A generation becomes valid by being renamed from new-N to N, and no port is
 hooked to it before.  What a provider that was killed left as new-N serves
-nobody and is removed.  The newest N is the one to take over.
+nobody and is removed.  The newest N is the one to take over.  A datapath that
+is removed has its generations renamed back first, so that what a provider
+that was killed left of it is not taken for one.
 
 DP is the datapath's name with '%' and '.' written as %25 and %2E, since a
-bpffs has no names with dots.
+bpffs has no names with dots.  What else people pin below ROOT is left alone.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.errors import BackendError
 
 PIN_ROOT = Path("/sys/fs/bpf/ovs")
@@ -87,7 +90,10 @@ def ensure_bpffs(root: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Unpin everything below a directory, and the directory."""
+    """Unpin everything below a directory, and the directory.
+
+    :raises OSError: it remains, or some of it
+    """
     if not path.is_dir():
         return
     for directory, below, files in os.walk(path, topdown=False):
@@ -96,6 +102,18 @@ def remove_tree(path: Path) -> None:
         for name in below:
             os.rmdir(os.path.join(directory, name))
     path.rmdir()
+
+
+def open_link(path: Path) -> int | None:
+    """The descriptor of a pinned tcx link; None when there is no such."""
+    try:
+        fd = bpfsys.obj_get(path, bpfsys.LINK)
+    except BackendError:
+        return None
+    if bpfprog.link_info(fd).link_type == bpfprog.LINK_TYPE_TCX:
+        return fd
+    os.close(fd)
+    return None
 
 
 class PinRoot:
@@ -111,7 +129,8 @@ class PinRoot:
     def __init__(self, root: Path = PIN_ROOT) -> None:
         ensure_bpffs(root)
         self.root = root
-        self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        with backend_errors(f"cannot open {root}"):
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -121,9 +140,15 @@ class PinRoot:
                 f"{root} is in use by another provider") from error
 
     def datapaths(self) -> list[str]:
-        """Names of the datapaths that have pins."""
-        return sorted(unquote(path.name) for path in self.root.iterdir()
-                      if path.is_dir())
+        """Names of the datapaths that have pins.
+
+        :raises OSError:
+        """
+        names = ((path.name, unquote(path.name))
+                 for path in self.root.iterdir() if path.is_dir())
+        return sorted(dp for name, dp in names
+                      if pin_name(dp) == name and any(map(_ours,
+                                                          self._names(dp))))
 
     def directory(self, dp: str) -> Path:
         """Where a datapath's pins are."""
@@ -142,6 +167,7 @@ class PinRoot:
         """Make the directory of a generation to come.
 
         :return: its number, and the directory new-N
+        :raises OSError:
         """
         taken = [int(name.removeprefix(_NEW)) for name in self._names(dp)
                  if name.removeprefix(_NEW).isdigit()]
@@ -156,16 +182,54 @@ class PinRoot:
         os.rename(path.with_name(f"{_NEW}{number}"), path)
         return path
 
-    def remove_all_but(self, dp: str, number: int | None) -> None:
-        """Remove the other generations, the unfinished ones included."""
+    def remove_all_but(self, dp: str, number: int) -> None:
+        """Remove the other generations, the unfinished ones included.
+
+        :raises OSError:
+        """
         for name in self._names(dp):
             plain = name.removeprefix(_NEW)
             if plain.isdigit() and int(plain) != number:
                 remove_tree(self.directory(dp) / name)
 
+    def remove_unfinished(self, dp: str) -> None:
+        """Remove what never became a generation, or is none any more.
+
+        :raises OSError:
+        """
+        for name in self._names(dp):
+            if name.startswith(_NEW) and _ours(name):
+                remove_tree(self.directory(dp) / name)
+        self._leave(dp)
+
     def remove(self, dp: str) -> None:
-        """Remove everything of a datapath; its hooks go with their pins."""
-        remove_tree(self.directory(dp))
+        """Remove everything of a datapath; its hooks go with their pins.
+
+        :raises OSError: some of it remains
+        """
+        self.remove_unfinished(dp)
+        for number in self.generations(dp):
+            path = self.directory(dp) / str(number)
+            os.rename(path, path.with_name(f"{_NEW}{number}"))
+        self._remove_links(dp)
+        self.remove_unfinished(dp)
+
+    def _leave(self, dp: str) -> None:
+        """Remove a datapath's directory when nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.directory(dp).rmdir()
+
+    def _remove_links(self, dp: str) -> None:
+        links = self.links(dp)
+        if not links.is_dir():
+            return
+        for path in links.iterdir():
+            fd = open_link(path) if path.name.isdigit() else None
+            if fd is not None:
+                os.close(fd)
+                path.unlink()
+        with contextlib.suppress(OSError):
+            links.rmdir()
 
     def close(self) -> None:
         """Give the root up, and remove it if nothing is in it."""
@@ -178,3 +242,8 @@ class PinRoot:
     def _names(self, dp: str) -> list[str]:
         path = self.directory(dp)
         return [item.name for item in path.iterdir()] if path.is_dir() else []
+
+
+def _ours(name: str) -> bool:
+    """Whether that is what a datapath has in its directory."""
+    return name == _LINKS or name.removeprefix(_NEW).isdigit()

@@ -19,13 +19,15 @@ import pytest
 from objects import HEADERS, TOP, compile_object
 
 from dpif_bpf import abi
+from dpif_bpf.core.flow_stats import FlowCounts
+from dpif_bpf.core.plane import DpCounters
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import ENTRY, Generation
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
 from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import BackendError
-from dpif_bpf.plane import shared_maps
+from dpif_bpf.plane import METERS, Earlier
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
@@ -109,11 +111,10 @@ def test_everything_is_pinned(loader: Loader,
 def test_generations_share_meters(loader: Loader,
                                   generation: Generation) -> None:
     """What one writes the other reads, and it stays with the newer one."""
-    assert shared_maps(None) == {}
     generation.mapped("ovs_meters")[:8] = b"counted "
     generation.commit()
     with loader.open_pinned(DP) as old:
-        shared = shared_maps(old)
+        shared = Earlier(old, True).shared()
         assert shared == {"ovs_meters": old.map_fd("ovs_meters")}
         with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096},
                            shared) as new:
@@ -130,13 +131,19 @@ def test_generations_share_meters(loader: Loader,
         assert found.mapped("ovs_meters")[:16] == b"counted and on.."
 
 
-def test_meters_of_another_layout(loader: Loader) -> None:
-    """They are not taken for something else."""
-    with (loader.create(DP, {"cfg_verdict": 500}, {
-            "ovs_acts": 4096, "ovs_meters": 4096}) as odd,
-          pytest.raises(BackendError) as caught):
-        shared_maps(odd)
-    assert caught.value.errno == errno.EPROTO
+def test_maps_of_another_layout(loader: Loader) -> None:
+    """They are not taken for something else, and count as nothing."""
+    with loader.create(DP, {"cfg_verdict": 500}, {
+            "ovs_acts": 4096, "ovs_meters": 4096}) as odd:
+        earlier = Earlier(odd, True)
+        assert METERS in earlier.differing and earlier.shared() == {}
+        assert earlier.differing == [METERS]
+        other = Earlier(odd, False)  # of another version, though of one size
+        assert other.differing == ["ovs_flows", "ovs_flow_stats",
+                                   "ovs_dpstats", "ovs_drops", METERS]
+        assert other.flows([[1], [2, 3]]) == [FlowCounts(0, 0, 0, 0)] * 2
+        assert other.counters() == DpCounters()
+        assert not any(other.drops())
 
 
 def test_generation_is_found_once_it_is_valid(
@@ -227,7 +234,7 @@ def test_refused_load_leaves_nothing(loader: Loader) -> None:
         loader.create(DP, {"cfg_none": 1}, {})
     with pytest.raises(BackendError):
         loader.create(DP, {}, {"ovs_acts": 0})
-    assert names(ROOT / DP) == set()
+    assert names(ROOT) == set()
 
 
 def test_datapath_names(loader: Loader) -> None:

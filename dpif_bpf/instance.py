@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A datapath with what serves it: built, and taken apart.
+
+Building touches nothing that an earlier provider left, so that it can be
+given up (``Maker.abandon``) while that goes on forwarding.  Whatever fails
+when something is taken apart, the rest is taken apart, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import ovs.vlog
+
+from dpif_bpf import abi
+from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.core.edges import InjectPair, PortEdge
+from dpif_bpf.core.plane import ANY_BRIDGE
+from dpif_bpf.core.samples import Samples
+from dpif_bpf.core.upcall import Upcalls
+from dpif_bpf.edge.grace import Grace
+from dpif_bpf.edge.loader import Loader
+from dpif_bpf.edge.ring import UpcallRing
+from dpif_bpf.errors import DpifError
+from dpif_bpf.plane import BpfPlane, Hooking, load
+
+vlog = ovs.vlog.Vlog("provider")
+
+
+def msec() -> int:
+    """CLOCK_MONOTONIC in ms."""
+    return time.monotonic_ns() // 1000000
+
+
+@dataclass(slots=True)
+class Instance:
+    """A datapath with what serves it.
+
+    :param fresh_pair: whether the inject pair was made for it
+    :param unsettled: ms, when what a takeover could not hook is tried again;
+        0: it is all hooked
+    """
+
+    dp: Datapath
+    plane: BpfPlane
+    pair: InjectPair
+    ring: UpcallRing
+    upcalls: Upcalls
+    fresh_pair: bool
+    tidied: int = 0
+    unsettled: int = 0
+
+    def counters(self) -> dict[str, int]:
+        """Events since the start, by name (coverage/show)."""
+        return {"upcall_sent": self.upcalls.sent,
+                "upcall_lost": self.dp.lost,
+                "upcall_malformed": self.upcalls.malformed,
+                "upcall_too_big": self.upcalls.too_big,
+                **self.plane.events()}
+
+    def drops(self) -> dict[int, Counter[abi.DropReason]]:
+        """Bridge → reason → packets; ANY_BRIDGE has those of bridges that
+        are not there any more, and of earlier generations, too."""
+        found = self.plane.drops()
+        found[ANY_BRIDGE] += Counter({
+            reason: self.dp.dropped[reason] for reason in abi.DropReason})
+        return found
+
+
+def attempt(*steps: Callable[[], object]) -> None:
+    """Takes all steps, and tells of those that fail."""
+    for step in steps:
+        try:
+            step()
+        except DpifError as error:
+            vlog.warn(str(error))
+
+
+class Maker:
+    """Builds instances, and takes them apart.
+
+    :param send: see Upcalls
+    :ivar garbage: whether something was taken apart since its owner set it
+        to False: tables of cycles, as large as all of their maps
+    """
+
+    def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
+                 send: Callable[[int, bytes], bool], samples: Samples,
+                 grace: Grace) -> None:
+        self._loader = loader
+        self._ports = ports
+        self._max_flows = max_flows
+        self._send = send
+        self._samples = samples
+        self._grace = grace
+        self.garbage = False
+
+    def build(self, name: str, number: int, generation: int,
+              shared: Mapping[str, int] | None = None) -> Instance:
+        """
+        :param generation: to be; two in a row have inject devices of their
+            own, so that what is on its way through the old one's arrives
+        :param shared: maps that it takes, by name
+        """
+        turn = generation & 1
+        sender = f"ovsx{number}s{turn}"
+        fresh = sender not in self._ports.leftovers(sender)
+        with contextlib.ExitStack() as undo:
+            pair = self._ports.open_inject(sender, f"ovsx{number}r{turn}")
+            if fresh:
+                undo.callback(attempt,
+                              lambda: self._ports.delete_inject(pair))
+            gen = load(self._loader, name, self._max_flows, pair, shared)
+            undo.callback(attempt,
+                          lambda: self._loader.remove_unfinished(name))
+            with contextlib.ExitStack() as closing:
+                closing.callback(gen.close)
+                hooking = Hooking(self._loader, name)
+                closing.callback(hooking.close)
+                plane = BpfPlane(gen, hooking, pair, self._max_flows,
+                                 lambda program: dp.programs.release(program))
+                closing.pop_all()
+            undo.callback(plane.close)
+            dp: Datapath = Datapath(
+                name, number, plane, self._ports, msec, self._samples,
+                vlog.warn)
+            upcalls = Upcalls(dp, self._send)
+            ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
+            undo.pop_all()
+        self._grace.watch(plane.classifier, dp.programs)
+        return Instance(dp, plane, pair, ring, upcalls, fresh)
+
+    def abandon(self, instance: Instance) -> None:
+        """Takes apart what has not become valid, and nothing else: devices
+        of ports stay as they are."""
+        dp = instance.dp
+        for port in dp.vports.by_no.values():
+            self._ports.disown(port.link)
+        self.close(instance)
+        attempt(lambda: self._loader.remove_unfinished(dp.name))
+        if instance.fresh_pair:
+            attempt(lambda: self._ports.delete_inject(instance.pair))
+
+    def destroy(self, instance: Instance) -> None:
+        """Takes everything down, the pins and the devices."""
+        dp = instance.dp
+        dp.close()
+        attempt(lambda: instance.plane.detach(instance.pair.receiver),
+                lambda: self._ports.delete_inject(instance.pair))
+        self.close(instance)
+        attempt(lambda: self._loader.remove(dp.name))
+
+    def close(self, instance: Instance) -> None:
+        """Lets go of it; what is pinned goes on."""
+        self._grace.forget(instance.plane.classifier, instance.dp.programs)
+        instance.ring.close()
+        instance.plane.close()
+        self.garbage = True
