@@ -99,10 +99,13 @@ class VportStats(NamedTuple):
 
 
 class Poller(Protocol):
-    """What an edge's wait() uses of ovs.poller.Poller."""
+    """What an edge's wait() uses of dpif_bpf.edge.poller."""
 
     def fd_wait(self, fd: int, events: int) -> None:
         """Wakes up on `events` (POLLIN, …) of `fd`."""
+
+    def timer_wait(self, msec: int) -> None:
+        """Wakes up after `msec`."""
 
     def immediate_wake(self) -> None:
         """Wakes up at once."""

@@ -26,12 +26,14 @@ import socket
 import struct
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Protocol, TypeVarTuple
 
 import ovs.vlog
 
+from dpif_bpf.core.edges import Poller
 from dpif_bpf.errors import BackendError
+from dpif_bpf.limited import Limited, msec
 
 HELLO = 0x0E
 """nlmsg_type of the transport's control message."""
@@ -46,6 +48,10 @@ MAX_EVENTS = 1024
 MAX_DATAGRAM = 1 << 18
 """Bytes.  A netlink attribute has 64 KiB at most, a flow a few of them."""
 
+ACCEPT_PAUSE = 1000
+"""ms until the listener is tried again after it could not be accepted from,
+when there is no room for one more descriptor; or until one is closed."""
+
 _ACCEPTS = 1024	# per turn
 _CLIENTS = 64		# per turn
 _REQUESTS = 16		# per client and turn
@@ -57,14 +63,9 @@ _NLM_F_ACK = 4
 _HELLO = struct.Struct("=IHHIIIIII")	# nlmsghdr, struct dpif_bpf_hello
 _NLMSGERR = struct.Struct("=IHHIIi16s")
 
+_Args = TypeVarTuple("_Args")
+
 vlog = ovs.vlog.Vlog("server")
-
-
-class Poller(Protocol):
-    """What :meth:`Server.wait` uses of ``ovs.poller.Poller``."""
-
-    def fd_wait(self, fd: int, events: int) -> None:
-        """Wakes up on `events` (POLLIN, …) of `fd`."""
 
 
 class Handler(Protocol):
@@ -80,6 +81,10 @@ class Handler(Protocol):
     def closed(self, client: Client, /) -> None:
         """The client is gone; it is not found by port id any more."""
 
+    def failed(self, client: Client, /) -> None:
+        """Called while an exception is handled that came of message(), or
+        of what it returned; the client is disconnected after it."""
+
 
 class Client:
     """One netlink socket of OVS.
@@ -89,8 +94,8 @@ class Client:
     :ivar groups: bit n - 1 is set for a member of multicast group n
     """
 
-    __slots__ = ("_broken", "_events", "_replies", "_sock", "_unsent",
-                 "_watched", "groups", "port_id", "protocol")
+    __slots__ = ("_broken", "_ended", "_events", "_replies", "_sock",
+                 "_unsent", "_watched", "groups", "port_id", "protocol")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -98,6 +103,7 @@ class Client:
         self._unsent: bytes | None = None
         self._events: deque[bytes] = deque()
         self._broken = False
+        self._ended = False
         self._watched = select.EPOLLIN
         self.port_id = 0
         self.protocol = 0
@@ -131,6 +137,8 @@ class Client:
     def _flush(self) -> None:
         """Sends what is left, as far as the socket takes it."""
         for _ in range(_REPLIES):
+            if self._ended:
+                return
             if self._unsent is None:
                 if self._replies is not None:
                     self._unsent = next(self._replies, None)
@@ -155,12 +163,12 @@ class Client:
         return True
 
     def _drop(self) -> None:
-        if isinstance(self._replies, Generator):
-            self._replies.close()
-        self._replies = None
+        replies, self._replies = self._replies, None
         self._unsent = None
         self._events.clear()
         self._sock.close()
+        if isinstance(replies, Generator):
+            replies.close()
 
 
 class Server:
@@ -168,19 +176,27 @@ class Server:
 
     :param path: of the socket; created with mode 0600, in the place of a
         stale one
-    :param handler: who answers
+    :param handler: who answers.  What it does may send to any client, or
+        be the end of it, the one that is being served among them.
+    :param clock: ms, monotonic
     :raises BackendError: EADDRINUSE when another provider answers there, or
         the errno of what failed
     """
 
-    def __init__(self, path: str, handler: Handler) -> None:
+    def __init__(self, path: str, handler: Handler,
+                 clock: Callable[[], int] = msec) -> None:
         self._path = path
         self._handler = handler
+        self._clock = clock
+        self._warn = Limited(vlog.warn, clock)
+        self._serving: Client | None = None
+        self._paused_until = 0
         self._clients: dict[int, Client] = {}
         self._by_port: dict[int, Client] = {}
         self._counters = dict.fromkeys(
-            ("server_accept", "server_disconnect", "server_bad_hello",
-             "server_datagram", "server_event_overflow"), 0)
+            ("server_accept", "server_accept_failed", "server_disconnect",
+             "server_bad_hello", "server_datagram", "server_event_overflow"),
+            0)
         self._listener, self._inode = _listen(path)
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
@@ -201,7 +217,7 @@ class Server:
         """Sends an event to the members of a group (1 to 32)."""
         bit = 1 << (group - 1)
         for client in self.clients():
-            if client.groups & bit:
+            if client.groups & bit and not client._ended:
                 if client._event(data):
                     self._watch(client)
                 else:
@@ -215,11 +231,13 @@ class Server:
         for fd, events in self._epoll.poll(0, _CLIENTS):
             client = self._clients.get(fd)
             if client is not None:
-                self._serve(client, events)
+                self._guard(client, self._serve, client, events)
 
     def wait(self, poller: Poller) -> None:
         """Registers what run() waits for."""
         poller.fd_wait(self._epoll.fileno(), select.POLLIN)
+        if self._paused_until:
+            poller.timer_wait(self._paused_until - self._clock())
 
     def close(self) -> None:
         """Disconnects everyone and removes the socket, if it is still ours."""
@@ -232,22 +250,58 @@ class Server:
                 os.unlink(self._path)
 
     def _accept(self) -> None:
+        if self._paused_until:
+            if self._clock() < self._paused_until:
+                return
+            self._resume()
         for _ in range(_ACCEPTS):
             try:
                 sock, _ = self._listener.accept()
             except BlockingIOError:
                 return
+            except ConnectionAbortedError:
+                continue
             except OSError as e:
-                if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                    vlog.warn(f"cannot accept connections: {e.strerror}")
+                self._pause(e)
                 return
             sock.setblocking(False)
             _set_sndbuf(sock)
+            try:
+                self._epoll.register(sock, select.EPOLLIN)
+            except OSError as e:
+                sock.close()
+                self._pause(e)
+                return
             self._counters["server_accept"] += 1
             client = Client(sock)
             self._clients[sock.fileno()] = client
-            self._epoll.register(sock, select.EPOLLIN)
-            self._read(client, 1)
+            self._guard(client, self._read, client, 1)
+
+    def _pause(self, error: OSError) -> None:
+        """Leaves the listener alone, which stays readable."""
+        self._counters["server_accept_failed"] += 1
+        self._warn(f"cannot accept connections: {error.strerror}")
+        self._paused_until = self._clock() + ACCEPT_PAUSE
+        self._epoll.unregister(self._listener)
+
+    def _resume(self) -> None:
+        self._epoll.register(self._listener, select.EPOLLIN)
+        self._paused_until = 0
+
+    def _guard(self, client: Client, work: Callable[[*_Args], object],
+               *args: *_Args) -> None:
+        """Has a client served.  Its end, whatever brings it about, comes
+        after that."""
+        self._serving = client
+        try:
+            work(*args)
+        except Exception:
+            self._handler.failed(client)
+            client._ended = True
+        finally:
+            self._serving = None
+        if client._ended:
+            self._disconnect(client)
 
     def _serve(self, client: Client, events: int) -> None:
         if client.busy:
@@ -255,9 +309,8 @@ class Server:
         if not client.busy and events & ~select.EPOLLOUT:
             self._read(client, _REQUESTS)
         elif client._broken or events & (select.EPOLLHUP | select.EPOLLERR):
-            self._disconnect(client)
-        if client._sock.fileno() >= 0:
-            self._watch(client)
+            client._ended = True
+        self._watch(client)
 
     def _watch(self, client: Client) -> None:
         wanted = select.EPOLLOUT if client.busy else select.EPOLLIN
@@ -296,7 +349,7 @@ class Server:
             if replies is not None:
                 client._replies = iter(replies)
                 client._flush()
-                if client.busy:
+                if client.busy or client._ended:
                     self._watch(client)
                     return
 
@@ -322,18 +375,27 @@ class Server:
         return True
 
     def _disconnect(self, client: Client) -> None:
+        if client is self._serving:
+            client._ended = True
+            return
         fd = client._sock.fileno()
         if fd < 0:
             return
+        client._ended = True
         self._counters["server_disconnect"] += 1
         self._epoll.unregister(fd)
         del self._clients[fd]
         known = self._by_port.get(client.port_id) is client
         if known:
             del self._by_port[client.port_id]
-        client._drop()
-        if known:
-            self._handler.closed(client)
+        try:
+            client._drop()
+            if known:
+                self._handler.closed(client)
+        except Exception:
+            self._handler.failed(client)
+        if self._paused_until:
+            self._paused_until = self._clock()
 
 
 def _set_sndbuf(sock: socket.socket) -> None:

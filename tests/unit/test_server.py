@@ -4,37 +4,18 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clients import NLM_F_ACK, Recorder, dial, hello, join, ready
 
 from dpif_bpf.edge import server as server_module
-from dpif_bpf.edge.server import HELLO, Client, Server
+from dpif_bpf.edge.server import Server
 from dpif_bpf.errors import BackendError
-
-NLM_F_ACK = 4
-
-
-class Recorder:
-    """A handler that answers with what `reply` returns."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[int, bytes]] = []
-        self.gone: list[int] = []
-        self.reply: Callable[[bytes], Iterable[bytes] | None] = (
-            lambda data: None)
-
-    def message(self, client: Client, data: bytes) -> Iterable[bytes] | None:
-        self.messages.append((client.port_id, data))
-        return self.reply(data)
-
-    def closed(self, client: Client) -> None:
-        self.gone.append(client.port_id)
 
 
 @pytest.fixture
@@ -52,42 +33,6 @@ def server(path: str, handler: Recorder) -> Iterator[Server]:
     server = Server(path, handler)
     yield server
     server.close()
-
-
-def hello(port_id: int, groups: int = 0, *, version: int = 1,
-          protocol: int = 16, flags: int = 0) -> bytes:
-    return struct.pack("=IHHIIIIII", 32, HELLO, flags, 7, port_id,
-                       version, protocol, port_id, groups)
-
-
-def dial(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.connect(path)
-    sock.settimeout(5)
-    return sock
-
-
-def join(server: Server, path: str, port_id: int,
-         groups: int = 0) -> socket.socket:
-    sock = dial(path)
-    sock.send(hello(port_id, groups))
-    server.run()
-    assert server.client(port_id) is not None
-    return sock
-
-
-def ready(server: Server) -> bool:
-    """Whether wait() would wake a poll loop at once."""
-    class Poller:
-        def __init__(self) -> None:
-            self.poll = select.poll()
-
-        def fd_wait(self, fd: int, events: int) -> None:
-            self.poll.register(fd, events)
-
-    poller = Poller()
-    server.wait(poller)
-    return bool(poller.poll.poll(0))
 
 
 def test_hello_and_request(server: Server, path: str,

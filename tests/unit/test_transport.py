@@ -145,6 +145,9 @@ class Provider:
     def closed(self, client: Client) -> None:
         pass
 
+    def failed(self, client: Client) -> None:
+        raise
+
     def start(self) -> None:
         self._stop.clear()
         self.clients = []
