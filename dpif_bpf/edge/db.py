@@ -150,6 +150,27 @@ class Database:
         return self.synced
 
     def run(self) -> None:
+        """See DbEdge.
+
+        :raises Exception: of the IDL, which was sent what it did not expect;
+            all is read again, on another connection
+        """
+        try:
+            self._run()
+        except Exception:
+            self._start_over()
+            raise
+
+    def _start_over(self) -> None:
+        """The IDL's copy of the database may be half changed."""
+        self._idl.force_reconnect()
+        if self._txn is not None:
+            self._txn.abort()
+            self._txn = None
+        self._written_to = None
+        self._idl_seqno = self._idl.change_seqno
+
+    def _run(self) -> None:
         self._idl.run()
         connected = self._session.is_connected()
         if connected != self._connected:

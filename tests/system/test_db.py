@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import ovs.poller
 import pytest
 from ovs_build import TOP, OvsBuild, find_build
 
 from dpif_bpf.edge.db import COLUMNS, Database
+from dpif_bpf.edge.poller import Poller
 
 
 class Server:
@@ -88,7 +88,7 @@ def run_until(database: Database, done: Callable[[], bool],
         if done():
             return
         assert time.monotonic() < end, database.bridges()
-        poller = ovs.poller.Poller()
+        poller = Poller()
         database.wait(poller)
         poller.timer_wait(100)
         poller.block()
@@ -102,14 +102,15 @@ def status(server: Server) -> dict[str, str]:
 
 CLIENT = """
 import sys, time
-import ovs.poller, ovs.vlog
+import ovs.vlog
 from dpif_bpf.edge.db import Database
+from dpif_bpf.edge.poller import Poller
 ovs.vlog.Vlog.init()
 database = Database(sys.argv[1])
 end = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:
     database.run()
-    poller = ovs.poller.Poller()
+    poller = Poller()
     database.wait(poller)
     poller.timer_wait(100)
     poller.block()
@@ -144,7 +145,7 @@ def test_coming_and_going_database_is_quiet(server: Server) -> None:
 
 def test_bridges(server: Server, database: Database) -> None:
     server.start()
-    assert database.wait_synced(5000)
+    run_until(database, lambda: database.synced)
     assert database.bridges() == {}
     server.vsctl("init")
     server.vsctl("add-br", "br0", "--", "set", "bridge", "br0",
@@ -218,7 +219,7 @@ def row_version(server: Server) -> str:
 def test_status(server: Server, database: Database) -> None:
     database.set_status({"version": "1.2"})
     server.start()
-    assert database.wait_synced(5000)
+    run_until(database, lambda: database.synced)
     server.vsctl("init", "--", "set", "Open_vSwitch", ".",
                  "external_ids:hostname=here")
     run_until(database, lambda: len(status(server)) == 2)
