@@ -9,7 +9,6 @@ when something is taken apart, the rest is taken apart, too.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,14 +25,10 @@ from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import DpifError
+from dpif_bpf.limited import msec
 from dpif_bpf.plane import BpfPlane, Hooking, load
 
 vlog = ovs.vlog.Vlog("provider")
-
-
-def msec() -> int:
-    """CLOCK_MONOTONIC in ms."""
-    return time.monotonic_ns() // 1000000
 
 
 @dataclass(slots=True)
@@ -60,6 +55,7 @@ class Instance:
                 "upcall_lost": self.dp.lost,
                 "upcall_malformed": self.upcalls.malformed,
                 "upcall_too_big": self.upcalls.too_big,
+                "upcall_failed": self.ring.failures,
                 **self.plane.events()}
 
     def drops(self) -> dict[int, Counter[abi.DropReason]]:

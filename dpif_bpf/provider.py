@@ -7,11 +7,10 @@ import errno
 import gc
 from collections.abc import Callable, Iterator, Mapping
 
-import ovs.poller
 import ovs.vlog
 
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import LinkEvent, PortEdge
+from dpif_bpf.core.edges import LinkEvent, Poller, PortEdge
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.grace import Grace
@@ -19,7 +18,8 @@ from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.psample import Psample
 from dpif_bpf.edge.ring import BUDGET
 from dpif_bpf.errors import DpifError, RequestError
-from dpif_bpf.instance import Instance, Maker, attempt, msec
+from dpif_bpf.instance import Instance, Maker, attempt
+from dpif_bpf.limited import msec
 from dpif_bpf.takeover import RETRY_MIN, Left, Takeovers
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest
@@ -214,7 +214,7 @@ class Provider:
             # Without work it is looked for when there is other work.
             instance.tidied = now if tried else 0
 
-    def wait(self, poller: ovs.poller.Poller) -> None:
+    def wait(self, poller: Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""
         now = msec()
         for left in self._takeovers.left.values():

@@ -19,8 +19,9 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
+from dpif_bpf.boundary import Boundary
+from dpif_bpf.core.edges import Poller
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.errors import BackendError
 
@@ -32,20 +33,13 @@ _LENGTH = _DISCARD - 1
 _PAGE = mmap.PAGESIZE
 
 
-class Poller(Protocol):
-    """What is used of ovs.poller.Poller."""
-
-    def fd_wait(self, fd: int, events: int) -> None:
-        """Wake up on `events` of `fd`."""
-
-
 class UpcallRing:
     """Hands the records of a ring buffer to a callback.
 
     :param fd: the ring's descriptor, which stays the caller's
     :param callback: gets one record's bytes as a view into the ring, valid
-        until it returns.  A record whose callback raises counts as
-        consumed, and the ones after it are handed out by the next run().
+        until it returns.  A record whose callback raises is consumed like
+        any other.
     :param budget: records in one turn
     """
 
@@ -67,6 +61,7 @@ class UpcallRing:
         self._mask = size - 1
         self._callback = callback
         self._budget = budget
+        self._boundary = Boundary("upcall")
         self._lock = threading.Lock()
         self._lock.acquire()
 
@@ -84,13 +79,13 @@ class UpcallRing:
 
         :return: how many; `budget` means that there may be more
         """
-        begin = position = self._consumer[0]
+        position = self._consumer[0]
         end = self._producer[0]
         if position == end:
             return 0
         self._fence()
         words, mask, budget = self._words, self._mask, self._budget
-        records: list[tuple[int, int, int]] = []
+        records: list[tuple[int, int]] = []
         while position < end and len(records) < budget:
             at = position & mask
             header = words[at >> 3]
@@ -99,17 +94,21 @@ class UpcallRing:
             size = header & _LENGTH
             position += (size + 15) & ~7
             if not header & _DISCARD:
-                records.append((at + 8, at + 8 + size, position))
+                records.append((at + 8, at + 8 + size))
         self._fence()
         data, callback = self._data, self._callback
-        try:
-            for start, stop, following in records:
-                begin = following
+        for start, stop in records:
+            try:
                 callback(data[start:stop])
-            begin = position
-        finally:
-            self._consumer[0] = begin
+            except Exception:
+                self._boundary.failed()
+        self._consumer[0] = position
         return len(records)
+
+    @property
+    def failures(self) -> int:
+        """Records whose callback raised."""
+        return self._boundary.failures
 
     def fileno(self) -> int:
         """The descriptor, readable while the ring holds something."""
