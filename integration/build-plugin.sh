@@ -27,6 +27,13 @@ cc=${CC:-gcc}
 [ -f "$obj/lib/.libs/libopenvswitch.so" ] ||
     die "$obj was not built with --enable-shared"
 
+# plugin.c waits in these for the main thread.
+for name in run wait; do
+    grep -q "if_notifier_$name();" "$src/vswitchd/bridge.c" ||
+        die "ovs-vswitchd of $src does not call if_notifier_$name();" \
+            "this OVS is not supported yet"
+done
+
 rm -rf "$work"
 mkdir -p "$work"
 
@@ -91,8 +98,8 @@ leaks=$(nm -D --undefined-only "$work/libdpif_bpf.so" |
 # Nor may the plugin stand in for anything of OVS's that it does not mean to.
 extra=$(nm -D --defined-only "$work/libdpif_bpf.so" | awk '{ print $3 }' |
         grep -vxE 'socket|close|connect|getsockname|setsockopt|epoll_ctl' |
-        grep -vxE '(send|recv)(msg)?|__recv_chk|dpif_netlink_vport_get' ||
-        true)
+        grep -vxE '(send|recv)(msg)?|__recv_chk|dpif_netlink_vport_get' |
+        grep -vxE 'if_notifier_(run|wait)' || true)
 [ -z "$extra" ] || die "the plugin defines:" $extra
 
 mv "$work/libovsnl_bpf.so" "$work/libdpif_bpf.so" "$out"

@@ -13,6 +13,7 @@
 #include "dpif-netlink.h"
 #include "dpif-provider.h"
 #include "if-notifier.h"
+#include "latch.h"
 #include "openvswitch/vlog.h"
 #include "util.h"
 
@@ -46,19 +47,50 @@ dpif_netlink_vport_get(const char *name, struct dpif_netlink_vport *reply,
 	return kernel_vport_get(name, reply, bufp);
 }
 
-/*
- * Bridges that could not be created without the provider are tried again when
- * ovs-vswitchd reconfigures, as it does when network devices change.
- */
+/* Set when the provider has arrived. */
+static struct latch arrived;
+
+/* Called by the transport's own thread, to which nothing of OVS belongs. */
 static void
 provider_changed(bool here)
 {
 	if (here) {
 		VLOG_INFO("connected to ovs-bpfd");
-		if_notifier_manual_report();
+		latch_set(&arrived);
 	} else {
 		VLOG_INFO("waiting for ovs-bpfd");
 	}
+}
+
+/*
+ * Bridges that could not be created without the provider are tried again when
+ * ovs-vswitchd reconfigures, as it does when network devices change.  Its main
+ * thread looks for such changes in each of its turns, by these two.
+ */
+EXPORT void
+if_notifier_run(void)
+{
+	static void (*next)(void);
+
+	if (latch_poll(&arrived)) {
+		if_notifier_manual_report();
+	}
+	if (!next) {
+		*(void **) &next = dlsym(RTLD_NEXT, "if_notifier_run");
+	}
+	next();
+}
+
+EXPORT void
+if_notifier_wait(void)
+{
+	static void (*next)(void);
+
+	latch_wait(&arrived);
+	if (!next) {
+		*(void **) &next = dlsym(RTLD_NEXT, "if_notifier_wait");
+	}
+	next();
 }
 
 /* Programs that this one starts are not of OVS's shared-library build. */
@@ -80,6 +112,7 @@ plugin_init(void)
 	char *path = xasprintf("%s/ovs-bpfd.sock", ovs_rundir());
 
 	forget_preload();
+	latch_init(&arrived);
 	dpif_bpf_transport_set_path(path);
 	free(path);
 	dpif_bpf_transport_set_notify(provider_changed);

@@ -247,9 +247,44 @@ static int64_t now_ms(void)
 	return (int64_t) ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
+/*
+ * The environment as it was at the start: getenv() in one thread must not meet
+ * setenv() in another, and these are asked for with each request.
+ */
+static struct {
+	const char *name, *value;
+} settings[] = {
+	{ .name = "DPIF_BPF_SOCK" },
+	{ .name = "DPIF_BPF_WAIT_MS" },
+	{ .name = "DPIF_BPF_REPLY_MS" },
+};
+
+#define N_SETTINGS	(sizeof settings / sizeof *settings)
+
+static void __attribute__((constructor)) read_environment(void)
+{
+	const char *value;
+	size_t i;
+
+	for (i = 0; i < N_SETTINGS; i++) {
+		value = getenv(settings[i].name);
+		settings[i].value = value ? strdup(value) : NULL;
+	}
+}
+
+static const char *setting(const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < N_SETTINGS; i++)
+		if (!strcmp(settings[i].name, name))
+			return settings[i].value;
+	return NULL;
+}
+
 static int env_ms(const char *name, int otherwise)
 {
-	const char *value = getenv(name);
+	const char *value = setting(name);
 	char *end;
 	long ms;
 
@@ -284,7 +319,7 @@ static void provider_here(void)
 
 static const char *provider_path(void)
 {
-	const char *path = getenv("DPIF_BPF_SOCK");
+	const char *path = setting("DPIF_BPF_SOCK");
 
 	if (path && *path)
 		return path;
@@ -530,7 +565,18 @@ static void provider_missed(void)
 	pthread_mutex_unlock(&provider.mutex);
 }
 
-/* After fork(): threads are gone, locks may be held by threads that are. */
+static void init_changed(struct conn *c)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&c->changed, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
+/* After fork(): threads are gone, which may hold locks, or be waited for by
+ * those who signal a condition. */
 static void in_child(void)
 {
 	struct conn *c;
@@ -538,8 +584,10 @@ static void in_child(void)
 	pthread_mutex_init(&provider.mutex, NULL);
 	pthread_cond_init(&provider.kick, NULL);
 	provider.thread = false;
-	for (c = atomic_load(&conns); c; c = c->next)
+	for (c = atomic_load(&conns); c; c = c->next) {
 		pthread_mutex_init(&c->mutex, NULL);
+		init_changed(c);
+	}
 }
 
 static void __attribute__((constructor)) watch_forks(void)
@@ -620,7 +668,6 @@ static bool conn_poll(struct conn *c, short events, int64_t deadline)
 
 static struct conn *conn_alloc(void)
 {
-	pthread_condattr_t attr;
 	struct conn *c;
 
 	for (c = atomic_load(&conns); c; c = c->next) {
@@ -634,10 +681,7 @@ static struct conn *conn_alloc(void)
 		return NULL;
 	c->fd = -1;
 	pthread_mutex_init(&c->mutex, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&c->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	init_changed(c);
 	pthread_mutex_lock(&c->mutex);
 	c->next = atomic_load(&conns);
 	while (!atomic_compare_exchange_weak(&conns, &c->next, c))

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
 import time
 
+import pytest
 from lab import SWITCH, Lab
 
 AWAY = r"ovs-bpf|b0|Connection refused"
@@ -128,3 +131,47 @@ def test_version_and_dispatch(lab: Lab) -> None:
         "dpif-bpf/dispatch-mode")
     version = lab.vsctl("get", "bridge", "b0", "datapath_version")
     assert ast.literal_eval(version).startswith("dpif-bpf ")
+
+
+SPY = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+void if_notifier_manual_report(void);
+void if_notifier_manual_report(void)
+{
+    void (*next)(void) = dlsym(RTLD_NEXT, "if_notifier_manual_report");
+    FILE *file = fopen(getenv("SPY"), "a");
+
+    fprintf(file, "%s\n", gettid() == getpid() ? "main" : "other");
+    fclose(file);
+    next();
+}
+"""
+
+
+def test_main_thread_hears_of_the_provider(
+        stopped_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OVS's notifier is not called in the transport's thread."""
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc, for a library that looks on")
+    lab = stopped_lab
+    lab.allowed.append(AWAY)
+    spy, said = lab.rundir / "spy.so", lab.rundir / "said"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", str(spy),
+                    "-", "-ldl"], input=SPY, text=True, check=True)
+    monkeypatch.setattr(type(lab.build), "plugin",
+                        f"{spy}:{lab.build.plugin}")
+    lab._env["SPY"] = str(said)
+    lab.start_server()
+    lab.vsctl("--no-wait", "add-br", "b0", "--", "set", "bridge", "b0",
+              "datapath_type=bpf")
+    lab.start_switch(ready=False)
+    lab.until(lambda: "failed to create bridge b0"
+              in lab.text(f"{SWITCH}.log"))
+    lab.start_provider()
+    lab.until(lambda: "b0" in lab.ns.ip("link show"))
+    assert set(said.read_text().split()) == {"main"}
