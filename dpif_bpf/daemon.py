@@ -4,12 +4,20 @@
 Wires the parts together: one thread, one poll loop.  Each edge has run(),
 wait(poller) and close(); a turn of the loop runs all of them, each for a
 bounded amount of work, and then waits for whichever is first.
+
+What a part did not expect ends at its boundary.  Where the state of a
+datapath may be half changed by then, the provider ends with RESTART, for
+which ovs.daemon's --monitor and other supervisors start it again; the next
+one takes over what is pinned, which is whole.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import mmap
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -18,25 +26,28 @@ from pathlib import Path
 import netaddr
 import ovs.daemon
 import ovs.dirs
-import ovs.poller
 import ovs.util
 import ovs.vlog
 
 from dpif_bpf import __version__
+from dpif_bpf.boundary import Boundary
 from dpif_bpf.core.cls_show import show
 from dpif_bpf.core.cls_sizes import MAX_FLOWS
 from dpif_bpf.core.dispatch import Dispatcher
+from dpif_bpf.core.edges import LinkEvent
 from dpif_bpf.core.machine import check_machine
 from dpif_bpf.edge.ctl import Ctl, no_such
 from dpif_bpf.edge.db import Database
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.machine import look
 from dpif_bpf.edge.pins import PIN_ROOT
+from dpif_bpf.edge.poller import Poller
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.server import Client, Server
 from dpif_bpf.edge.sole import Sole
 from dpif_bpf.errors import DpifError
-from dpif_bpf.provider import Instance, Provider, msec
+from dpif_bpf.limited import Limited, msec
+from dpif_bpf.provider import Instance, Provider
 
 vlog = ovs.vlog.Vlog("ovs-bpfd")
 
@@ -55,12 +66,27 @@ DATABASE_WAIT = 500
 without it: their ports are then in no bridge until it does."""
 
 
+UMASK = 0o027
+"""Of the log file, which OVS's daemons make with mode 0640, of the pidfile,
+the pins and the control socket, to which its owner alone can connect then."""
+RESTART: int = ovs.daemon.RESTART_EXIT_CODE
+"""The exit status on which ovs.daemon's monitor starts a daemon again."""
+
+
 class Daemon:
     """All edges, and the turn of the loop."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._exiting = False
         self._sole = Sole()  # before anything is touched
+        self._status = 0
+        self._poller = Poller()
+        self._poller.wake_on_signals()
+        self._warn = Limited(vlog.warn)
+        self._request = Boundary("request", self._doubt)
+        self._link = Boundary("link", self._doubt)
+        self._bridge = Boundary("bridge", self._doubt)
+        self._database = Boundary("database")
         self._loader = Loader(Path(args.pin_dir), Files(
             obj=Path(args.bpf_dir) / "datapath.bpf.o",
             headers=Path(args.bpf_dir).parent / "shim"))
@@ -76,6 +102,13 @@ class Daemon:
         self._loader.template()
         self._take_over()
         self._server = Server(args.socket, self)
+        self._parts = (
+            (self._request, self._run_server, self._server.wait),
+            (Boundary("datapath", self._doubt), self.provider.run,
+             self.provider.wait),
+            (self._link, self._run_ports, self._ports.wait),
+            (self._database, self._run_database, self._db.wait),
+            (Boundary("control"), self._ctl.run, self._ctl.wait))
         self._register()
 
     # What the server calls
@@ -87,6 +120,10 @@ class Daemon:
     def closed(self, client: Client) -> None:
         """A peer has gone; nothing was kept for it."""
 
+    def failed(self, client: Client) -> None:
+        """A request failed in a way that was not expected."""
+        self._request.failed()
+
     def _send(self, pid: int, message: bytes) -> bool:
         client = self._server.client(pid)
         return client is not None and client.send(message)
@@ -96,48 +133,75 @@ class Daemon:
 
     # The loop
 
-    def run(self) -> None:
-        """Until told to exit."""
+    def run(self) -> int:
+        """Until told to exit; the exit status."""
         while not self._exiting:
-            poller = ovs.poller.Poller()
-            self.turn(poller)
-            poller.block()
+            self.turn()
         self.close()
+        return self._status
 
-    def turn(self, poller: ovs.poller.Poller) -> None:
-        """One turn: all that is there to do, then what to wait for."""
+    def turn(self) -> None:
+        """One turn: all that is there to do, then a wait for more."""
+        for boundary, run, _ in self._parts:
+            boundary.run(run)
+        if self._exiting:
+            return
+        for boundary, _, wait in self._parts:
+            boundary.wait(self._poller, wait)
+        self._poller.block()
+
+    def _doubt(self, what: str) -> None:
+        """The state may be half changed; ends after this turn."""
+        if not self._exiting:
+            vlog.err(f"restarting: a {what} may be half done")
+        self._exiting = True
+        self._status = RESTART
+
+    def _run_server(self) -> None:
         self._server.run()
-        self.provider.run()
-        for dp, port, gone in self.provider.link_events(self._ports.run()):
-            self.dispatcher.port_event(dp, port, gone)
+        if self.dispatcher.broken is not None:
+            self._doubt("request")
+
+    def _run_ports(self) -> None:
+        for event in self._ports.run():
+            self._link.attempt(self._link_event, event)
+
+    def _link_event(self, event: LinkEvent) -> None:
+        try:
+            for dp, port, gone in self.provider.link_events([event]):
+                self.dispatcher.port_event(dp, port, gone)
+        except DpifError as error:
+            self._warn(f"cannot follow {event.link.name}: {error}")
+
+    def _run_database(self) -> None:
         self._db.run()
         if self._db.seqno != self._db_seqno:
             self._db_seqno = self._db.seqno
-            self.provider.set_bridges(self._db.bridges())
-        self._ctl.run()
-        if self._exiting:
-            poller.immediate_wake()
-            return
-        for edge in (self._server, self.provider, self._ports, self._db,
-                     self._ctl):
-            edge.wait(poller)
+            self._bridge.attempt(self.provider.set_bridges,
+                                 self._db.bridges())
 
     def close(self) -> None:
         """Ends; what is pinned goes on forwarding."""
-        self._server.close()
-        self._ctl.close()
-        self._db.close()
-        self.provider.close()
-        self._ports.close()
-        self._loader.close()
-        self._sole.close()
+        for edge in (self._server, self._ctl, self._db, self.provider,
+                     self._ports, self._loader, self._poller, self._sole):
+            try:
+                edge.close()
+            except Exception:
+                vlog.exception("while ending")
+                self._status = self._status or 1
 
     # Start
 
     def _take_over(self) -> None:
         """Datapaths of earlier providers, in the bridges that the database
         has: it is given a moment to answer, and not waited for longer."""
-        self._db.wait_synced(DATABASE_WAIT)
+        end = msec() + DATABASE_WAIT
+        self._database.run(self._db.run)
+        while not self._db.synced and msec() < end:
+            self._database.wait(self._poller, self._db.wait)
+            self._poller.timer_wait(end - msec())
+            self._poller.block()
+            self._database.run(self._db.run)
         self._db_seqno = self._db.seqno
         self.provider.set_bridges(self._db.bridges())
         self.provider.take_over()
@@ -162,6 +226,11 @@ class Daemon:
         counts = dict(self.dispatcher.counters)
         counts.update(self._server.counters())
         counts.update(self.provider.counters())
+        counts.update(
+            (f"{boundary.name}_failed", boundary.failures)
+            for boundary in (*(part[0] for part in self._parts),
+                             self._bridge))
+        counts["control_failed"] += self._ctl.failures
         for instance in self.provider.instances():
             for name, count in instance.counters().items():
                 counts[name] = counts.get(name, 0) + count
@@ -275,26 +344,66 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     return args
 
 
+def _raise_descriptor_limit() -> None:
+    """A port takes a descriptor, a bridge three, and a client one: as many
+    as may be had, which are more with CAP_SYS_RESOURCE."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = int(Path("/proc/sys/fs/nr_open").read_text("ascii"))
+    for limit in (max(hard, most), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        except (OSError, ValueError):
+            continue
+        break
+
+
+def _reopen_log() -> None:
+    """The monitor's log file may have been rotated since it was opened."""
+    with contextlib.suppress(OSError):
+        ovs.vlog.Vlog.reopen_log_file()
+    vlog.info("started again by the monitor")
+
+
+def _start(args: argparse.Namespace) -> Daemon | None:
+    """A daemon that serves; None when it cannot, which has been logged."""
+    try:
+        check_machine(look())
+        return Daemon(args)
+    except DpifError as error:
+        vlog.emer(str(error))
+        print(f"ovs-bpfd: {error}", file=sys.stderr)
+    except Exception as error:
+        vlog.exception("cannot start")
+        print(f"ovs-bpfd: {error!r}", file=sys.stderr)
+    return None
+
+
 def main() -> int:
     """The program ovs-bpfd; its exit status."""
+    os.umask(UMASK)
     ovs.util.PROGRAM_NAME = "ovs-bpfd"
     gc.set_threshold(*GC_THRESHOLD)
     for destination, time in LOG_TIMES.items():
         ovs.vlog.Vlog.set_pattern(destination, time + LOG_PATTERN)
     args = parse_args(sys.argv[1:])
+    _raise_descriptor_limit()
+    served = mmap.mmap(-1, 1)  # by a process that the monitor started
     ovs.daemon.daemonize_start()
-    try:
-        check_machine(look())
-        daemon = Daemon(args)
-    except DpifError as error:
-        vlog.emer(str(error))
-        print(f"ovs-bpfd: {error}", file=sys.stderr)
-        return 1
-    ovs.daemon.daemonize_complete()
+    again = bool(served[0])
+    if again:
+        # The monitor would end with a start that fails; what hinders it may
+        # pass.
+        ovs.daemon.daemonize_complete()
+        _reopen_log()
+    daemon = _start(args)
+    if daemon is None:
+        return RESTART if again else 1
+    if not again:
+        served[0] = 1
+        ovs.daemon.daemonize_complete()
     vlog.info(f"ovs-bpfd {__version__} serves {args.socket}")
     try:
-        daemon.run()
+        return daemon.run()
     except Exception:
         vlog.exception("ended by what it did not expect")
-        raise
-    return 0
+        return RESTART

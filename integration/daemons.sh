@@ -6,13 +6,14 @@
 # OVS_DBDIR exported.
 
 PATH=$OVS_BIN:$PATH
+holder=$(dirname "${BASH_SOURCE[0]}")/holder.py
+# What is made here is for others to write to on no account.
+umask go-w
 
 # running DAEMON: its process, if it runs.
 running()
 {
-    local pid
-    pid=$(cat "$OVS_RUNDIR/$1.pid" 2> /dev/null) || return 1
-    kill -0 "$pid" 2> /dev/null && echo "$pid"
+    /usr/bin/python3 -I "$holder" "$OVS_RUNDIR/$1.pid"
 }
 
 start_ovsdb()
@@ -26,10 +27,28 @@ start_ovsdb()
     ovs-vsctl --no-wait init
 }
 
-# start_bpfd: returns when it serves.
+# start_bpfd: returns when it serves.  A monitor starts it again after a fault
+# of its own.  Both hold the lock, and are of the session that is noted.
 start_bpfd()
 {
-    ovs-bpfd --detach --no-chdir --pidfile -vconsole:off --log-file
+    (
+        flock -w 10 9 || {
+            echo "ovs-bpfd is being started by its monitor" >&2
+            exit 1
+        }
+        ovs-bpfd --detach --monitor --no-chdir --pidfile -vconsole:off \
+            --log-file
+    ) 9>> "$OVS_RUNDIR/ovs-bpfd.lock" || return
+    ps -o sid= -p "$(running ovs-bpfd)" > "$OVS_RUNDIR/ovs-bpfd.lock"
+}
+
+# stop_monitor: that of an ovs-bpfd which does not run at the moment.
+stop_monitor()
+{
+    local lock=$OVS_RUNDIR/ovs-bpfd.lock
+    [ -e "$lock" ] || return 0
+    flock -w 2 "$lock" true || kill "$(cat "$lock")"
+    flock -w 10 "$lock" rm "$lock" "$OVS_RUNDIR"/ovs-bpfd.*.ctl -f
 }
 
 start_vswitchd()
@@ -44,7 +63,10 @@ stop()
     local daemon=$1 pid i
     shift
     pid=$(running "$daemon") || return 0
-    ovs-appctl -T 10 -t "$daemon" "$@" > /dev/null || kill "$pid"
+    if ! ovs-appctl -T 10 -t "$daemon" "$@" > /dev/null &&
+       [ "$(running "$daemon")" = "$pid" ]; then
+        kill "$pid"
+    fi
     for ((i = 0; i < 100; i++)); do
         kill -0 "$pid" 2> /dev/null || return 0
         sleep 0.1

@@ -59,6 +59,7 @@ finish()
     for daemon in ovs-vswitchd ovs-bpfd ovsdb-server; do
         stop $daemon exit || true
     done
+    stop_monitor || true
     rm -rf "$work"
     exit $status
 }

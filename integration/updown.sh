@@ -41,7 +41,7 @@ down()
     local status=0
     # Bridges, their devices and what is pinned go; the database stays.
     stop ovs-vswitchd exit --cleanup || status=1
-    stop ovs-bpfd exit || status=1
+    { stop ovs-bpfd exit && stop_monitor; } || status=1
     stop ovsdb-server exit || status=1
     if [ -d /sys/fs/bpf/ovs ]; then
         find /sys/fs/bpf/ovs -depth -type d -empty -delete

@@ -166,8 +166,8 @@ class _Connection(
         error = ""
         try:
             super()._process_command(request)
-        except DpifError as e:
-            error = str(e)
+        except (DpifError, OSError) as e:
+            error = str(e)  # OSError: of vlog/reopen
         except SystemExit:
             error = "the arguments are wrong"    # argparse, of set-options
         except Exception as e:

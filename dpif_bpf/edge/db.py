@@ -7,13 +7,11 @@ columns are older than Open vSwitch 1.0, so no server lacks one.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import ovs.db.idl
 import ovs.dirs
-import ovs.poller
 import ovs.vlog
 
 from dpif_bpf.core.edges import Poller
@@ -130,24 +128,6 @@ class Database:
         self._status = {STATUS_PREFIX + key: value
                         for key, value in status.items()}
         self._written_to = None
-
-    def wait_synced(self, timeout_ms: int) -> bool:
-        """Blocks until the database has been read, or for `timeout_ms`.
-
-        For the start of the provider only: ports should enter their bridges
-        once instead of being moved.
-        """
-        end = time.monotonic() + timeout_ms / 1000
-        while not self.synced:
-            self.run()
-            left = end - time.monotonic()
-            if self.synced or left <= 0:
-                break
-            poller = ovs.poller.Poller()
-            self.wait(poller)
-            poller.timer_wait(max(1, int(left * 1000)))
-            poller.block()
-        return self.synced
 
     def run(self) -> None:
         """See DbEdge.

@@ -90,6 +90,8 @@ class Lab:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.allowed: list[str] = []
         """Regular expressions of warnings that a test provokes."""
+        self.program = ["-m", "dpif_bpf"]
+        """The provider, to Python."""
         self._hosts: list[Namespace] = []
         self._reported: set[str] = set()
         self._env = {
@@ -118,7 +120,7 @@ class Lab:
     def start_provider(self, *options: str) -> None:
         (self.rundir / "ovs-bpfd.pid").unlink(missing_ok=True)
         self._spawn(PROVIDER, [
-            sys.executable, "-m", "dpif_bpf", "--pidfile", "--log-file",
+            sys.executable, "-P", *self.program, "--pidfile", "--log-file",
             "-vconsole:off", *options], {"PYTHONPATH": str(TOP)})
         self.until(lambda: (self.rundir / "ovs-bpfd.pid").exists()
                    and self._is_served())

@@ -121,6 +121,13 @@ def test_a_command_that_fails_ends_nothing(
     assert ctl.failures == 1 and len(logged) == 1
 
 
+def test_a_file_that_cannot_be_had(ctl: Ctl, path: str) -> None:
+    """As that of vlog/reopen."""
+    ctl.register("open", "", 0, 0, lambda argv: os.readlink("/nowhere/x"))
+    assert "No such file" in Tool(ctl, path).ask("open")[0]
+    assert ctl.failures == 0
+
+
 @pytest.mark.parametrize("argv", [
     ("--format", "no-such"), ("--help",), ("x", "y")])
 def test_arguments_that_end_argparse(ctl: Ctl, path: str,
