@@ -32,11 +32,10 @@ class Compilation:
     def __init__(self, source: Path, function: str, flags: Sequence[str],
                  headers: Path) -> None:
         self._source = source
-        env = dict(os.environ, BCC_KERNEL_SOURCE=str(headers),
-                   PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
+        env = dict(os.environ, BCC_KERNEL_SOURCE=str(headers))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(source), function,
+                [sys.executable, "-P", "-m", __name__, str(source), function,
                  *flags], env=env, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         except OSError as error:
