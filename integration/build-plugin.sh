@@ -57,6 +57,9 @@ replace "$f" 'VLOG_DEFINE_THIS_MODULE(dpif_netlink);' \
              'VLOG_DEFINE_THIS_MODULE(dpif_bpf);'
 replace "$f" '    "system",' '    "bpf",'
 replace "$f" '    dpif_netlink_enumerate,' '    dpif_bpf_enumerate,'
+replace "$f" '    dpif_netlink_flow_dump_destroy,' \
+             '    dpif_bpf_flow_dump_destroy,'
+replace "$f" '    dpif_netlink_operate,' '    dpif_bpf_operate,'
 replace "$f" '    dpif_netlink_port_poll,' '    dpif_bpf_port_poll,'
 replace "$f" '    dpif_netlink_get_datapath_version,\(.*\)' \
              '    dpif_bpf_get_datapath_version,\1'
@@ -79,15 +82,17 @@ fi
 "$cc" "${flags[@]}" "${paths[@]}" -w -c -o "$work/dpif.o" "$here/dpif.c"
 "$cc" "${flags[@]}" "${paths[@]}" -w -c -o "$work/conntrack.o" \
       "$here/conntrack.c"
-"$cc" "${flags[@]}" "${paths[@]}" "${warn[@]}" -c -o "$work/plugin.o" \
-      "$here/plugin.c"
+for name in known plugin; do
+    "$cc" "${flags[@]}" "${paths[@]}" "${warn[@]}" -c -o "$work/$name.o" \
+          "$here/$name.c"
+done
 "$cc" -std=gnu11 -O2 -g -fPIC -fvisibility=hidden -pthread -Wall -Wextra \
       -c -o "$work/transport.o" "$here/transport.c"
 "$cc" -shared -pthread -Wl,-z,now -Wl,-soname,libovsnl_bpf.so \
       -o "$work/libovsnl_bpf.so" "$work/transport.o" -ldl
 "$cc" -shared -pthread -Wl,-z,now -Wl,-soname,libdpif_bpf.so \
       -o "$work/libdpif_bpf.so" \
-      "$work"/{dpif,conntrack,plugin,transport}.o \
+      "$work"/{dpif,conntrack,known,plugin,transport}.o \
       -L"$obj/lib/.libs" -lopenvswitch -ldl
 
 # The second instances must not lean on the first.

@@ -6,6 +6,8 @@
 # /mnt/share/status and powers off.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export HOME=/root LANG=C.UTF-8 TERM=dumb
+# A provider that is emulated is slow, which is not to be taken for hung.
+export DPIF_BPF_REPLY_MS=30000 DPIF_BPF_WAIT_MS=30000
 
 version=$(uname -r)
 mkdir -p /dev/pts /dev/shm

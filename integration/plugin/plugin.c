@@ -36,8 +36,8 @@ dpif_netlink_vport_get(const char *name, struct dpif_netlink_vport *reply,
 				       struct dpif_netlink_vport *,
 				       struct ofpbuf **);
 
-	if (dpif_bpf_transport_here()
-	    && !dpif_bpf_vport_get(name, reply, bufp)) {
+	if (dpif_bpf_transport_seen()
+	    && !dpif_bpf_vport_stats(name, reply, bufp)) {
 		return 0;
 	}
 	if (!kernel_vport_get) {

@@ -7,9 +7,10 @@
 struct dpif_netlink_vport;
 struct ofpbuf;
 
-/* dpif.c: what OVS calls dpif_netlink_class and dpif_netlink_vport_get(). */
+/* dpif.c: what OVS calls dpif_netlink_class and dpif_netlink_vport_get(); the
+ * latter with statistics of now, if there is a provider. */
 extern const struct dpif_class dpif_bpf_class;
-int dpif_bpf_vport_get(const char *name, struct dpif_netlink_vport *reply,
-		       struct ofpbuf **bufp);
+int dpif_bpf_vport_stats(const char *name, struct dpif_netlink_vport *reply,
+			 struct ofpbuf **bufp);
 
 #endif

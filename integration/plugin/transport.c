@@ -31,12 +31,19 @@
  *   nothing was delivered yet is asked for again silently, because OVS does
  *   not retry dumps.
  *
+ * - The kernel never keeps a caller waiting, and ovs-vswitchd's main thread
+ *   serves bridges of all types.  So calls wait for the provider for a second
+ *   in sum: from then on, and until the watcher has found it again, each
+ *   request is refused at once, by NLMSG_ERROR messages as though it had
+ *   refused them itself.  A provider that is connected but mute is given up
+ *   by the first request that waits in vain; its connection ends with it, so
+ *   that a late answer meets nobody.
+ *
  * Environment: DPIF_BPF_SOCK, path of the provider's socket.  DPIF_BPF_WAIT_MS
- * (30000), for how long after it went away calls wait for the provider before
- * they fail with ECONNREFUSED; generous, because ovs-vswitchd takes a port
- * that it cannot query for gone, and then deletes its flows.
- * DPIF_BPF_REPLY_MS (30000), how long a connected provider may take for an
- * answer before ETIMEDOUT.
+ * (1000), for how long after it went away calls wait for the provider before
+ * they are refused with ECONNREFUSED.  DPIF_BPF_REPLY_MS (1000), how long a
+ * connected provider may take for an answer before ETIMEDOUT, LONG_FACTOR
+ * times as long for the requests that load programs or delete all flows.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -48,7 +55,9 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/genetlink.h>
 #include <linux/netlink.h>
+#include <linux/openvswitch.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -70,9 +79,11 @@
 
 #define EXPORT		__attribute__((visibility("default")))
 
-#define WAIT_MS		30000	/* DPIF_BPF_WAIT_MS */
+#define WAIT_MS		1000	/* DPIF_BPF_WAIT_MS */
 #define FIRST_WAIT_MS	500	/* at most, while never seen */
-#define REPLY_MS	30000	/* DPIF_BPF_REPLY_MS */
+#define REPLY_MS	1000	/* DPIF_BPF_REPLY_MS */
+#define LONG_FACTOR	30
+#define SLICE_MS	100	/* between looks at what others found out */
 #define SNDBUF		(4 << 20)
 
 #define HDRLEN		NLMSG_HDRLEN
@@ -143,6 +154,9 @@ struct conn {
 	bool added_ack;			/* ends with an ACK for us alone */
 	bool delivered;			/* some of the answer was handed on */
 	uint32_t seq;			/* of its last message */
+	uint32_t answered;		/* seq of the last message answered */
+	int refused;			/* errno for what is left, or 0 */
+	size_t refuse_ofs;		/* where that begins in req */
 	uint32_t stale;			/* seq of an ACK left unread, or 0 */
 	bool hello_ack;			/* HELLO to be acknowledged */
 	int64_t deadline;
@@ -230,6 +244,8 @@ static struct {
 	bool thread;			/* the watcher runs */
 	bool seen;			/* was ever there */
 	int64_t away_since;		/* 0: it is there */
+	int64_t give_up;		/* away: requests are refused then, */
+	int error;			/* with this; ETIMEDOUT: it is mute */
 	const char *path;		/* default when no environment */
 	void (*notify)(bool here);
 } provider = {
@@ -294,18 +310,53 @@ static int env_ms(const char *name, int otherwise)
 	return *end || ms < 0 || ms > 3600000 ? otherwise : (int) ms;
 }
 
+static int reply_ms(void)
+{
+	return env_ms("DPIF_BPF_REPLY_MS", REPLY_MS);
+}
+
 /* Time at which a call stops waiting for the provider to come back. */
 static int64_t give_up_at(void)
 {
-	int ms = env_ms("DPIF_BPF_WAIT_MS", WAIT_MS);
-	int64_t since;
+	int64_t at;
 
 	pthread_mutex_lock(&provider.mutex);
-	if (!provider.seen && ms > FIRST_WAIT_MS)
-		ms = FIRST_WAIT_MS;
-	since = provider.away_since;
+	at = provider.away_since ? provider.give_up : now_ms() + reply_ms();
 	pthread_mutex_unlock(&provider.mutex);
-	return (since ? since : now_ms()) + ms;
+	return at;
+}
+
+/* 0 as long as the provider is there or may be waited for, or the error with
+ * which requests are refused. */
+static int provider_error(void)
+{
+	int error = 0;
+
+	if (atomic_load(&here))
+		return 0;
+	pthread_mutex_lock(&provider.mutex);
+	if (provider.away_since && now_ms() >= provider.give_up)
+		error = provider.error;
+	pthread_mutex_unlock(&provider.mutex);
+	return error;
+}
+
+static bool provider_mute(void)
+{
+	bool mute;
+
+	pthread_mutex_lock(&provider.mutex);
+	mute = provider.away_since && provider.error == ETIMEDOUT;
+	pthread_mutex_unlock(&provider.mutex);
+	return mute;
+}
+
+/* It is not even mute, but dead. */
+static void provider_gone(void)
+{
+	pthread_mutex_lock(&provider.mutex);
+	provider.error = ECONNREFUSED;
+	pthread_mutex_unlock(&provider.mutex);
 }
 
 static void provider_here(void)
@@ -391,6 +442,16 @@ static int dial(void)
 	return s;
 }
 
+static uint32_t draw_port_id(void)
+{
+	uint32_t id = 0;
+
+	while (!(id & INT32_MAX))
+		if (getrandom(&id, sizeof id, 0) != sizeof id)
+			id = (uint32_t) now_ms() * 2654435761u ^ getpid();
+	return id & INT32_MAX;
+}
+
 static bool say_hello(struct conn *c, int s, bool ack)
 {
 	struct {
@@ -453,8 +514,9 @@ static bool conn_redial(struct conn *c)
 	c->spare = s;
 	c->stale = 0;
 	c->lost = c->groups != 0;
-	c->deadline = now_ms() + env_ms("DPIF_BPF_REPLY_MS", REPLY_MS);
-	provider_here();
+	c->deadline = now_ms() + reply_ms();
+	if (!provider_mute())
+		provider_here();
 	if (c->peer >= 0) {
 		REAL(close)(c->peer);
 		c->peer = -1;
@@ -482,8 +544,10 @@ static bool reconnect_all(bool *any)
 			*any |= ok;
 		}
 		pthread_mutex_unlock(&c->mutex);
-		if (!ok)
+		if (!ok) {
+			provider_gone();
 			return false;
+		}
 	}
 	return true;
 }
@@ -506,46 +570,114 @@ static void notify(bool is_here)
 		cb(is_here);
 }
 
+/* What members of groups were not told, or was answered without asking while
+ * the provider was mute, may have changed since. */
+static void members_lost(void)
+{
+	struct conn *c;
+
+	for (c = atomic_load(&conns); c; c = c->next) {
+		pthread_mutex_lock(&c->mutex);
+		if (c->fd >= 0 && c->groups)
+			c->lost = true;
+		pthread_mutex_unlock(&c->mutex);
+	}
+}
+
+/* Says HELLO on a connection of its own, '*probe' (-1: none), and waits for a
+ * moment for the answer.  Returns true when the provider is there. */
+static bool provider_found(int *probe)
+{
+	struct pollfd pfd = { .events = POLLIN };
+	char ack[ERRLEN];
+	ssize_t n = -1;
+
+	if (atomic_load(&here))
+		return true;
+	if (*probe < 0) {
+		struct conn stranger = {
+			.protocol = NETLINK_GENERIC,
+			.port_id = draw_port_id(),
+		};
+
+		*probe = dial();
+		if (*probe >= 0)
+			say_hello(&stranger, *probe, true);
+	}
+	pfd.fd = *probe;
+	if (*probe >= 0) {
+		if (!poll(&pfd, 1, SLICE_MS))
+			return false;
+		n = REAL(recv)(*probe, ack, sizeof ack, MSG_DONTWAIT);
+		REAL(close)(*probe);
+		*probe = -1;
+	}
+	if (n <= 0) {
+		provider_gone();
+		return false;
+	}
+	provider_here();
+	members_lost();
+	return true;
+}
+
 static void *watch(void *aux)
 {
 	bool any = false, said_away = false;
+	int probe = -1;
 
 	(void) aux;
 	for (;;) {
-		struct timespec pause = { 0 };
-
 		pthread_mutex_lock(&provider.mutex);
 		while (!provider.kicked)
 			pthread_cond_wait(&provider.kick, &provider.mutex);
 		provider.kicked = false;
 		pthread_mutex_unlock(&provider.mutex);
 
-		while (!reconnect_all(&any)) {
+		while (!reconnect_all(&any) || !provider_found(&probe)) {
+			struct timespec pause = { 0 };
 			int64_t since;
 
 			if (!said_away) {
 				said_away = true;
 				notify(false);
 			}
+			if (probe >= 0)
+				continue;
 			pthread_mutex_lock(&provider.mutex);
 			since = provider.away_since;
 			pthread_mutex_unlock(&provider.mutex);
 			pause.tv_nsec = backoff_ms(since) * 1000000L;
 			nanosleep(&pause, NULL);
 		}
-		if (any)
+		if (any || said_away)
 			notify(true);
 		any = said_away = false;
 	}
 	return NULL;
 }
 
-/* Notes that a connection is down and has the watcher look after it. */
-static void provider_missed(void)
+/*
+ * Notes that the provider does not serve a connection, and has the watcher
+ * look after it: with ECONNREFUSED that it is down, with ETIMEDOUT that the
+ * provider is mute, for which there is nothing more to wait.
+ */
+static void provider_missed(int error)
 {
 	pthread_mutex_lock(&provider.mutex);
-	if (!provider.away_since)
+	if (!provider.away_since) {
+		int ms = env_ms("DPIF_BPF_WAIT_MS", WAIT_MS);
+
+		if (!provider.seen && ms > FIRST_WAIT_MS)
+			ms = FIRST_WAIT_MS;
 		provider.away_since = now_ms();
+		provider.give_up = provider.away_since + ms;
+		provider.error = ECONNREFUSED;
+	}
+	if (error == ETIMEDOUT) {
+		provider.give_up = now_ms();
+		provider.error = error;
+	}
 	atomic_store(&here, false);
 	provider.kicked = true;
 	if (!provider.thread) {
@@ -631,7 +763,7 @@ static void conn_down(struct conn *c)
 		c->pending = false;
 		c->lost = true;
 	}
-	provider_missed();
+	provider_missed(ECONNREFUSED);
 }
 
 /* Waits until the connection is up.  Called with it locked. */
@@ -650,6 +782,33 @@ static bool conn_wait_up(struct conn *c)
 		conn_swap(c);
 	}
 	return c->up;
+}
+
+/* Has recvmsg() say, for each message of the request that is not answered
+ * yet, that it fails with 'error'. */
+static void conn_refuse(struct conn *c, int error)
+{
+	const struct nlmsghdr *nlh;
+
+	c->pending = false;
+	c->refused = error;
+	for (c->refuse_ofs = 0; c->refuse_ofs < c->req_len;
+	     c->refuse_ofs += NLMSG_ALIGN(nlh->nlmsg_len)) {
+		nlh = (const struct nlmsghdr *) (c->req + c->refuse_ofs);
+		if ((int32_t) (nlh->nlmsg_seq - c->answered) > 0)
+			return;
+	}
+	c->refused = 0;
+}
+
+/* The provider is not waited for any longer.  A late answer must not meet a
+ * later request: the connection ends, too. */
+static void conn_give_up(struct conn *c, int error)
+{
+	provider_missed(error);
+	c->pending = false;
+	if (c->up)
+		conn_down(c);
 }
 
 /* Sleeps until 'fd' has one of 'events', or 'deadline' (0: none) is past. */
@@ -689,16 +848,6 @@ static struct conn *conn_alloc(void)
 	return c;
 }
 
-static uint32_t draw_port_id(void)
-{
-	uint32_t id = 0;
-
-	while (!(id & INT32_MAX))
-		if (getrandom(&id, sizeof id, 0) != sizeof id)
-			id = (uint32_t) now_ms() * 2654435761u ^ getpid();
-	return id & INT32_MAX;
-}
-
 static int conn_open(uint32_t protocol)
 {
 	struct conn *c = conn_alloc();
@@ -713,8 +862,9 @@ static int conn_open(uint32_t protocol)
 	c->groups = 0;
 	c->lost = c->asked = c->pending = c->hello_ack = c->up = false;
 	c->stale = 0;
+	c->refused = 0;
 	c->peer = c->spare = -1;
-	s = dial();
+	s = provider_mute() ? -1 : dial();
 	if (s >= 0 && say_hello(c, s, false)) {
 		c->fd = s;
 		c->up = true;
@@ -736,7 +886,7 @@ static int conn_open(uint32_t protocol)
 	if (c->up)
 		provider_here();
 	else
-		provider_missed();
+		provider_missed(ECONNREFUSED);
 	fd = c->fd;
 	conn_unlock(c);
 	return fd;
@@ -801,6 +951,8 @@ static int conn_request(struct conn *c, const struct msghdr *msg)
 		last = (struct nlmsghdr *) (c->req + ofs);
 		if (last->nlmsg_len < HDRLEN || last->nlmsg_len > len - ofs)
 			return EINVAL;
+		if (!ofs)
+			c->answered = last->nlmsg_seq - 1;
 	}
 	/* An acknowledgement of the last request may have been left unread,
 	 * because its reply was all that mattered. */
@@ -811,6 +963,7 @@ static int conn_request(struct conn *c, const struct msghdr *msg)
 	c->added_ack = !c->dump && !(last->nlmsg_flags & NLM_F_ACK);
 	c->delivered = false;
 	c->pending = false;
+	c->refused = 0;
 	if (!c->groups)
 		c->lost = false;
 	if (!c->dump)
@@ -818,35 +971,104 @@ static int conn_request(struct conn *c, const struct msghdr *msg)
 	return 0;
 }
 
+/* Waits until the provider has seen a HELLO.  Returns false when it is not
+ * connected any more. */
+static bool conn_wait_hello(struct conn *c)
+{
+	int64_t deadline = now_ms() + reply_ms();
+
+	while (c->up && c->hello_ack) {
+		struct {
+			struct nlmsghdr nlh;
+			struct nlmsgerr err;
+		} ack;
+		ssize_t n = REAL(recv)(c->fd, &ack, sizeof ack,
+				       MSG_DONTWAIT | MSG_PEEK);
+
+		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+			int error = provider_error();
+
+			if (!error && now_ms() >= deadline)
+				error = ETIMEDOUT;
+			if (error)
+				conn_give_up(c, error);
+			else
+				conn_poll(c, POLLIN, now_ms() + SLICE_MS);
+		} else if (n >= (ssize_t) sizeof ack
+			   && ack.nlh.nlmsg_type == NLMSG_ERROR
+			   && ack.err.msg.nlmsg_type == DPIF_BPF_HELLO) {
+			REAL(recv)(c->fd, &ack, sizeof ack, MSG_DONTWAIT);
+			c->hello_ack = false;
+		} else if (!n) {
+			conn_down(c);
+		} else {
+			break;		/* events: recvmsg() sorts it out */
+		}
+	}
+	return c->up;
+}
+
+/* Says HELLO and waits until the provider has seen it. */
+static bool conn_greet(struct conn *c)
+{
+	if (say_hello(c, c->fd, true))
+		return conn_wait_hello(c);
+	conn_down(c);
+	return false;
+}
+
+/* Is it a request that loads programs, or deletes all flows? */
+static bool takes_long(const struct conn *c)
+{
+	const struct nlmsghdr *nlh = (const struct nlmsghdr *) c->req;
+	uint8_t cmd = c->req_len > HDRLEN ? c->req[HDRLEN] : 0;
+
+	if (nlh->nlmsg_type == DPIF_BPF_FIRST_FAMILY)
+		return cmd == OVS_DP_CMD_NEW || cmd == OVS_DP_CMD_DEL;
+	return nlh->nlmsg_type == DPIF_BPF_FIRST_FAMILY + 2
+	       && cmd == OVS_FLOW_CMD_DEL
+	       && nlh->nlmsg_len == NLMSG_LENGTH(GENL_HDRLEN
+						 + sizeof(struct ovs_header));
+}
+
 static ssize_t conn_send(struct conn *c, const struct msghdr *msg, int flags)
 {
-	int reply_ms = env_ms("DPIF_BPF_REPLY_MS", REPLY_MS);
-	int64_t deadline = now_ms() + reply_ms;
+	int64_t deadline = now_ms() + reply_ms();
 	int error = conn_request(c, msg);
+	bool longer = !error && takes_long(c);
 
 	while (!error) {
+		int refused = provider_error();
 		ssize_t n;
 
 		conn_swap(c);
-		if (!c->up) {
-			if (flags & MSG_DONTWAIT)
+		if (refused || !c->up) {
+			if (flags & MSG_DONTWAIT) {
 				error = EAGAIN;
-			else if (!conn_wait_up(c))
-				error = ECONNREFUSED;
+			} else if (refused || !conn_wait_up(c)) {
+				conn_refuse(c, refused ? refused
+						       : ECONNREFUSED);
+				return c->req_len;
+			}
 			continue;
 		}
+		/* Before it is waited for so long, it is to show that it is
+		 * there. */
+		if (longer && !conn_greet(c))
+			continue;
 		n = REAL(send)(c->fd, c->req, c->req_len,
 			       MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n >= 0) {
 			c->pending = true;
-			c->deadline = now_ms() + reply_ms;
+			c->deadline = now_ms()
+				+ reply_ms() * (longer ? LONG_FACTOR : 1);
 			return n;
 		}
 		if (errno == EAGAIN || errno == EWOULDBLOCK) {
 			if (flags & MSG_DONTWAIT)
 				error = EAGAIN;
 			else if (!conn_poll(c, POLLOUT, deadline))
-				error = ETIMEDOUT;
+				conn_give_up(c, ETIMEDOUT);
 		} else if (errno == EMSGSIZE || errno == ENOMEM
 			   || errno == ENOBUFS) {
 			error = errno == ENOMEM ? ENOBUFS : errno;
@@ -907,6 +1129,9 @@ static size_t conn_inspect(struct conn *c, const struct msghdr *msg,
 		gather(msg, ofs, &nlh, sizeof nlh);
 		if (nlh.nlmsg_len < HDRLEN || nlh.nlmsg_len > room - ofs)
 			break;
+		if ((int32_t) (nlh.nlmsg_seq - c->answered) > 0
+		    && (int32_t) (c->seq - nlh.nlmsg_seq) > 0)
+			c->answered = nlh.nlmsg_seq;
 		if (nlh.nlmsg_type == NLMSG_ERROR
 		    && nlh.nlmsg_len >= (uint32_t) ERRLEN) {
 			struct nlmsgerr err;
@@ -940,6 +1165,53 @@ static size_t conn_inspect(struct conn *c, const struct msghdr *msg,
 	return len;
 }
 
+/* Tells who sent a received message, as recvmsg() does. */
+static void set_sender(struct msghdr *msg, const struct msghdr *orig)
+{
+	struct sockaddr_nl nl = { .nl_family = AF_NETLINK };
+
+	msg->msg_name = orig->msg_name;
+	msg->msg_namelen = 0;
+	if (orig->msg_name && orig->msg_namelen >= sizeof nl) {
+		memcpy(orig->msg_name, &nl, sizeof nl);
+		msg->msg_namelen = sizeof nl;
+	}
+}
+
+/* "Receives" that the next message of a refused request fails. */
+static ssize_t conn_refusal(struct conn *c, struct msghdr *msg, int flags)
+{
+	const struct nlmsghdr *nlh
+		= (const struct nlmsghdr *) (c->req + c->refuse_ofs);
+	struct {
+		struct nlmsghdr nlh;
+		struct nlmsgerr err;
+	} answer = {
+		.nlh = {
+			.nlmsg_len = sizeof answer,
+			.nlmsg_type = NLMSG_ERROR,
+			.nlmsg_seq = nlh->nlmsg_seq,
+			.nlmsg_pid = c->port_id,
+		},
+		.err = { .error = -c->refused, .msg = *nlh },
+	};
+	size_t i, ofs, n;
+
+	for (ofs = i = 0; i < (size_t) msg->msg_iovlen; i++, ofs += n) {
+		n = msg->msg_iov[i].iov_len;
+		if (n > sizeof answer - ofs)
+			n = sizeof answer - ofs;
+		memcpy(msg->msg_iov[i].iov_base, (uint8_t *) &answer + ofs, n);
+	}
+	if (!(flags & MSG_PEEK)) {
+		c->answered = nlh->nlmsg_seq;
+		conn_refuse(c, c->refused);
+	}
+	msg->msg_controllen = 0;
+	msg->msg_flags = ofs < sizeof answer ? MSG_TRUNC : 0;
+	return flags & MSG_TRUNC ? sizeof answer : ofs;
+}
+
 static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 {
 	const struct msghdr orig = *msg;
@@ -947,8 +1219,14 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 
 	for (;;) {
 		ssize_t n;
+		int error;
 
 		conn_swap(c);
+		if (c->refused) {
+			n = conn_refusal(c, msg, flags);
+			set_sender(msg, &orig);
+			return n;
+		}
 		if (c->lost && !c->asked) {
 			c->lost = false;
 			errno = ENOBUFS;
@@ -960,9 +1238,12 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 				return -1;
 			}
 			if (!conn_wait_up(c)) {
-				c->pending = false;
-				errno = ECONNREFUSED;
-				return -1;
+				if (!c->pending) {
+					errno = ECONNREFUSED;
+					return -1;
+				}
+				error = provider_error();
+				conn_refuse(c, error ? error : ECONNREFUSED);
 			}
 			continue;
 		}
@@ -979,21 +1260,8 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 			if (!len)
 				continue;
 			if (c->pending)
-				c->deadline = now_ms()
-					+ env_ms("DPIF_BPF_REPLY_MS",
-						 REPLY_MS);
-			msg->msg_name = orig.msg_name;
-			if (orig.msg_name
-			    && orig.msg_namelen >= sizeof(struct sockaddr_nl)) {
-				struct sockaddr_nl nl = {
-					.nl_family = AF_NETLINK,
-				};
-
-				memcpy(orig.msg_name, &nl, sizeof nl);
-				msg->msg_namelen = sizeof nl;
-			} else {
-				msg->msg_namelen = 0;
-			}
+				c->deadline = now_ms() + reply_ms();
+			set_sender(msg, &orig);
 			return len;
 		}
 		if (!n || (errno == ECONNRESET && reset)) {
@@ -1002,16 +1270,21 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 			/* Said once, ahead of what is queued. */
 			reset = true;
 		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			if ((flags & MSG_DONTWAIT) && !c->pending)
-				return -1;
-			if (conn_poll(c, POLLIN, c->pending ? c->deadline : 0))
+			if (!c->pending) {
+				if (flags & MSG_DONTWAIT)
+					return -1;
+				conn_poll(c, POLLIN, 0);
 				continue;
-			/* A late answer must not meet a later request. */
-			c->pending = false;
-			if (c->up)
-				conn_down(c);
-			errno = ETIMEDOUT;
-			return -1;
+			}
+			error = provider_error();
+			if (!error && now_ms() >= c->deadline)
+				error = ETIMEDOUT;
+			if (error) {
+				conn_give_up(c, error);
+				conn_refuse(c, error);
+			} else {
+				conn_poll(c, POLLIN, now_ms() + SLICE_MS);
+			}
 		} else if (errno != EINTR) {
 			return -1;
 		}
@@ -1020,36 +1293,6 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 
 /* ------------------------------------------------------------------------
  * Memberships. */
-
-/* Waits until the provider has seen a membership: what the caller asks next,
- * perhaps on another socket, must not be answered before. */
-static void conn_wait_hello(struct conn *c)
-{
-	int64_t deadline = give_up_at();
-
-	while (c->up && c->hello_ack) {
-		struct {
-			struct nlmsghdr nlh;
-			struct nlmsgerr err;
-		} ack;
-		ssize_t n = REAL(recv)(c->fd, &ack, sizeof ack,
-				       MSG_DONTWAIT | MSG_PEEK);
-
-		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-			if (!conn_poll(c, POLLIN, deadline))
-				break;
-		} else if (n >= (ssize_t) sizeof ack
-			   && ack.nlh.nlmsg_type == NLMSG_ERROR
-			   && ack.err.msg.nlmsg_type == DPIF_BPF_HELLO) {
-			REAL(recv)(c->fd, &ack, sizeof ack, MSG_DONTWAIT);
-			c->hello_ack = false;
-		} else if (!n) {
-			conn_down(c);
-		} else {
-			break;		/* events: recvmsg() sorts it out */
-		}
-	}
-}
 
 static int conn_setsockopt(struct conn *c, int name, const void *value,
 			   socklen_t len)
@@ -1080,12 +1323,10 @@ static int conn_setsockopt(struct conn *c, int name, const void *value,
 		return 0;
 	c->groups = groups;
 	conn_swap(c);
-	if (c->up) {
-		if (say_hello(c, c->fd, true))
-			conn_wait_hello(c);
-		else
-			conn_down(c);
-	}
+	/* What the caller asks next, perhaps on another socket, must not be
+	 * answered before the provider has seen the membership. */
+	if (c->up && !provider_error())
+		conn_greet(c);
 	return 0;
 }
 
@@ -1171,9 +1412,19 @@ void dpif_bpf_transport_set_notify(void (*cb)(bool))
 	pthread_mutex_unlock(&provider.mutex);
 }
 
-bool dpif_bpf_transport_here(void)
+const char *dpif_bpf_transport_path(void)
 {
-	return atomic_load(&here);
+	return provider_path();
+}
+
+bool dpif_bpf_transport_seen(void)
+{
+	bool seen;
+
+	pthread_mutex_lock(&provider.mutex);
+	seen = provider.seen;
+	pthread_mutex_unlock(&provider.mutex);
+	return seen;
 }
 
 bool dpif_bpf_transport_lost(int fd)

@@ -16,6 +16,10 @@
 #define DPIF_BPF_NETLINK_GENERIC	31
 #define DPIF_BPF_NETLINK_NETFILTER	30
 
+/* The generic netlink families have fixed numbers, OVS_DATAPATH_FAMILY's first,
+ * then vport, flow, packet, meter, ct_limit. */
+#define DPIF_BPF_FIRST_FAMILY		0x20
+
 /* First message on each connection, and again when memberships change. */
 #define DPIF_BPF_HELLO			0x0e	/* nlmsg_type */
 #define DPIF_BPF_VERSION		1
@@ -36,8 +40,11 @@ void dpif_bpf_transport_set_path(const char *path);
  */
 void dpif_bpf_transport_set_notify(void (*cb)(bool here));
 
-/* Is the provider there, as far as is known without asking it? */
-bool dpif_bpf_transport_here(void);
+/* Where the provider is looked for. */
+const char *dpif_bpf_transport_path(void);
+
+/* Has there been a provider, as far as is known without asking it? */
+bool dpif_bpf_transport_seen(void);
 
 /*
  * Takes (reads and clears) the condition that recvmsg() on 'fd' would report

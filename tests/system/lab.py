@@ -97,7 +97,9 @@ class Lab:
         self._env = {
             **os.environ, "OVS_RUNDIR": str(rundir),
             "OVS_LOGDIR": str(rundir), "OVS_DBDIR": str(rundir),
-            "OVS_SYSCONFDIR": str(rundir)}
+            "OVS_SYSCONFDIR": str(rundir),
+            "DPIF_BPF_WAIT_MS": f"{1000 * PATIENCE:.0f}",
+            "DPIF_BPF_REPLY_MS": f"{1000 * PATIENCE:.0f}"}
 
     # The daemons.
 

@@ -31,6 +31,7 @@ SOURCE = (Path(__file__).parents[2] / "integration" / "plugin"
           / "transport.c")
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO, NLM_F_DUMP = 1, 4, 8, 0x300
 WAIT_MS = 1500
+REPLY_MS = 2000
 
 # What runs under the transport: reads expressions, writes their values.
 PEER = r"""
@@ -99,7 +100,7 @@ class Peer:
     def __init__(self, library: str, path: str) -> None:
         env = {**os.environ, "LD_PRELOAD": library, "DPIF_BPF_SOCK": path,
                "DPIF_BPF_WAIT_MS": str(WAIT_MS),
-               "DPIF_BPF_REPLY_MS": "3000"}
+               "DPIF_BPF_REPLY_MS": str(REPLY_MS)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", PEER], env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -129,6 +130,9 @@ class Provider:
         self.clients: list[tuple[int, int, int]] = []
         self.reply: Callable[[int, int, int], Iterable[bytes]] = usual
         self.die_on: int | None = None
+        self.hang_on: int | None = None
+        self.hung = threading.Event()
+        self._go_on = threading.Event()
         self.todo: list[Callable[[Server], object]] = []
 
     def message(self, client: Client, data: bytes) -> Iterator[bytes]:
@@ -140,6 +144,11 @@ class Provider:
                 self.die_on = None
                 self.die()
                 return
+            if type_ == self.hang_on:
+                self.hang_on = None
+                self._go_on.clear()
+                self.hung.set()
+                self._go_on.wait()
             yield from self.reply(type_, flags, seq)
 
     def closed(self, client: Client) -> None:
@@ -174,8 +183,14 @@ class Provider:
                 server.wait(poller)
                 poller.poll.poll(5)
 
+    def go_on(self) -> None:
+        """Ends a hang that `hang_on` began."""
+        self.hung.clear()
+        self._go_on.set()
+
     def stop(self) -> None:
         self._stop.set()
+        self.go_on()
         self.join()
 
     def die(self) -> None:
@@ -215,6 +230,19 @@ def message(type_: int, seq: int, body: bytes = b"") -> bytes:
 def parse(datagram: bytes) -> tuple[int, int, bytes]:
     _, type_, _, seq, _ = struct.unpack_from("=IHHII", datagram)
     return type_, seq, datagram[16:]
+
+
+def refusals(replies: list[Any]) -> list[tuple[int, int]]:
+    """Sequence number and errno of each; nothing else may be there."""
+    *answers, last = replies
+    assert last == "EAGAIN"
+    refused = []
+    for datagram in answers:
+        type_, seq, body = parse(datagram)
+        assert type_ == 2 and len(datagram) == 36
+        assert struct.unpack_from("=I", body, 12) == (seq,)
+        refused.append((seq, -struct.unpack_from("=i", body)[0]))
+    return refused
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:
@@ -355,10 +383,12 @@ def test_without_a_provider(provider: Provider, peer: Peer) -> None:
     peer("s = make()")
     assert peer("recv(s)") == "EAGAIN"
     assert peer("poll(s, 50)") == [], "a poll loop does not spin"
-    took, result = peer("timed(send, s, nl(0x20, 1, 1))")
-    assert result == "ECONNREFUSED" and took < 1.4, "never seen: short"
-    took, result = peer("timed(send, s, nl(0x20, 1, 1))")
-    assert result == "ECONNREFUSED" and took < 0.2, "known to be away"
+    took, result = peer("timed(transact, s, nl(0x20, 1, 1))")
+    assert refusals(result) == [(1, errno.ECONNREFUSED)]
+    assert took < 1.4, "never seen: short"
+    took, result = peer("timed(transact, s, nl(0x20, 1, 1))")
+    assert refusals(result) == [(1, errno.ECONNREFUSED)]
+    assert took < 0.2, "known to be away"
 
 
 def test_provider_arrives(provider: Provider, peer: Peer) -> None:
@@ -404,11 +434,11 @@ def test_wait_is_bounded(provider: Provider, peer: Peer) -> None:
     peer("s = make()")
     peer("transact(s, nl(0x20, 1, 1))")
     provider.stop()
-    took, result = peer("timed(send, s, nl(0x20, 1, 2))")
-    assert result == "ECONNREFUSED"
+    took, result = peer("timed(transact, s, nl(0x20, 1, 2))")
+    assert refusals(result) == [(2, errno.ECONNREFUSED)]
     assert 0.9 * WAIT_MS < took * 1000 < WAIT_MS + 1000
-    took, result = peer("timed(send, s, nl(0x20, 1, 3))")
-    assert result == "ECONNREFUSED" and took < 0.2
+    took, result = peer("timed(transact, s, nl(0x20, 1, 3))")
+    assert refusals(result) == [(3, errno.ECONNREFUSED)] and took < 0.2
     assert peer("send(s, nl(0x20, 1, 4), socket.MSG_DONTWAIT)") == "EAGAIN"
     provider.start()
     until(lambda: provider.clients)
@@ -454,11 +484,143 @@ def test_silent_provider_times_out(provider: Provider, peer: Peer) -> None:
     provider.reply = lambda *request: []
     provider.start()
     peer("s = make()")
-    peer("s.send(nl(0x20, 1, 1))")
-    took, result = peer("timed(recv, s)")
-    assert result == "ETIMEDOUT" and 2.5 < took < 5
+    took, result = peer("timed(transact, s, nl(0x20, 1, 1))")
+    assert refusals(result) == [(1, errno.ETIMEDOUT)]
+    assert 0.9 * REPLY_MS < took * 1000 < REPLY_MS + 1500
     provider.reply = usual
-    assert peer("transact(s, nl(0x20, 1, 2))") == ["EAGAIN"]
+    until(lambda: peer("transact(s, nl(0x20, 1, 2))") == ["EAGAIN"])
+
+
+def test_batch_is_refused_message_by_message(provider: Provider,
+                                             peer: Peer) -> None:
+    """OVS takes a message that none of the answers is for as done."""
+    peer("s = make()")
+    replies = peer("transact(s, nl(0x20, 9, 7), nl(0x22, 1, 8, b'1234'), "
+                   "nl(0x20, 9, 9))")
+    assert refusals(replies) == [(seq, errno.ECONNREFUSED)
+                                 for seq in (7, 8, 9)]
+    assert peer("transact(s, nl(0x20, 1, 10))")[1:] == ["EAGAIN"]
+
+
+def test_rest_of_a_batch_is_refused(provider: Provider, peer: Peer) -> None:
+    provider.hang_on = 0x22
+    provider.start()
+    peer("s = make()")
+    replies = peer("transact(s, nl(0x20, 9, 1), nl(0x20, 1, 2), "
+                   "nl(0x21, 1, 3), nl(0x22, 9, 4), nl(0x20, 9, 5))")
+    assert [parse(reply)[:2] for reply in replies[:2]] == [(0x20, 1), (2, 3)]
+    assert refusals(replies[2:]) == [(4, errno.ETIMEDOUT),
+                                     (5, errno.ETIMEDOUT)]
+
+
+def test_dump_is_refused(provider: Provider, peer: Peer) -> None:
+    peer("s = make()")
+    assert refusals(peer(f"transact(s, nl(0x20, {1 | NLM_F_DUMP}, 1))")) == [
+        (1, errno.ECONNREFUSED)]
+
+
+def test_mute_provider_is_waited_for_once(provider: Provider,
+                                          peer: Peer) -> None:
+    """By all sockets together, those that are connected and new ones."""
+    provider.start()
+    peer("s, t, u, m = make(), make(), make(), make()")
+    peer("transact(u, nl(0x20, 1, 1))")
+    provider.hang_on = 0x22
+    peer("w = in_thread(transact, t, nl(0x22, 9, 1))")
+    assert provider.hung.wait(5)
+    peer("v = in_thread(timed, transact, s, nl(0x20, 9, 1))")
+    assert refusals(peer("joined(w)")) == [(1, errno.ETIMEDOUT)]
+    took, replies = peer("joined(v)")
+    assert refusals(replies) == [(1, errno.ETIMEDOUT)]
+    assert took * 1000 < REPLY_MS + 1000
+    for line in ("u", "s", "make()"):
+        took, replies = peer(f"timed(transact, {line}, nl(0x20, 9, 2))")
+        assert refusals(replies) == [(2, errno.ETIMEDOUT)]
+        assert took * 1000 < REPLY_MS / 2
+    took, _ = peer("timed(lambda: m.setsockopt(270, 1, 3))")
+    assert took * 1000 < REPLY_MS / 2
+    provider.go_on()
+    until(lambda: peer("transact(u, nl(0x20, 9, 3))")[0][:2] != b"$\0")
+    # The late answers are nobody's.
+    for line in ("s", "t", "u"):
+        replies = peer(f"transact({line}, nl(0x20, 9, 4))")
+        assert parse(replies[0]) == (0x20, 4, b"echo")
+        assert replies[1:] == ["EAGAIN"]
+
+
+def test_member_learns_that_it_was_mute(provider: Provider,
+                                        peer: Peer) -> None:
+    provider.start()
+    peer("s, t = make(), make()")
+    peer("s.setsockopt(270, 1, 1)")
+    provider.hang_on = 0x22
+    assert refusals(peer("transact(t, nl(0x22, 9, 1))")) == [
+        (1, errno.ETIMEDOUT)]
+    assert peer("recv(s)") == "EAGAIN"
+    provider.go_on()
+    until(lambda: peer("recv(s)") == "ENOBUFS")
+    assert peer("recv(s)") == "EAGAIN"
+
+
+def test_mute_provider_dies_and_another_comes(provider: Provider,
+                                              peer: Peer) -> None:
+    provider.start()
+    peer("s, t = make(), make()")
+    peer("transact(s, nl(0x20, 1, 1))")
+    provider.hang_on = 0x22
+    assert refusals(peer("transact(t, nl(0x22, 9, 1))")) == [
+        (1, errno.ETIMEDOUT)]
+    peer("t.close()")
+    provider.stop()
+    until(lambda: refusals(peer("transact(s, nl(0x20, 9, 2))")) == [
+        (2, errno.ECONNREFUSED)])
+    provider.start()
+    until(lambda: parse(peer("transact(s, nl(0x20, 9, 3))")[0])[0] == 0x20)
+
+
+def test_provider_is_found_without_a_socket_to_connect(
+        provider: Provider, peer: Peer) -> None:
+    """The one that timed out is closed, all others are still connected."""
+    provider.start()
+    peer("s, t = make(), make()")
+    peer("transact(s, nl(0x20, 1, 1))")
+    provider.hang_on = 0x22
+    peer("transact(t, nl(0x22, 9, 1))")
+    peer("t.close()")
+    assert refusals(peer("transact(s, nl(0x20, 9, 2))")) == [
+        (2, errno.ETIMEDOUT)]
+    provider.go_on()
+    until(lambda: parse(peer("transact(s, nl(0x20, 9, 3))")[0])[0] == 0x20)
+
+
+OVS_DP_CMD_NEW = b"\1" + bytes(7)
+
+
+def test_request_that_takes_long(provider: Provider, peer: Peer) -> None:
+    """Programs are loaded for a datapath: that may take its time."""
+    def slow(*request: int) -> Iterator[bytes]:
+        time.sleep(REPLY_MS / 1000 + 0.5)
+        yield from usual(*request)
+
+    provider.reply = slow
+    provider.start()
+    peer("s = make()")
+    replies = peer(f"transact(s, nl(0x20, 9, 1, {OVS_DP_CMD_NEW!r}))")
+    assert parse(replies[0]) == (0x20, 1, b"echo")
+    assert replies[1:] == ["EAGAIN"]
+
+
+def test_mute_provider_is_not_waited_for_long(provider: Provider,
+                                              peer: Peer) -> None:
+    provider.start()
+    peer("s, t = make(), make()")
+    provider.hang_on = 0x22
+    peer("t.send(nl(0x22, 9, 1))")
+    assert provider.hung.wait(5)
+    took, replies = peer(
+        f"timed(transact, s, nl(0x20, 9, 1, {OVS_DP_CMD_NEW!r}))")
+    assert refusals(replies) == [(1, errno.ETIMEDOUT)]
+    assert took * 1000 < REPLY_MS + 1500
 
 
 def test_events(provider: Provider, peer: Peer) -> None:
