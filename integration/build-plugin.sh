@@ -105,6 +105,6 @@ extra=$(nm -D --defined-only "$work/libdpif_bpf.so" | awk '{ print $3 }' |
         grep -vxE 'socket|close|connect|getsockname|setsockopt|epoll_ctl' |
         grep -vxE '(send|recv)(msg)?|__recv_chk|dpif_netlink_vport_get' |
         grep -vxE 'if_notifier_(run|wait)' || true)
-[ -z "$extra" ] || die "the plugin defines:" $extra
+[ -z "$extra" ] || die "the plugin defines: ${extra//$'\n'/ }"
 
 mv "$work/libovsnl_bpf.so" "$work/libdpif_bpf.so" "$out"

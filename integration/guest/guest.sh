@@ -82,11 +82,11 @@ date +%s > "$share/date"
 } > "$share/command"
 
 if [ -n "$shift_ns" ]; then
-    timing=(-accel tcg,thread=single,tb-size=512
+    timing=(-accel "tcg,thread=single,tb-size=512"
             -icount "shift=$shift_ns,sleep=on")
     cpus=${cpus:-1}
 else
-    timing=(-accel tcg,thread=multi,tb-size=512)
+    timing=(-accel "tcg,thread=multi,tb-size=512")
     cpus=${cpus:-2}
 fi
 

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=dash
 #
 # First process of the guest, on the initial file system: mounts the host's
 # root file system (9p, read only) below an overlay in memory, the kernel's

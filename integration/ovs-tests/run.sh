@@ -101,7 +101,7 @@ make_programs()
 {
     local dir file name real
 
-    rm -rf "$work/bin"
+    rm -rf "${work:?}/bin"
     mkdir -p "$work/bin"
     for dir in utilities vswitchd ovsdb vtep tests ipsec; do
         for file in "$build/$dir"/* "$build/$dir"/.libs/*; do
