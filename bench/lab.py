@@ -18,7 +18,8 @@ from dpif_bpf.edge import bpfprog
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.pins import PIN_ROOT
 from dpif_bpf.edge.ports import Ports
-from dpif_bpf.provider import Provider, msec
+from dpif_bpf.limited import msec
+from dpif_bpf.provider import Provider
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.netlink import (
     GENLMSGHDR,

@@ -375,7 +375,6 @@ PKT: Final = _record("ovs_pkt", f"""
     cache_depth I
     cache_wait I
     cache_period I
-    pad2 I
     cache_hash Q
     """)
 

@@ -29,7 +29,8 @@ from dpif_bpf.core.vport import LOCAL
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.errors import BackendError, DpifError, RequestError
-from dpif_bpf.instance import Instance, Maker, attempt, msec
+from dpif_bpf.instance import Instance, Maker, attempt
+from dpif_bpf.limited import msec
 from dpif_bpf.plane import Earlier, Hooking, fits
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import VportRequest

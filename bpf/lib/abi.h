@@ -214,7 +214,6 @@ struct ovs_pkt {
 	__u32 cache_depth;	/* probes of such a lookup, in sixteenths */
 	__u32 cache_wait;	/* periods without it when it does not pay */
 	__u32 cache_period;	/* lookups from the last time to the next */
-	__u32 pad2;
 	__u64 cache_hash;	/* of this key, when it was looked for there */
 };
 

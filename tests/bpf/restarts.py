@@ -20,7 +20,8 @@ from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.template import Template
-from dpif_bpf.provider import Instance, Provider, msec
+from dpif_bpf.limited import msec
+from dpif_bpf.provider import Instance, Provider
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import (
     GENLMSGHDR,

@@ -38,7 +38,8 @@ from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.pins import ensure_bpffs
 from dpif_bpf.edge.ports import Ports
-from dpif_bpf.provider import Provider, msec
+from dpif_bpf.limited import msec
+from dpif_bpf.provider import Provider
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.netlink import (
     GENLMSGHDR,

@@ -58,7 +58,7 @@ def add(dp: Datapath, lists: Mapping[int, bytes], in_port: int = 1) -> Path:
 
 def lookups(dp: Datapath) -> int:
     stats = dp.dp_stats()
-    return stats["hit"] + stats["missed"]
+    return stats["exact"] + stats["steps"]
 
 
 def settled(dp: Datapath) -> int:
