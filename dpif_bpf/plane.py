@@ -23,6 +23,7 @@ from dpif_bpf.core.edges import InjectPair
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
+from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.edge.generation import Generation
@@ -33,7 +34,6 @@ from dpif_bpf.edge.ports import Clsact
 from dpif_bpf.errors import BackendError
 
 _U32 = struct.Struct("=I")
-_PORT = abi.PORT.struct
 
 INJECT = "ovs_inject"
 METERS = "ovs_meters"
@@ -268,7 +268,7 @@ class BpfPlane:
         self.acts = gen.mapped("ovs_acts").cast("Q")
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
         self.meters = gen.mapped(METERS).cast("Q")
-        self._ports = gen.mapped("ovs_ports")
+        self._ports = PortMap(gen.mapped("ovs_ports").cast("Q"))
         self._stats = flow_stats_of(gen)
         self.classifier = Classifier(
             Buffers(*map(gen.mapped, MAPPED)), sizes,
@@ -278,7 +278,6 @@ class BpfPlane:
         self._counted: dict[int, _Counted] = {}
         """What each number had counted when its present bridge, or the
         last one, was given it."""
-        self._devs: dict[int, int] = {}
         self._pair = pair
         self._slots = ExecSlots(gen.mapped("ovs_slots"))
         self._injector = Injector(pair.sender)
@@ -300,16 +299,15 @@ class BpfPlane:
     # Ports
 
     def write_port(self, port_no: int, entry: PortEntry) -> None:
-        _PORT.pack_into(self._ports, port_no * abi.PORT.size, entry.ifindex,
-                        entry.mtu, entry.bridge, entry.flags, 0, 0)
+        gone = self._ports.write(port_no, entry)
         bpfsys.map_update(self.gen.map_fd("ovs_devs"),
                           _U32.pack(entry.ifindex), _U32.pack(port_no))
-        self._devs[port_no] = entry.ifindex
+        self._forget_device(gone)
 
     def clear_port(self, port_no: int) -> None:
-        _PORT.pack_into(self._ports, port_no * abi.PORT.size, 0, 0, 0, 0, 0,
-                        0)
-        ifindex = self._devs.pop(port_no, None)
+        self._forget_device(self._ports.clear(port_no))
+
+    def _forget_device(self, ifindex: int | None) -> None:
         if ifindex is not None:
             bpfsys.map_delete(self.gen.map_fd("ovs_devs"), _U32.pack(ifindex))
 

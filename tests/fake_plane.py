@@ -14,6 +14,7 @@ from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import DpCounters, PortEntry
+from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL
@@ -30,14 +31,10 @@ from dpif_bpf.wire.netlink import (
     parse_error,
 )
 from tests.fakes import FakePorts
+from tests.mapped import mapped
 
 MAX_FLOWS = 4096
 CPUS = 2
-
-
-def memory(size: int) -> memoryview:
-    """Zeroed bytes, as a mapped array is."""
-    return memoryview(bytearray(size))
 
 
 class FakePlane:
@@ -47,16 +44,24 @@ class FakePlane:
         sizes = Sizes.for_flows(MAX_FLOWS)
         space = sizes.bytes()
         self.flow_ids = sizes.flows
-        self.stats = FlowStats(
-            memory((CPUS + 1) * sizes.flows * abi.FLOW_STATS.size), CPUS + 1,
-            sizes.flows)
+        space |= {
+            "ovs_flow_stats": (CPUS + 1) * sizes.flows * abi.FLOW_STATS.size,
+            "ovs_acts": 1 << 16,
+            "ovs_meters": abi.METER.size * (
+                abi.OVS_METERS + abi.OVS_METER_EXTRA),
+            "ovs_ports": abi.PORT.size * abi.OVS_MAX_PORTS}
+        self.maps = {name: mapped(size) for name, size in space.items()}
+        """What programs read."""
+        self.stats = FlowStats(self.maps["ovs_flow_stats"], CPUS + 1,
+                               sizes.flows)
         self.classifier = Classifier(
-            Buffers(*(memory(space[name]) for name in MAPPED)), sizes,
+            Buffers(*(self.maps[name] for name in MAPPED)), sizes,
             seed=1, freed=self.stats.clear)
-        self.acts = memory(1 << 16).cast("Q")
-        self.nlmem = memory(memory_words(sizes.flows) * 8).cast("Q")
-        self.meters = memory(abi.METER.size * (
-            abi.OVS_METERS + abi.OVS_METER_EXTRA)).cast("Q")
+        self.acts = self.maps["ovs_acts"].cast("Q")
+        self.meters = self.maps["ovs_meters"].cast("Q")
+        self.nlmem = memoryview(bytearray(
+            memory_words(sizes.flows) * 8)).cast("Q")
+        self.port_map = PortMap(self.maps["ovs_ports"].cast("Q"))
         self.ports: dict[int, PortEntry] = {}
         self.bridges: set[int] = set()
         self.hooks: dict[int, int] = {}
@@ -64,9 +69,11 @@ class FakePlane:
         self.counted = DpCounters()
 
     def write_port(self, port_no: int, entry: PortEntry) -> None:
+        self.port_map.write(port_no, entry)
         self.ports[port_no] = entry
 
     def clear_port(self, port_no: int) -> None:
+        self.port_map.clear(port_no)
         self.ports.pop(port_no, None)
 
     def add_bridge(self, bridge: int) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+from mapped import mapped
+
 from dpif_bpf import abi
 from dpif_bpf.core.cls_nodes import Leaf, Node, leaves
 from dpif_bpf.core.cls_read import Reader
@@ -18,8 +20,7 @@ KEY_BITS = abi.OVS_KEY_USED * 64
 def arrays(sizes: Sizes) -> Buffers:
     """Zeroed memory for a classifier."""
     size = sizes.bytes()
-    return Buffers(*(memoryview(bytearray(size[name]))
-                     for name in MAPPED))
+    return Buffers(*(mapped(size[name]) for name in MAPPED))
 
 
 class Forest:

@@ -238,7 +238,11 @@ struct ovs_cpu {
 	struct ovs_pkt pkt[OVS_LEVELS];
 };
 
-/* ovs_ports[port_no]: written by the provider, read by the programs. */
+/*
+ * ovs_ports[port_no]: written by the provider, read by the programs.  Two words
+ * that are stored one by one, the second one last when a port comes and first
+ * when it goes.  It may change at any time, so that each is loaded once.
+ */
 #define OVS_PORT_F_USED		1
 #define OVS_PORT_F_INTERNAL	2	/* ifindex is the hidden end's */
 #define OVS_PORT_F_L3		4	/* carries no Ethernet header */

@@ -5,6 +5,7 @@
 
 #include "ctx.h"
 #include "drop.h"
+#include "port.h"
 
 /*
  * A GSO packet with headers that act_encap.h put in front.  Tags are in front
@@ -22,10 +23,10 @@ static __always_inline int ovs_gso_covered(struct ovs_ctx *ctx)
  */
 static __always_inline int ovs_is_for_l3(struct ovs_ctx *ctx,
 					 const struct ovs_pkt *pkt,
-					 const struct ovs_port *port)
+					 __u8 flags)
 {
 	return pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET &&
-	       port->flags & OVS_PORT_F_L3 &&
+	       flags & OVS_PORT_F_L3 &&
 	       ctx_mac_len(ctx) == ETH_HLEN;
 }
 
@@ -35,24 +36,27 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 					    __u32 port_no, __u32 *reason)
 {
 	struct ovs_port *port = bpf_map_lookup_elem(&ovs_ports, &port_no);
+	struct ovs_port_now now;
 
 	*reason = OVS_DROP_NO_PORT;
-	if (!port || !(port->flags & OVS_PORT_F_USED))
+	if (!port)
+		return 0;
+	now = ovs_port_now(port);
+	if (!now.ifindex)
 		return 0;
 	*reason = OVS_DROP_LAYER3;
 	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET ||
-		     port->flags & OVS_PORT_F_L3) &&
-	    !ovs_is_for_l3(ctx, pkt, port))
+		     now.flags & OVS_PORT_F_L3) &&
+	    !ovs_is_for_l3(ctx, pkt, now.flags))
 		return 0;
 	*reason = OVS_DROP_MTU;
-	if (unlikely(port->mtu && ctx_mtu_len(ctx) > port->mtu &&
-		     !ctx_gso(ctx)))
+	if (unlikely(now.mtu && ctx_mtu_len(ctx) > now.mtu && !ctx_gso(ctx)))
 		return 0;
 	*reason = OVS_DROP_GSO;
 	if (unlikely(ctx_gso(ctx) &&
-		     !(port->flags & OVS_PORT_F_VETH) && ovs_gso_covered(ctx)))
+		     !(now.flags & OVS_PORT_F_VETH) && ovs_gso_covered(ctx)))
 		return 0;
-	return port->ifindex;
+	return now.ifindex;
 }
 
 /*

@@ -36,6 +36,7 @@
 #include "count.h"
 #include "exact.h"
 #include "frame.h"
+#include "port.h"
 
 static __always_inline int ovs_entry_drop(__u32 bridge, __u32 reason)
 {
@@ -105,14 +106,16 @@ static __always_inline __u32 ovs_entry_dev(struct ovs_ctx *ctx,
 {
 	struct ovs_port *port = OVS_LOOKUP(OVS_MAP_PORTS, &port_no);
 	__u32 len = ctx_len(ctx) - ETH_HLEN;
+	struct ovs_port_now now;
 
-	if (!port ||
-	    (port->flags & (OVS_PORT_F_USED | OVS_PORT_F_L3)) !=
-	    OVS_PORT_F_USED)
+	if (!port)
+		return 0;
+	now = ovs_port_now(port);
+	if (now.flags & OVS_PORT_F_L3)
 		return 0;
 	if (ctx_gso(ctx))
-		return port->flags & OVS_PORT_F_VETH ? port->ifindex : 0;
-	return port->mtu && len > port->mtu ? 0 : port->ifindex;
+		return now.flags & OVS_PORT_F_VETH ? now.ifindex : 0;
+	return now.mtu && len > now.mtu ? 0 : now.ifindex;
 }
 
 /* Count what the cache of exact matches knew. */

@@ -49,7 +49,6 @@ class Arena:
         if words.format != "Q" or not 1 <= start <= len(words):
             raise ValueError("an arena needs a memoryview of 'Q', and word 0")
         self._words = words
-        self._bytes = words.cast("B")
         self._name = name
         self._start = start
         self._used = 0
@@ -102,8 +101,9 @@ class Arena:
         """
         words = max((len(data) + 7) // 8, 1)
         offset = self.alloc(words)
-        self._bytes[offset * 8:(offset + words) * 8] = data.ljust(
-            words * 8, b"\0")
+        for at, word in enumerate(memoryview(
+                data.ljust(words * 8, b"\0")).cast("Q"), offset):
+            self._words[at] = word
         return offset, words
 
     def free(self, offset: int, words: int) -> None:

@@ -11,6 +11,7 @@ from dpif_bpf import abi
 
 WORDS = abi.OVS_CLS_WORDS
 _RECORD = struct.Struct(f"=B{WORDS}sH{WORDS}Q8x")
+_SIZE = abi.DESC.size // 8
 
 
 def summed(words: int) -> int:
@@ -84,15 +85,14 @@ class MaskTable:
     """
 
     def __init__(self, descs: memoryview, rng: random.Random) -> None:
-        self._descs = descs
         self._random = tuple(
             rng.getrandbits(32)
             for _ in range(2 * WORDS * abi.OVS_CLS_RECORDS))
-        first = abi.DESC["mask"].offset
+        self._words = descs.cast("Q")
         for i in range(abi.OVS_CLS_RECORDS):
-            struct.pack_into(f"={2 * WORDS}I", descs,
-                             i * abi.DESC.size + first,
-                             *self._random[2 * WORDS * i:2 * WORDS * (i + 1)])
+            self._store(i * _SIZE + abi.DESC["mask"].offset // 8, struct.pack(
+                f"={2 * WORDS}I",
+                *self._random[2 * WORDS * i:2 * WORDS * (i + 1)]))
         self._free = list(range(len(descs) // abi.DESC.size - 1,
                                 abi.OVS_CLS_RECORDS - 1, -1))
         self._masks: dict[int, Mask] = {}
@@ -155,5 +155,9 @@ class MaskTable:
             index = mask.index[i * WORDS:(i + 1) * WORDS]
             words = [mask.bits >> 64 * word & (1 << 64) - 1 for word in index]
             words += [0] * (WORDS - len(words))
-            _RECORD.pack_into(self._descs, at * abi.DESC.size, len(index),
-                              bytes(index), ids[i + 1], *words)
+            self._store(at * _SIZE, _RECORD.pack(
+                len(index), bytes(index), ids[i + 1], *words))
+
+    def _store(self, at: int, data: bytes) -> None:
+        for number, word in enumerate(memoryview(data).cast("Q"), at):
+            self._words[number] = word

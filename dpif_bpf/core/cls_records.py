@@ -4,26 +4,24 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Sequence
 
 from dpif_bpf import abi
 from dpif_bpf.core.cls_masks import WORDS, Mask
 
-_SIZE = abi.FLOW.size
-_HEAD_WORDS = _SIZE // 8
+_SIZE = abi.FLOW.size // 8
+_MORE_SIZE = abi.VALUES.size // 8
 _FIRST = abi.OVS_CLS_FIRST
-_PACK = tuple(struct.Struct(f"=II{n}Q{(_FIRST - n) * 8}x")
-              for n in range(_FIRST + 1))
-"""From `acts` on: acts, next, values, and zeros where the reader compares
-in vain (OVS_CLS_DIFF of bpf/lib/lookup.h)."""
+"""Of the words of struct ovs_flow the first is `stamp`, the second `acts` with
+`next` above it; then come values."""
 
+_DESC = 0xffff
+_BRIDGE = 0xffff0000
 _GEN = 32
 _GEN_UNIT = 1 << _GEN
 """`stamp`: the generation is above the bridge and the mask."""
 
-_PACK_MORE = tuple(struct.Struct(f"={n}Q{(WORDS - _FIRST - n) * 8}x")
-                   for n in range(WORDS - _FIRST + 1))
-"""The same in ovs_values."""
+_ACTS = 0xffffffff
 
 
 class NoRecord(Exception):
@@ -37,12 +35,9 @@ class FlowRecords:
     """
 
     def __init__(self, flows: memoryview, values: memoryview) -> None:
-        self._raw = flows
-        self._values = values
-        self._heads = flows.cast("Q")
-        self._fields = flows.cast("I")
-        self._halves = flows.cast("H")
-        self._count = len(flows) // _SIZE
+        self._words = flows.cast("Q")
+        self._values = values.cast("Q")
+        self._count = len(self._words) // _SIZE
         self._free: list[int] = []
         self._fresh = 0
         self._more: dict[int, tuple[int, ...]] = {}
@@ -69,18 +64,29 @@ class FlowRecords:
         values = mask.values(key)
         number = self._take()
         if len(values) <= _FIRST:
-            _PACK[len(values)].pack_into(self._raw, number * _SIZE + 8,
-                                         acts, 0, *values)
+            self._write(number, acts, 0, values)
         else:
             self._write_wide(number, values, acts)
-        self._heads[number * _HEAD_WORDS] = (
+        self._words[number * _SIZE] = (
             self._next_gen(number) | bridge << 16 | mask.id)
         return number
 
     def _next_gen(self, number: int) -> int:
         """A stamp that no flow has had, of no mask and no bridge."""
-        stamp = self._heads[number * _HEAD_WORDS]
+        stamp = self._words[number * _SIZE]
         return ((stamp >> _GEN) + 1) % _GEN_UNIT << _GEN
+
+    def _write(self, number: int, acts: int, following: int,
+               values: Sequence[int]) -> None:
+        """All but the stamp; zeros where the reader compares in vain
+        (OVS_CLS_DIFF of bpf/lib/lookup.h)."""
+        words, at = self._words, number * _SIZE + 1
+        words[at] = acts | following << 32
+        for value in values:
+            at += 1
+            words[at] = value
+        for place in range(at + 1, (number + 1) * _SIZE):
+            words[place] = 0
 
     def _write_wide(self, number: int, values: tuple[int, ...],
                     acts: int) -> None:
@@ -94,30 +100,32 @@ class FlowRecords:
         ids = (number, *more, 0)
         for i, at in enumerate(ids[:-1]):
             part = values[i * WORDS:(i + 1) * WORDS]
-            self._halves[at * (_SIZE // 2)] = 0
-            first, rest = part[:_FIRST], part[_FIRST:]
-            _PACK[len(first)].pack_into(self._raw, at * _SIZE + 8,
-                                        acts, ids[i + 1], *first)
-            _PACK_MORE[len(rest)].pack_into(
-                self._values, at * abi.VALUES.size, *rest)
+            self.kill(at)
+            self._write(at, acts, ids[i + 1], part[:_FIRST])
+            rest = part[_FIRST:] + (0,) * (WORDS - len(part))
+            for place, value in enumerate(rest[:WORDS - _FIRST],
+                                          at * _MORE_SIZE):
+                self._values[place] = value
         if more:
             self._more[number] = tuple(more)
 
     def acts(self, number: int) -> int:
         """The instruction at which a flow's actions begin."""
-        return self._fields[number * (_SIZE // 4) + 2]
+        return self._words[number * _SIZE + 1] & _ACTS
 
     def set_acts(self, number: int, acts: int) -> None:
-        """Changes it, by one 32-bit store."""
-        self._fields[number * (_SIZE // 4) + 2] = acts
+        """Changes it, by one store."""
+        at = number * _SIZE + 1
+        self._words[at] = self._words[at] & ~_ACTS | acts
 
     def set_bridge(self, number: int, bridge: int) -> None:
         """Says whose flow it is, for the caches' readers."""
-        self._halves[number * (_SIZE // 2) + 1] = bridge
+        at = number * _SIZE
+        self._words[at] = self._words[at] & ~_BRIDGE | bridge << 16
 
     def kill(self, number: int) -> None:
         """Makes the record no flow's; `acts` stays for who reads it now."""
-        self._halves[number * (_SIZE // 2)] = 0
+        self._words[number * _SIZE] &= ~_DESC
 
     def release(self, number: int) -> None:
         """Frees a record that no reader can come to."""

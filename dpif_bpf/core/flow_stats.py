@@ -56,6 +56,8 @@ class FlowStats:
         count = stripes * flows * _FIELDS
         self._all = np.frombuffer(buffer, np.uint64, count).reshape(
             stripes, flows, _FIELDS)
+        self._words = buffer.cast("Q")
+        self._stripe = flows * _FIELDS
 
     def read(self, ids: Sequence[int] | NDArray[np.intp] | slice
              ) -> FlowArrays:
@@ -88,7 +90,15 @@ class FlowStats:
 
     def clear(self, flow_id: int) -> None:
         """Zeroes the counters of an id that no program counts on."""
-        self._all[:, flow_id, :] = 0
+        used = self._all[:, flow_id, :].max(axis=1)
+        for stripe in np.flatnonzero(used).tolist():
+            self._store(stripe, flow_id, 0, (0, 0, 0, 0))
+
+    def _store(self, stripe: int, flow_id: int, first: int,
+               values: tuple[int, ...]) -> None:
+        at = stripe * self._stripe + flow_id * _FIELDS + first
+        for place, value in enumerate(values, at):
+            self._words[place] = value
 
     def add(self, flow_id: int, counts: FlowCounts) -> None:
         """Adds what was counted elsewhere, though programs count on."""
@@ -105,9 +115,11 @@ class FlowStats:
         the provider's stripe, modulo 2**64.
         """
         now = self.one(flow_id)
-        base = self._all[-1, flow_id]
-        base[0] = (int(base[0]) + counts.packets - now.packets) & _M64
-        base[1] = (int(base[1]) + counts.bytes - now.bytes) & _M64
-        self._all[:, flow_id, 2:] = 0
-        base[2] = counts.used
-        base[3] = counts.tcp_flags
+        last = len(self._all) - 1
+        packets, octets = self._all[last, flow_id, :2].tolist()
+        for stripe in range(last):
+            self._store(stripe, flow_id, 2, (0, 0))
+        self._store(last, flow_id, 0, (
+            packets + counts.packets - now.packets & _M64,
+            octets + counts.bytes - now.bytes & _M64,
+            counts.used, counts.tcp_flags))

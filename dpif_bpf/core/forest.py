@@ -13,9 +13,11 @@ What readers see is described in bpf/lib/abi.h, and read by bpf/lib/lookup.h.
 Each change is published by one store.  That needs of the machine, and of the
 interpreter, that
 
-- what is assigned to an element of a memoryview of format "Q", "I" or "H" is
-  stored by one instruction, when aligned: CPython copies it by a memcpy of
-  that size, which compilers and the C library make one move;
+- what is assigned to an element of a memoryview of format "Q" is stored by
+  one instruction, when aligned: CPython copies it by a memcpy of that size,
+  which compilers and the C library make one move.  So all that programs may
+  be reading is written, and nothing by struct.pack_into(), which clears all
+  of the place before it fills it in;
 - stores become visible in the order in which they are made, so that who
   finds an edge finds what it leads to: x86-64 orders them, and aarch64 does
   not; there a barrier would be needed before each store that publishes;
@@ -47,8 +49,8 @@ from dpif_bpf.core.quarantine import Quarantine
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 
 _ROOT_WORDS = abi.ROOT.size // 8
-_ROOT_SHORTS = abi.ROOT.size // 2
-_CACHE = abi.ROOT["cache"].offset // 2
+_CACHE_SHIFT = abi.ROOT["cache"].offset * 8
+_DESC_SHIFT = abi.ROOT["desc"].offset * 8
 _Args = TypeVarTuple("_Args")
 
 
@@ -95,8 +97,7 @@ class Classifier:
         rng = random.SystemRandom() if seed is None else random.Random(seed)
         self._sizes = sizes
         self._quarantine = Quarantine()
-        self._heads = buffers.roots.cast("H")
-        self._unions = buffers.roots.cast("I")
+        self._heads = buffers.roots.cast("Q")
         self._cache = sizes.cache
         self._table = EdgeTable(buffers.buckets, buffers.roots,
                                 sizes.buckets, self._quarantine)
@@ -130,8 +131,16 @@ class Classifier:
         """
         if not 0 <= root < abi.OVS_MAX_BRIDGES or root in self._roots:
             raise BackendError(errno.EINVAL, f"no new bridge id: {root}")
-        self._roots[root] = _Root()
-        self._heads[root * _ROOT_SHORTS + _CACHE] = self._cache
+        self._roots[root] = forest = _Root()
+        self._write_root(root, forest)
+
+    def _write_root(self, root: int, forest: _Root) -> None:
+        """The first word of struct ovs_root: what there is of trees, cache
+        and masks."""
+        union = forest.union
+        self._heads[root * _ROOT_WORDS] = (
+            len(forest.trees) | self._cache << _CACHE_SHIFT
+            | (union.id if union else 0) << _DESC_SHIFT)
 
     def remove_root(self, root: int) -> None:
         """Ends a forest.
@@ -159,8 +168,8 @@ class Classifier:
         :param lines: 0, or a power of two up to OVS_CACHE_LINES
         """
         self._cache = lines
-        for root in self._roots:
-            self._heads[root * _ROOT_SHORTS + _CACHE] = lines
+        for root, forest in self._roots.items():
+            self._write_root(root, forest)
 
     def _root(self, root: int) -> _Root:
         try:
@@ -224,10 +233,10 @@ class Classifier:
 
     def _set_union(self, root: int, forest: _Root,
                    union: Mask | None) -> None:
-        self._unions[root * _ROOT_SHORTS // 2 + 1] = union.id if union else 0
-        if forest.union is not None:
-            self._quarantine.retire(self._masks.unref, forest.union)
-        forest.union = union
+        old, forest.union = forest.union, union
+        self._write_root(root, forest)
+        if old is not None:
+            self._quarantine.retire(self._masks.unref, old)
 
     def _place(self, root: int, forest: _Root, leaf: Leaf) -> None:
         """Put a leaf into the first tree that takes it."""
@@ -244,7 +253,7 @@ class Classifier:
                 tree = Tree(self._store, root, ~place)
                 tree.insert(leaf)
                 trees.append(tree)
-                self._heads[root * _ROOT_SHORTS] = len(trees)
+                self._write_root(root, forest)
                 return
         except Exists:
             raise RequestError(errno.EEXIST, "the flow exists") from None
@@ -292,7 +301,7 @@ class Classifier:
         if leaf.tree.root is None and forest.trees[-1] is leaf.tree:
             while forest.trees and forest.trees[-1].root is None:
                 forest.trees.pop()
-            self._heads[root * _ROOT_SHORTS] = len(forest.trees)
+            self._write_root(root, forest)
             if not forest.trees:
                 self._set_union(root, forest, None)
 

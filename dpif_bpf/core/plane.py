@@ -13,26 +13,12 @@ from typing import Protocol
 
 from dpif_bpf.core.actions import Program
 from dpif_bpf.core.forest import Classifier
+from dpif_bpf.core.port_map import PortEntry
+
+__all__ = ["ANY_BRIDGE", "DpCounters", "Plane", "PortEntry"]
 
 ANY_BRIDGE = 0
 """The bridge id of ports that no bridge of the database owns."""
-
-
-@dataclass(frozen=True, slots=True)
-class PortEntry:
-    """One entry of ovs_ports (struct ovs_port of bpf/lib/abi.h).
-
-    :param ifindex: device whose ingress carries the hook and to which
-        packets of this port are sent
-    :param mtu: largest layer-3 packet in bytes, 0 for no limit
-    :param bridge: bridge id
-    :param flags: OVS_PORT_F_*
-    """
-
-    ifindex: int
-    mtu: int
-    bridge: int
-    flags: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,7 @@ _SO_MARK = 36
 _MARK = struct.Struct("=I")
 
 _WORDS = abi.SLOT.size // 8
-_FIELDS = struct.Struct("=III")
-_FIELDS_AT = abi.SLOT["pc"].offset
-_KEY_AT = abi.SLOT["key"].offset
+_KEY_AT = abi.SLOT["key"].offset // 8
 _GEN_ONE = 1 << abi.OVS_SLOT_GEN_SHIFT
 _GEN_BITS = abi.OVS_SLOT_GEN_MASK << abi.OVS_SLOT_GEN_SHIFT
 
@@ -44,13 +42,16 @@ _GEN_BITS = abi.OVS_SLOT_GEN_MASK << abi.OVS_SLOT_GEN_SHIFT
 class ExecSlots:
     """The provider's slots: the first OVS_EXEC_SLOTS of ovs_slots.
 
+    A free slot is nobody's but the provider's, so that its words may come in
+    any order; those before the key are pc and bridge, then recirc_depth and
+    cutlen, of which each pair is one word.
+
     :param slots: ovs_slots, mapped, as bytes
     :ivar full: how often no slot was free
     :ivar lost: slots that were taken back from lost packets
     """
 
     def __init__(self, slots: memoryview) -> None:
-        self._bytes = slots
         self._words = slots.cast("Q")
         self._free = deque(range(abi.OVS_EXEC_SLOTS))
         self._armed: dict[int, tuple[int, object]] = {}
@@ -63,7 +64,8 @@ class ExecSlots:
         """Fill a free slot and arm it.
 
         :param pc: first instruction, 0 to look the key up instead
-        :param key: key image from its first word on, metadata only
+        :param key: key image from its first word on, metadata only, in
+            whole words
         :param token: kept until the packet has passed, see reap()
         :param now: ms
         :return: the mark to send the packet with, None when all slots are
@@ -76,16 +78,16 @@ class ExecSlots:
                 return None
         slot = self._free.popleft()
         word = slot * _WORDS
-        at = word * 8
         state = (self._words[word] + _GEN_ONE) & _GEN_BITS
-        _FIELDS.pack_into(self._bytes, at + _FIELDS_AT, pc, bridge,
-                          recirc_depth)
-        at += _KEY_AT
-        self._bytes[at:at + len(key)] = key
+        words = self._words
+        words[word + 1] = pc | bridge << 32
+        words[word + 2] = recirc_depth
+        at = word + _KEY_AT
+        words[at:at + len(key) // 8] = memoryview(key).cast("Q")
         self._armed[slot] = (now + LOST_AFTER, token)
         # The last store.  The system call that sends the packet and the
         # locks that the packet goes through publish it to other CPUs.
-        self._words[word] = state | abi.OVS_SLOT_ARMED
+        words[word] = state | abi.OVS_SLOT_ARMED
         generation = state >> abi.OVS_SLOT_GEN_SHIFT
         return (slot + 1
                 | generation << abi.OVS_SLOT_BITS) & 0xffffffff

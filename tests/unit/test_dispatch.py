@@ -10,6 +10,7 @@ import struct
 from itertools import count as counting
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dpif_bpf import abi
@@ -354,7 +355,9 @@ def test_flow_set_and_clear(peer: Peer) -> None:
     put(peer, key(1), mask(), OUTPUT, UFID)
     (flow,) = the_dp(peer).flows.snapshot()
     (flow_id,) = flow.places.values()
-    row = the_plane(peer).stats._all
+    row = np.frombuffer(  # as the programs count
+        the_plane(peer).maps["ovs_flow_stats"].view, np.uint64).reshape(
+            the_plane(peer).stats._all.shape)
     row[0, flow_id] = (3, 300, 5_000_000, 0x12)
     row[1, flow_id] = (4, 400, 9_000_000, 0x01)
     (got,) = dump(peer, FLOW, u.OVS_FLOW_CMD_GET)

@@ -43,7 +43,8 @@ from dpif_bpf.wire.netlink import (
     nla_u32,
     parse_error,
 )
-from tests.fake_plane import FakeProvider, Peer, memory
+from tests.fake_plane import FakeProvider, Peer
+from tests.mapped import mapped
 
 METER = u.OVS_METER_ID
 WORDS = abi.METER.size // 8 * (abi.OVS_METERS + abi.OVS_METER_EXTRA)
@@ -87,14 +88,14 @@ def shown(reply: dict[int, bytes]) -> tuple[tuple[int, int],
 
 
 def element(peer: Peer, place: int) -> dict[str, int]:
-    view = peer.provider.planes[0].meters.cast("B")
+    view = peer.provider.planes[0].maps["ovs_meters"].view
     return dict(zip(abi.METER.fields, abi.METER.struct.unpack_from(
         view, place * abi.METER.size), strict=True))
 
 
 def count(peer: Peer, place: int, **fields: int) -> None:
     """As the programs count."""
-    view = peer.provider.planes[0].meters.cast("B")
+    view = peer.provider.planes[0].maps["ovs_meters"].view
     for name, value in fields.items():
         struct.pack_into("=Q", view, place * abi.METER.size
                          + abi.METER[name].offset, value)
@@ -220,7 +221,7 @@ def test_any_type_of_band() -> None:
 # What is written
 
 def table() -> tuple[Meters, memoryview]:
-    words = memory(WORDS * 8).cast("Q")
+    words = mapped(WORDS * 8).cast("Q")
     return Meters(words, lambda: NOW), words
 
 
