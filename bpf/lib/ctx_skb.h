@@ -167,7 +167,11 @@ static __always_inline long ctx_trim(struct ovs_ctx *ctx, __u32 len)
 	return bpf_skb_change_tail(ctx, len, 0);
 }
 
-/* Send a copy. */
+/*
+ * Send a copy.  The helper copies the head of the packet that stays, for the
+ * sake of programs that write into it, which costs more than all the rest; the
+ * kernel has no other one that sends a clone.
+ */
 static __always_inline long ctx_output_copy(struct ovs_ctx *ctx,
 					    __u32 ifindex)
 {

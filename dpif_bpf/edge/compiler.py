@@ -2,7 +2,7 @@
 """Compiles BPF C at run time, by bcc.
 
 bcc is used here alone, and in a process of its own: LLVM takes 110 MB, which
-go with the process, and 0.3 s, in which the provider does other things.
+go with the process, and 0.5 s, in which the provider does other things.
 """
 
 from __future__ import annotations

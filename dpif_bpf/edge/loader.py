@@ -16,9 +16,9 @@ share::
     loader.remove_others(new)
 
 The entry stages of bridges are compiled by bcc (``edge.compiler``), which
-takes 0.3 s: so it is done once for each provider, with holes for the bridge's
+takes 0.5 s: so it is done once for each provider, with holes for the bridge's
 constants, and a bridge's own program is filled in (``edge.template``) and
-loaded in 0.5 ms.
+loaded in some ms.
 """
 
 from __future__ import annotations
