@@ -53,8 +53,8 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 	if (unlikely(now.mtu && ctx_mtu_len(ctx) > now.mtu && !ctx_gso(ctx)))
 		return 0;
 	*reason = OVS_DROP_GSO;
-	if (unlikely(ctx_gso(ctx) &&
-		     !(now.flags & OVS_PORT_F_VETH) && ovs_gso_covered(ctx)))
+	if (!(now.flags & OVS_PORT_F_VETH) &&
+	    unlikely(ctx_gso(ctx) && ovs_gso_covered(ctx)))
 		return 0;
 	return now.ifindex;
 }

@@ -99,7 +99,9 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 
 /*
  * The device of a port that takes the frame as it is; 0 when that is not
- * sure, and stage RX is to see (act_output.h).
+ * sure, and stage RX is to see (act_output.h).  Nothing has been put in front
+ * of this frame yet, and only one that is too long need be asked whether it is
+ * to be cut: that is in another cache line.
  */
 static __always_inline __u32 ovs_entry_dev(struct ovs_ctx *ctx,
 					   __u32 port_no)
@@ -113,9 +115,9 @@ static __always_inline __u32 ovs_entry_dev(struct ovs_ctx *ctx,
 	now = ovs_port_now(port);
 	if (now.flags & OVS_PORT_F_L3)
 		return 0;
-	if (ctx_gso(ctx))
-		return now.flags & OVS_PORT_F_VETH ? now.ifindex : 0;
-	return now.mtu && len > now.mtu ? 0 : now.ifindex;
+	if (unlikely(now.mtu && len > now.mtu) && !ctx_gso(ctx))
+		return 0;
+	return now.ifindex;
 }
 
 /* Count what the cache of exact matches knew. */
