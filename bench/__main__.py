@@ -2,7 +2,8 @@
 """./run bench [NAME…] [--json] [--against=COMMIT]: measurements, as ratios
 within one run.
 
-Each module of NAMES has ``measure() -> list[Row]``.
+Each module of NAMES has ``measure() -> list[Row]``; that of `path` takes its
+cases, and other trees.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import json
 import sys
 from dataclasses import asdict
 
+from bench.pathcases import CASES
 from bench.rows import Row, table
 
 NAMES = {
+    "path": "a packet's way, beside the kernel module's, in a guest",
     "forward": "a packet from port to port, beside a bare tc redirect",
     "actions": "each action, over a plain output",
     "setup": "flow set-ups a second through ovs-vswitchd",
@@ -36,16 +39,25 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--against", metavar="COMMIT",
                         help="forward: compare with a commit, or with the"
                         " checkout in a directory, in turns")
+    parser.add_argument("--cases", metavar="CASE[,CASE...]",
+                        type=lambda text: text.split(","), default=[],
+                        help=f"of path: {', '.join(CASES)} (default: all)")
+    parser.add_argument("--tree", metavar="DIR", action="append", default=[],
+                        help="path measures this clone, too (repeatable)")
     args = parser.parse_args(argv)
+    if unknown := set(args.cases) - CASES.keys():
+        parser.error(f"no case {', '.join(sorted(unknown))} of path")
     if args.against and args.names != ["forward"]:
         parser.error("--against is for forward alone")
+    if (args.cases or args.tree) and args.names != ["path"]:
+        parser.error("--cases and --tree are for path alone")
+    more = {"forward": (args.against,), "path": (args.cases, args.tree)}
     results: dict[str, list[Row]] = {}
     for name in args.names or NAMES:
         module = importlib.import_module(f"bench.{name}")
         if not args.json:
             print(f"{name}: {NAMES[name]}", flush=True)
-        results[name] = (module.measure(args.against) if args.against
-                         else module.measure())
+        results[name] = module.measure(*more.get(name, ()))
         if not args.json:
             print(table(results[name]), flush=True)
     if args.json:

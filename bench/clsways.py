@@ -36,10 +36,10 @@ _KEY = abi.OVS_KEY_BASE * 8
 _BATCH = 4096
 
 
-def build() -> Path:
-    """Compiles bench/classifier.bpf.c."""
-    source = TOP / "bench" / "classifier.bpf.c"
-    out = TOP / "build" / "bench" / "classifier.bpf.o"
+def build(name: str = "classifier") -> Path:
+    """Compiles bench/NAME.bpf.c."""
+    source = TOP / "bench" / f"{name}.bpf.c"
+    out = TOP / "build" / "bench" / f"{name}.bpf.o"
     needs = [source, *(TOP / "bpf" / "lib").glob("*.h")]
     if out.exists() and out.stat().st_mtime > max(
             path.stat().st_mtime for path in needs):

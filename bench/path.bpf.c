@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* Both ends of the packet path's measurement, and what it is compared with. */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#define BENCH_PACKETS	16384
+
+/* A packet's IPv4 header and UDP ports. */
+struct bench_packet {
+	__u8 bytes[24];
+};
+
+struct bench_state {
+	__u32 next;
+	__u32 packets;
+	__u32 hash;		/* packets have one, as NICs give it */
+	__u32 pad;
+};
+
+#define BENCH_ARRAY(name_, entries_, type_)		\
+	struct {					\
+		__uint(type, BPF_MAP_TYPE_ARRAY);	\
+		__uint(map_flags, BPF_F_MMAPABLE);	\
+		__uint(max_entries, entries_);		\
+		__type(key, __u32);			\
+		__type(value, type_);			\
+	} name_ SEC(".maps")
+
+BENCH_ARRAY(bench_packets, BENCH_PACKETS, struct bench_packet);
+BENCH_ARRAY(bench_state, 1, struct bench_state);
+
+const volatile __u32 bench_target;	/* the redirect's device */
+
+/* On the sender's egress: makes its packet the next of bench_packets. */
+SEC("tc")
+int bench_send(struct __sk_buff *skb)
+{
+	struct bench_packet *packet;
+	struct bench_state *state;
+	__u32 at = 0;
+
+	state = bpf_map_lookup_elem(&bench_state, &at);
+	if (!state)
+		return TC_ACT_SHOT;
+	at = state->next;
+	state->next = at + 1 < state->packets ? at + 1 : 0;
+	packet = bpf_map_lookup_elem(&bench_packets, &at);
+	if (!packet || bpf_skb_store_bytes(skb, ETH_HLEN, packet->bytes,
+					   sizeof(packet->bytes), 0))
+		return TC_ACT_SHOT;
+	if (state->hash)
+		bpf_set_hash(skb, (at + 1) * 0x9e3779b1);
+	return TC_ACT_OK;
+}
+
+SEC("tc")
+int bench_drop(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int bench_redirect(struct __sk_buff *skb)
+{
+	return bpf_redirect(bench_target, 0);
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured against the kernel module: flows and their packets.
+
+Flows are in ovs-dpctl's words, as ovs-vswitchd makes them; port 1 is where
+packets come in, 2 to 4 where they go out.  Packets are UDP over IPv4 in
+frames of 60 bytes.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+SEED = 20180919
+MANY = 10000
+"""Flows where there are many, or as many as whole rules have."""
+SRC_MAC, DST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+TTL = 64
+SIZE = 60
+"""Bytes of a frame."""
+
+_MATCH = f"recirc_id(0),in_port(1),eth(src={SRC_MAC},dst={DST_MAC})," \
+    "eth_type(0x0800)"
+_SET = "set(eth(src=02:00:00:00:01:01,dst=02:00:00:00:01:02))," \
+    f"set(ipv4(ttl={TTL - 1}))"
+_PUSH_VLAN = "push_vlan(vid=7,pcp=0)"
+_HEADERS = struct.Struct("!BBHHHBBH4s4sHH")
+HEADERS_SIZE = _HEADERS.size
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What packets differ in: addresses and ports."""
+
+    src: int
+    dst: int
+    sport: int
+    dport: int
+
+    def headers(self) -> bytes:
+        """The IPv4 header and the ports of UDP's."""
+        def pack(checksum: int) -> bytes:
+            return _HEADERS.pack(
+                0x45, 0, SIZE - 14, 0, 0x4000, TTL, 17, checksum,
+                self.src.to_bytes(4, "big"), self.dst.to_bytes(4, "big"),
+                self.sport, self.dport)
+
+        total = sum(struct.unpack_from("!10H", pack(0)))
+        total = (total & 0xFFFF) + (total >> 16)
+        return pack(~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A match on the key, and a packet that has it."""
+
+    match: str
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One measurement.
+
+    :param flows: all that are installed
+    :param masks: how many different ones they have
+    :param spread: all of them get packets; otherwise the last one does
+    :param outputs: ports that get a copy of each packet
+    :param hash: packets carry a hash, as from a NIC, so that nobody has to
+        compute one
+    """
+
+    what: str
+    flows: Callable[[], list[Flow]]
+    actions: str = "2"
+    masks: int = 1
+    spread: bool = False
+    outputs: tuple[int, ...] = (2,)
+    hash: bool = False
+
+    def sent(self, flows: list[Flow]) -> list[Packet]:
+        """The packets, again and again: one of each flow, in any order."""
+        packets = [flow.packet for flow in
+                   (flows if self.spread else flows[-1:])]
+        random.Random(SEED).shuffle(packets)
+        return packets
+
+
+def _plain(extra: str = "frag=no") -> Callable[[], list[Flow]]:
+    """One flow, as of a learning switch."""
+    return lambda: [Flow(f"{_MATCH},ipv4({extra})",
+                         Packet(0x0A000001, 0x0A000002, 1000, 2000))]
+
+
+def _addresses() -> list[Flow]:
+    """MANY flows under one mask."""
+    return [Flow(f"{_MATCH},ipv4(dst={IPv4Address(0x0B000000 + i)},frag=no)",
+                 Packet(0x0A000001, 0x0B000000 + i, 1000, 2000))
+            for i in range(MANY)]
+
+
+def _prefixes(masks: int, flows: int) -> Callable[[], list[Flow]]:
+    """Flows by prefixes of two fields, whose lengths make `masks` masks.
+
+    They are those of everything that an ACL's rule on one address and port
+    does not allow (bench.flowsets.explosion()), which is the worst that a
+    table can be given; each destination has such a rule.
+    """
+    across = int(masks ** .5)
+
+    def make() -> list[Flow]:
+        return list(_of_rules(across, max(1, flows // masks)))
+
+    return make
+
+
+def _of_rules(across: int, rules: int) -> Iterator[Flow]:
+    rng = random.Random(SEED)
+    for rule in range(rules):
+        dst = 0x0B000000 + rule
+        src, port = rng.getrandbits(32), rng.getrandbits(16)
+        for i in range(1, across + 1):
+            for j in range(1, across + 1):
+                other = src ^ 1 << 32 - i ^ rng.getrandbits(32 - i)
+                dport = port ^ 1 << 16 - j ^ rng.getrandbits(16 - j)
+                ones, bits = _ones(32, i), _ones(16, j)
+                yield Flow(
+                    f"{_MATCH},ipv4(src={IPv4Address(other & ones)}/"
+                    f"{IPv4Address(ones)},dst={IPv4Address(dst)},proto=17,"
+                    f"frag=no),udp(dst={dport & bits}/{bits:#x})",
+                    Packet(other, dst, rng.getrandbits(16), dport))
+
+
+def _ones(bits: int, prefix: int) -> int:
+    """A field's mask with so many leading bits."""
+    return (1 << bits) - (1 << bits - prefix)
+
+
+CASES = {
+    "output": Case("output", _plain()),
+    "output-hash": Case("output, packets have a hash", _plain(), hash=True),
+    "set": Case("set MACs, dec_ttl", _plain(f"ttl={TTL},frag=no"),
+                f"{_SET},2"),
+    "vlan": Case("push_vlan", _plain(), f"{_PUSH_VLAN},2"),
+    "copies": Case("push_vlan, set MACs, dec_ttl, three outputs",
+                   _plain(f"ttl={TTL},frag=no"),
+                   f"{_PUSH_VLAN},{_SET},2,3,4", outputs=(2, 3, 4)),
+    "masks-16": Case("16 masks", _prefixes(16, 1), masks=16),
+    "masks-256": Case("256 masks", _prefixes(256, 1), masks=256),
+    "flows": Case("10,000 flows", _addresses, spread=True),
+    "flows-masks-16": Case("10,000 flows, 16 masks", _prefixes(16, MANY),
+                           masks=16, spread=True),
+    "flows-masks-256": Case("9,984 flows, 256 masks", _prefixes(256, MANY),
+                            masks=256, spread=True),
+}
