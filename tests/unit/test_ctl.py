@@ -140,6 +140,7 @@ def test_arguments_that_end_argparse(ctl: Ctl, path: str,
     assert "1.0" in tool.ask("version")[1]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ovs.vlog")
 @pytest.mark.parametrize("pattern", ["%D{(}%m", "%d{[}"])
 def test_a_pattern_that_no_message_fits(ctl: Ctl, path: str,
                                         pattern: str) -> None:
