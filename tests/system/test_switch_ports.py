@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from lab import Host, Lab
+from lab import PROVIDER, Host, Lab
 
 MISSING = (r"could not open network device|p\d\w*: .*No such device"
            r"|cannot get R?STP status on nonexistent port")
@@ -195,3 +195,64 @@ def statistic(lab: Lab, port: str, key: str) -> int:
     text = lab.vsctl("--format=json", "--columns=statistics", "find",
                      "interface", f"name={port}")
     return int(dict(json.loads(text)["data"][0][0][1]).get(key, 0))
+
+
+def requests(lab: Lab) -> int:
+    """What the provider has been asked so far."""
+    shown = lab.appctl("coverage/show", target=PROVIDER)
+    return int(shown.partition("netlink_request")[2].split()[1])
+
+
+def test_ports_are_not_asked_for_again(own_lab: Lab) -> None:
+    """ovs-vswitchd wants to know of all ports whenever one is added."""
+    lab = own_lab
+    # What is asked from time to time is none of it.
+    lab.vsctl("set", "Open_vSwitch", ".",
+              "other_config:stats-update-interval=3600000",
+              "other_config:max-idle=3600000",
+              "other_config:max-revalidator=3600000")
+    lab.add_bridge("br0")
+    names = [f"v{n}" for n in range(70)]
+    for name in names:
+        lab.ns.ip(f"link add {name} type veth peer name {name}x")
+        lab.ns.ip(f"link set {name} up")
+
+    def cost() -> int:
+        """Requests for a few more ports, added one by one."""
+        before = requests(lab)
+        for _ in range(5):
+            lab.vsctl("add-port", "br0", names.pop())
+        return requests(lab) - before
+
+    def add(count: int) -> None:
+        """All at once."""
+        more = [names.pop() for _ in range(count)]
+        lab.vsctl(*[word for name in more
+                    for word in ("--", "add-port", "br0", name)])
+
+    add(5)
+    with_few = cost()
+    add(50)
+    assert cost() < 2 * with_few
+
+
+def test_ports_change_behind_the_switch(lab: Lab) -> None:
+    """What ovs-vswitchd knows of ports is not kept longer than it is so."""
+    lab.add_bridge("br0")
+    lab.allowed.append(MISSING)
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    two = lab.add_host("p2", "br0", "10.1.1.2/24")
+    one.ping(two.ip)
+    # Removed by hand: ovs-vswitchd adds it again when it looks at ports.
+    lab.dpctl("del-if", "bpf@ovs-bpf", "p2")
+    lab.until(lambda: interface(lab, "p2", "ofport") == "-1"
+              or "p2" in ports(lab))
+    lab.vsctl("set", "bridge", "br0", "external_ids:a=b")
+    lab.until(lambda: "p2" in ports(lab))
+    one.ping(two.ip)
+    # Renamed: the port of that name has gone, the other is another's.
+    lab.ns.rename("p2", "p2b")
+    lab.until(lambda: not ports(lab) & {"p2", "p2b"})
+    lab.ns.rename("p2b", "p2")
+    lab.until(lambda: "p2" in ports(lab))
+    one.ping(two.ip)
