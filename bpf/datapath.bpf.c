@@ -226,4 +226,21 @@ int ovs_inject(struct ovs_ctx *ctx)
 	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_LOOKUP);
 }
 
+/* The end of an internal port's pair that people use: at its egress… */
+SEC("tc")
+int ovs_keep(struct ovs_ctx *ctx)
+{
+	ctx_keep(ctx);
+	return CTX_NEXT;
+}
+
+/* … and at its ingress. */
+SEC("tc")
+int ovs_restore(struct ovs_ctx *ctx)
+{
+	if (ctx_kept(ctx))
+		ctx_restore(ctx);
+	return CTX_NEXT;
+}
+
 char ovs_license[] SEC("license") = "GPL";

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from itertools import islice
 from operator import sub
 
+import ovs.vlog
+
 from dpif_bpf import abi
 from dpif_bpf.core.actions import Program
 from dpif_bpf.core.cls_sizes import MAPPED, Sizes
@@ -25,17 +27,21 @@ from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
-from dpif_bpf.edge import bpfsys
+from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import Generation
-from dpif_bpf.edge.hooks import Hooks
+from dpif_bpf.edge.hooks import EndHooks, Hooks
 from dpif_bpf.edge.inject import ExecSlots, Injector
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ports import Clsact
+from dpif_bpf.edge.ports.clsact import EGRESS
 from dpif_bpf.errors import BackendError
+
+vlog = ovs.vlog.Vlog("plane")
 
 _U32 = struct.Struct("=I")
 
 INJECT = "ovs_inject"
+KEEP, RESTORE = "ovs_keep", "ovs_restore"
 METERS = "ovs_meters"
 _NOTHING = FlowCounts(0, 0, 0, 0)
 MAX_STRIPES = 64
@@ -56,12 +62,20 @@ class Hooking:
         """Devices that an earlier provider hooked."""
         self._ours: set[int] = set()
         """Devices that this one hooked, or tried to."""
+        self._ends: dict[str, EndHooks] = {}
+        """By program: hooks of the other ends of internal ports."""
         if Hooks.supported():
-            self._hooks = Hooks(loader.pins.links(dp))
+            links = loader.pins.links(dp)
+            self._hooks = Hooks(links)
+            self._ends = {
+                KEEP: EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS),
+                RESTORE: EndHooks(links, "restore",
+                                  bpfprog.ATTACH_TCX_INGRESS)}
             try:
-                self._stale.update(self._hooks.adopt())
+                for hooks in (self._hooks, *self._ends.values()):
+                    self._stale.update(hooks.adopt())
             except BackendError:
-                self._hooks.close()
+                self.close()
                 raise
         else:
             self._clsact = Clsact()
@@ -74,9 +88,26 @@ class Hooking:
         elif self._clsact is not None:
             self._clsact.attach(ifindex, prog_fd, name)
 
+    def attach_end(self, hidden: int, ifindex: int | None, keep_fd: int,
+                   restore_fd: int) -> None:
+        """Hooks the other end of an internal port's pair.
+
+        :param ifindex: None when it is in another namespace: hooks that
+            went there with it get the programs, too
+        """
+        if self._clsact is None:
+            self._ends[KEEP].attach_end(hidden, ifindex, keep_fd)
+            self._ends[RESTORE].attach_end(hidden, ifindex, restore_fd)
+        elif ifindex is not None:
+            self._clsact.attach(ifindex, keep_fd, KEEP, EGRESS)
+            self._clsact.attach(ifindex, restore_fd, RESTORE)
+
     def detach(self, ifindex: int) -> None:
-        """Unhooks a device; no error when it has gone."""
+        """Unhooks a device, and the other end of an internal port's pair,
+        unless by clsact, which ends with it; no error when it has gone."""
         self._ours.discard(ifindex)
+        for ends in self._ends.values():
+            ends.detach(ifindex)
         if self._hooks is not None:
             self._hooks.detach(ifindex)
         elif self._clsact is not None:
@@ -101,6 +132,8 @@ class Hooking:
 
     def close(self) -> None:
         """The programs stay on their devices."""
+        for ends in self._ends.values():
+            ends.close()
         if self._hooks is not None:
             self._hooks.close()
         elif self._clsact is not None:
@@ -328,6 +361,14 @@ class BpfPlane:
         self._hooking.attach(
             ifindex, pipeline.entry_l3_fd if layer3 else pipeline.entry_fd,
             "ovs_entry")
+
+    def attach_end(self, hidden: int, ifindex: int | None) -> None:
+        try:
+            self._hooking.attach_end(hidden, ifindex, self.gen.prog_fd(KEEP),
+                                     self.gen.prog_fd(RESTORE))
+        except BackendError as error:
+            vlog.info(f"packets of an internal port lose their priority:"
+                      f" {error}")
 
     def detach(self, ifindex: int) -> None:
         self._hooking.detach(ifindex)

@@ -65,6 +65,7 @@ class FakePlane:
         self.ports: dict[int, PortEntry] = {}
         self.bridges: set[int] = set()
         self.hooks: dict[int, int] = {}
+        self.ends: dict[int, int | None] = {}
         self.executed: list[tuple[Program, int, bytes, bytes]] = []
         self.counted = DpCounters()
 
@@ -88,8 +89,13 @@ class FakePlane:
         assert bridge in self.bridges
         self.hooks[ifindex] = bridge
 
+    def attach_end(self, hidden: int, ifindex: int | None) -> None:
+        assert hidden in self.hooks
+        self.ends[hidden] = ifindex
+
     def detach(self, ifindex: int) -> None:
         self.hooks.pop(ifindex, None)
+        self.ends.pop(ifindex, None)
 
     def counters(self) -> DpCounters:
         return self.counted

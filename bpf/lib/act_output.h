@@ -56,6 +56,8 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 	if (!(now.flags & OVS_PORT_F_VETH) &&
 	    unlikely(ctx_gso(ctx) && ovs_gso_covered(ctx)))
 		return 0;
+	if (now.flags & OVS_PORT_F_INTERNAL)
+		ctx_keep(ctx);
 	return now.ifindex;
 }
 

@@ -10,6 +10,7 @@
 /* What a program returns. */
 #define CTX_DROP	TC_ACT_SHOT
 #define CTX_PASS	TC_ACT_OK
+#define CTX_NEXT	TC_ACT_UNSPEC	/* as if there were no program */
 #define CTX_REDIRECT	TC_ACT_REDIRECT
 
 /*
@@ -97,6 +98,45 @@ static __always_inline __u32 ctx_priority(const struct ovs_ctx *ctx)
 static __always_inline __u32 ctx_mark(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, mark);
+}
+
+/* Write a 32-bit field; by hand for the same reason. */
+#define ctx_put(ctx, field, value)					\
+	asm volatile("*(u32 *)(%0 + %1) = %2"				\
+		     :							\
+		     : "r"(ctx),					\
+		       "i"(__builtin_offsetof(struct ovs_ctx, field)),	\
+		       "r"((__u32)(value))				\
+		     : "memory")
+
+/*
+ * A veth forgets the priority of a packet, and the mark, too, when the other
+ * end is in another namespace.  So the one who sends it over an internal
+ * port's pair keeps them where a veth does not look, and the one who receives
+ * it takes them from there.  A queueing discipline in between, or GRO, may
+ * need the place for itself; then they are not there.
+ */
+#define CTX_KEPT	0x6f76736b
+
+static __always_inline void ctx_keep(struct ovs_ctx *ctx)
+{
+	ctx_put(ctx, cb[0], CTX_KEPT);
+	ctx_put(ctx, cb[1], ctx_get(ctx, priority));
+	ctx_put(ctx, cb[2], ctx_get(ctx, mark));
+}
+
+static __always_inline int ctx_kept(const struct ovs_ctx *ctx)
+{
+	return ctx_get(ctx, cb[0]) == CTX_KEPT;
+}
+
+/* A mark that is there still may have been changed on the way. */
+static __always_inline void ctx_restore(struct ovs_ctx *ctx)
+{
+	ctx_put(ctx, cb[0], 0);
+	ctx_put(ctx, priority, ctx_get(ctx, cb[1]));
+	if (!ctx_get(ctx, mark))
+		ctx_put(ctx, mark, ctx_get(ctx, cb[2]));
 }
 
 /* Send the packet itself: for the program to return. */

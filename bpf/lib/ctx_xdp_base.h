@@ -74,6 +74,19 @@ static __always_inline __u32 ctx_mark(const struct ovs_ctx *ctx)
 	return 0;
 }
 
+static __always_inline void ctx_keep(struct ovs_ctx *ctx)
+{
+}
+
+static __always_inline int ctx_kept(const struct ovs_ctx *ctx)
+{
+	return 0;
+}
+
+static __always_inline void ctx_restore(struct ovs_ctx *ctx)
+{
+}
+
 static __always_inline int ctx_output(struct ovs_ctx *ctx, __u32 ifindex)
 {
 	return bpf_redirect(ifindex, 0);

@@ -115,9 +115,21 @@ static __always_inline __u32 ovs_entry_dev(struct ovs_ctx *ctx,
 	now = ovs_port_now(port);
 	if (now.flags & OVS_PORT_F_L3)
 		return 0;
+	if (now.flags & OVS_PORT_F_INTERNAL)
+		ctx_keep(ctx);
 	if (unlikely(now.mtu && len > now.mtu) && !ctx_gso(ctx))
 		return 0;
 	return now.ifindex;
+}
+
+/* What the other end of an internal port's pair, and no one else, keeps. */
+static __always_inline void ovs_entry_restore(struct ovs_ctx *ctx,
+					      __u32 port_no)
+{
+	struct ovs_port *port = OVS_LOOKUP(OVS_MAP_PORTS, &port_no);
+
+	if (port && port->flags & OVS_PORT_F_INTERNAL)
+		ctx_restore(ctx);
 }
 
 /* Count what the cache of exact matches knew. */
@@ -156,6 +168,8 @@ static __always_inline int ovs_entry_run(struct ovs_ctx *ctx, __u32 bridge,
 	level = cpu->level;
 	if (level >= OVS_MAX_NESTING)
 		return ovs_entry_drop(bridge, OVS_DROP_NESTING);
+	if (ctx_kept(ctx))
+		ovs_entry_restore(ctx, port_no);
 
 	parsed = stage == OVS_STAGE_RX && ovs_frame_parse(ctx, &f);
 	if (!parsed)

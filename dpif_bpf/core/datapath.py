@@ -238,12 +238,20 @@ class Datapath:
     def hook_port(self, port: Vport) -> None:
         """Packets of the port come to this plane from now on."""
         self._attach(port)
+        self._attach_end(port)
         self._ports.start(port.link)
         port.hooked = True
 
     def _attach(self, port: Vport) -> None:
         self.plane.attach(port.link.hook_ifindex, port.bridge,
                           port.link.layer3)
+
+    def _attach_end(self, port: Vport) -> None:
+        link = port.link
+        if link.internal:
+            self.plane.attach_end(
+                link.hook_ifindex,
+                link.ifindex if link.netnsid is None else None)
 
     def _enter(self, name: str, type_: int, port_no: int,
                upcall_pids: tuple[int, ...], link: Link) -> Vport:
@@ -331,6 +339,8 @@ class Datapath:
             return port
         moved = event.change & (LinkChange.NAME | LinkChange.NETNS)
         port.link = event.link
+        if event.change & LinkChange.NETNS and port.hooked:
+            self._attach_end(port)
         if event.change & LinkChange.MTU:
             self._write(port)
         if event.change & LinkChange.NAME:

@@ -70,8 +70,18 @@ class Plane(Protocol):
         :param layer3: its packets have no Ethernet header
         """
 
+    def attach_end(self, hidden: int, ifindex: int | None) -> None:
+        """Hooks the other end of an internal port's pair, so that packets
+        keep priority and mark on their way through it.  Where it cannot,
+        they go through without.
+
+        :param hidden: the end to which attach() hooked
+        :param ifindex: None when the other end is in another namespace:
+            then hooks that it has already get this plane's programs
+        """
+
     def detach(self, ifindex: int) -> None:
-        """Takes the hook off; a device that has gone is no error."""
+        """Takes the hooks off; a device that has gone is no error."""
 
     def counters(self) -> DpCounters:
         """Sums over all bridges and CPUs."""

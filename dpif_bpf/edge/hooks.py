@@ -40,6 +40,10 @@ class Hook:
         """
         bpfprog.link_update(self._fd, prog_fd)
 
+    def has_device(self) -> bool:
+        """Whether there is a device that is hooked, in any namespace."""
+        return bpfprog.link_info(self._fd).ifindex != 0
+
     def alive(self) -> bool:
         """Whether it is this namespace's device `ifindex` that is hooked.
 
@@ -78,9 +82,17 @@ class Hooks:
         there is something to pin
     """
 
+    _suffix = ""
+    """Of the pins' names."""
+    _where = bpfprog.ATTACH_TCX_INGRESS
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._hooks: dict[int, Hook] = {}
+
+    @staticmethod
+    def _alive(hook: Hook) -> bool:
+        return hook.alive()
 
     @staticmethod
     def supported() -> bool:
@@ -100,15 +112,17 @@ class Hooks:
         with backend_errors(f"cannot read {self._directory}"):
             paths = sorted(self._directory.iterdir())
         for path in paths:
-            if path.name.isdigit() and int(path.name) not in self._hooks:
+            name = path.name.removesuffix(self._suffix)
+            if (name.isdigit() and path.name == name + self._suffix
+                    and int(name) not in self._hooks):
                 fd = open_link(path)
                 if fd is not None:
-                    self._adopt(Hook(int(path.name), fd, path))
+                    self._adopt(Hook(int(name), fd, path))
         return list(self._hooks)
 
     def _adopt(self, hook: Hook) -> None:
         try:
-            alive = hook.alive()
+            alive = self._alive(hook)
         except BackendError:
             hook.close()
             raise
@@ -125,18 +139,26 @@ class Hooks:
             kernel has no tcx (see supported()), EEXIST something that is
             not ours has the pin's place
         """
-        hook = self._hooks.get(ifindex)
-        if hook is not None:
-            try:
-                hook.update(prog_fd)
-                return hook
-            except BackendError as error:
-                if error.errno != errno.ENOLINK:
-                    raise
-            self.detach(ifindex)
-        fd = bpfprog.link_create(prog_fd, ifindex,
-                                 bpfprog.ATTACH_TCX_INGRESS)
-        path = self._directory / str(ifindex)
+        return self._update(ifindex, prog_fd) or self._create(
+            ifindex, ifindex, prog_fd)
+
+    def _update(self, number: int, prog_fd: int) -> Hook | None:
+        """A hook with another program; None when there is none."""
+        hook = self._hooks.get(number)
+        if hook is None:
+            return None
+        try:
+            hook.update(prog_fd)
+            return hook
+        except BackendError as error:
+            if error.errno != errno.ENOLINK:
+                raise
+        self.detach(number)
+        return None
+
+    def _create(self, number: int, ifindex: int, prog_fd: int) -> Hook:
+        fd = bpfprog.link_create(prog_fd, ifindex, self._where)
+        path = self._directory / f"{number}{self._suffix}"
         try:
             with backend_errors(f"cannot pin {path}"):
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -145,7 +167,7 @@ class Hooks:
         except BackendError:
             os.close(fd)  # and with it goes the link
             raise
-        self._hooks[ifindex] = hook = Hook(ifindex, fd, path)
+        self._hooks[number] = hook = Hook(number, fd, path)
         return hook
 
     @staticmethod
@@ -173,3 +195,34 @@ class Hooks:
         for hook in self._hooks.values():
             hook.close()
         self._hooks.clear()
+
+
+class EndHooks(Hooks):
+    """Hooks of those ends of internal ports' pairs that people use.
+
+    Such an end can be in another namespace, where its hooks go with it: it
+    goes by the index of the hidden end here.
+
+    :param name: of these hooks, in the names of the pins
+    :param where: ATTACH_TCX_INGRESS or ATTACH_TCX_EGRESS
+    """
+
+    def __init__(self, directory: Path, name: str, where: int) -> None:
+        super().__init__(directory)
+        self._suffix = f"-{name}"
+        self._where = where
+
+    @staticmethod
+    def _alive(hook: Hook) -> bool:
+        return hook.has_device()
+
+    def attach_end(self, hidden: int, ifindex: int | None,
+                   prog_fd: int) -> None:
+        """Hook an end, or replace its program.
+
+        :param ifindex: of the end; None when it is in another namespace,
+            where it keeps the hook that it has or goes without one
+        :raises BackendError: as attach()
+        """
+        if not self._update(hidden, prog_fd) and ifindex is not None:
+            self._create(hidden, ifindex, prog_fd)

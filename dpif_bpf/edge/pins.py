@@ -3,7 +3,8 @@
 
 ::
 
-    ROOT/DP/links/IFINDEX       tcx links (edge.hooks)
+    ROOT/DP/links/IFINDEX       tcx links (edge.hooks),
+    ROOT/DP/links/IFINDEX-NAME  those of the other end of an internal port
     ROOT/DP/N/maps/NAME         generation N of the datapath: every map,
     ROOT/DP/N/progs/NAME        every program,
     ROOT/DP/N/bridges/ID/progs  and each bridge's program array
@@ -224,7 +225,8 @@ class PinRoot:
         if not links.is_dir():
             return
         for path in links.iterdir():
-            fd = open_link(path) if path.name.isdigit() else None
+            number = path.name.partition("-")[0]
+            fd = open_link(path) if number.isdigit() else None
             if fd is not None:
                 os.close(fd)
                 path.unlink()

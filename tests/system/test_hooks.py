@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from netns import Namespace
 
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import Generation
-from dpif_bpf.edge.hooks import Hooks
+from dpif_bpf.edge.hooks import EndHooks, Hooks
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import remove_tree
 from dpif_bpf.errors import BackendError
@@ -180,6 +181,54 @@ def test_link_of_another_namespace_is_not_adopted(
         far.send(FRAME)
         assert seen(generation, 1) == 1
         hooks.detach(vb)
+
+
+def test_ends_are_known_wherever_they_are(
+        loader: Loader, far: socket.socket, namespace: Namespace,
+        elsewhere: Namespace) -> None:
+    """An end of a pair by the index of its other one, as of a port."""
+    vb, va = socket.if_nametoindex("vb"), socket.if_nametoindex("va")
+    links = loader.pins.links(DP)
+    with new_generation(loader, vb, 1, 2) as generation:
+        entries = [generation.bridge(n).entry_fd for n in (1, 2)]
+        hooks = Hooks(links)
+        hooks.attach(vb, entries[0])
+        ends = EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS)
+        ends.attach_end(vb, None, entries[0])
+        assert vb not in ends
+        ends.attach_end(vb, va, entries[0])
+        assert {path.name for path in links.iterdir()} == {
+            str(vb), f"{vb}-keep"}
+        namespace.ip(f"link set va netns {elsewhere.pid}")
+        hooks.close()
+        ends.close()
+        hooks = Hooks(links)
+        assert hooks.adopt() == [vb] and len(hooks) == 1
+        ends = EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS)
+        assert ends.adopt() == [vb]
+        ends.attach_end(vb, None, entries[1])
+        with open_link(links / f"{vb}-keep") as fd:
+            assert bpfprog.link_info(fd).prog_id == bpfprog.prog_info(
+                entries[1]).prog_id
+        elsewhere.ip("link del va")
+        ends.close()
+        hooks.close()
+        ends = EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS)
+        assert ends.adopt() == []
+        assert {path.name for path in links.iterdir()} == {str(vb)}
+        namespace.ip("link add vb type veth peer name va")
+        new = socket.if_nametoindex("va")
+        ends.attach_end(vb, new, entries[0])
+        assert vb in ends
+    loader.remove(DP)
+    assert not links.exists()
+
+
+@contextlib.contextmanager
+def open_link(path: Path) -> Iterator[int]:
+    fd = bpfsys.obj_get(path)
+    yield fd
+    os.close(fd)
 
 
 SENDER = """

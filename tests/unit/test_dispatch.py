@@ -266,6 +266,17 @@ def test_port_whose_device_goes(peer: Peer) -> None:
     assert 1 not in the_plane(peer).ports
 
 
+def test_other_end_of_an_internal_port(peer: Peer) -> None:
+    """It is hooked as well, as long as it can be."""
+    dp, plane = the_dp(peer), the_plane(peer)
+    local = dp.vports.by_no[0].link
+    assert plane.ends == {local.hook_ifindex: local.ifindex}
+    peer.provider.ports.change(local.name, netnsid=3)
+    for event in peer.provider.ports.run():
+        dp.link_changed(event)
+    assert plane.ends == {local.hook_ifindex: None}
+
+
 def test_port_set_pids_and_renamed_device(peer: Peer) -> None:
     assert peer.do(VPORT, u.OVS_VPORT_CMD_SET,
                    nla_string(u.OVS_VPORT_ATTR_NAME, "p1"),

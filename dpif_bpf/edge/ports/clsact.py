@@ -30,10 +30,12 @@ class Clsact:
     def close(self) -> None:
         self._rtnl.close()
 
-    def attach(self, ifindex: int, prog_fd: int, name: str) -> None:
+    def attach(self, ifindex: int, prog_fd: int, name: str,
+               parent: int = INGRESS) -> None:
         """Hooks a program, in place of the one that was, without a gap.
 
         :param name: what tc(8) shows
+        :param parent: INGRESS or EGRESS
         :raises BackendError: ENODEV there is no such device; EINVAL the
             device has an ingress qdisc instead
         """
@@ -49,7 +51,7 @@ class Clsact:
             perform(f"{name} could not be attached to device {ifindex}",
                     lambda: self._rtnl.iproute.tc(
                         "replace-filter", "bpf", ifindex, HANDLE,
-                        parent=INGRESS, prio=PRIORITY, protocol=ETH_P_ALL,
+                        parent=parent, prio=PRIORITY, protocol=ETH_P_ALL,
                         fd=prog_fd, name=name, direct_action=True))
         except BackendError:
             if added:
