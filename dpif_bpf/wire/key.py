@@ -44,6 +44,11 @@ CHUNK = 255
 PLANS_PER_LENGTH = 32
 """Layouts of one length that are kept; the one used last comes first."""
 LENGTHS = 256
+PLANS = 8192
+"""Plans that are made before the collection starts anew."""
+LENGTH_MAX = 1024
+"""Bytes of keys and masks whose plans are kept; no packet has as many.  A
+plan takes a few times as much memory."""
 FACTS = 4096
 
 _IMAGE_SIZE = 8 * abi.OVS_KEY_BASE
@@ -193,6 +198,8 @@ _AnyPlan = TypeVar("_AnyPlan", bound=_Plan)
 _keys: dict[int, list[_KeyPlan]] = {}
 _metadata: dict[int, list[_Plan]] = {}
 _facts: dict[int, KeyFacts] = {}
+_made = 0
+"""Plans that are kept in these two, and in those of keys for masks."""
 
 
 @decoder
@@ -304,6 +311,14 @@ def _mask(key: _KeyPlan, mask: bytes, base: int) -> int:
 
 def _keep(plans: dict[int, list[_AnyPlan]], length: int,
           plan: _AnyPlan) -> None:
+    global _made
+    if length > LENGTH_MAX:
+        return
+    _made += 1
+    if _made > PLANS:
+        _keys.clear()
+        _metadata.clear()
+        _made = 1
     if length not in plans and len(plans) >= LENGTHS:
         plans.clear()
     same_length = plans.setdefault(length, [])

@@ -331,6 +331,36 @@ def test_number_of_plans_is_bounded(protos: list[int]) -> None:
                for plans in key._keys.values())
 
 
+def plans() -> int:
+    """All that are kept."""
+    keys = [plan for kept in key._keys.values() for plan in kept]
+    return (len(keys) + sum(len(kept) for plan in keys
+                            for kept in plan.masks.values())
+            + sum(map(len, key._metadata.values())))
+
+
+def test_plans_are_not_kept_for_ever(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of keys, masks and metadata of many lengths and kinds."""
+    monkeypatch.setattr(key, "PLANS", 40)
+    # Of two attributes that are alike in a mask's NSH the last one counts.
+    base = nla(uapi.OVS_NSH_KEY_ATTR_BASE, bytes(8))
+    whole = k.join(k.FRAME, k.eth_type(0x894f), k.nsh())
+    for count in range(1, 200):
+        mask = k.join(k.eth_type(0xffff),
+                      nla(uapi.OVS_KEY_ATTR_NSH, base * count))
+        key.decode_match(whole, mask)
+        key.decode_match(whole, mask)
+        key.decode_metadata(k.join(
+            k.in_port(), nla(uapi.OVS_KEY_ATTR_NSH, base * count)))
+        assert plans() <= 40
+    kept = plans()
+    long = k.join(k.FRAME, k.eth_type(0x894f),
+                  nla(uapi.OVS_KEY_ATTR_NSH, base * 5000))
+    key.decode_key(long)
+    assert plans() == kept
+
+
 KINDS = sorted(k.KEYS)
 
 
