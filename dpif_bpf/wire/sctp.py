@@ -31,7 +31,8 @@ def sctp_segments(packet: bytes | memoryview, lengths: Sequence[int],
     """
     at = find_ip(packet)
     start = at.l4 + SCTP_HLEN
-    if at.proto != IPPROTO_SCTP or start + sum(lengths) != len(packet):
+    if (at.proto != IPPROTO_SCTP or not lengths
+            or start + sum(lengths) != len(packet)):
         raise bad(f"{sum(lengths)} of {len(packet)} bytes, protocol"
                   f" {at.proto}")
     header = bytearray(packet[:start])

@@ -278,6 +278,13 @@ def test_sctp_packet_longer_than_ip_says(per_cpu: Bench) -> None:
     assert counts(per_cpu) == (0, 1, 0, 1)
 
 
+def test_sctp_packet_of_no_packets(per_cpu: Bench) -> None:
+    per_cpu.record(packet=bytes(Ether() / IP() / SCTP()), gso_size=0xffff,
+                   parts=abi.UPCALL_PARTS.struct.pack(b""),
+                   gso_type=abi.OVS_SKB_GSO_SCTP)
+    assert counts(per_cpu) == (0, 1, 0, 1)
+
+
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_many_small_segments(per_cpu: Bench, size: int) -> None:
     """The sender chose their size: so many go up, and no more."""
