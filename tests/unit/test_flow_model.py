@@ -140,7 +140,11 @@ def code(call: object, *args: object) -> int:
 
 
 class Room:
-    """Lets there be no room after so many leaves or kept records."""
+    """Lets there be no room after so many leaves or kept records.
+
+    There is none for leaves from then on.  For a record there is some again
+    after the first that found none: what was there before it has left it.
+    """
 
     def __init__(self, dp: Datapath, plane: FakePlane) -> None:
         self.left: int | None = None
@@ -153,7 +157,8 @@ class Room:
             place(*args)  # type: ignore[arg-type]
 
         def limited_alloc(words: int) -> int:
-            self.use()
+            if not self.met:
+                self.use()
             return alloc(words)
 
         cls._place = limited_place  # type: ignore[method-assign]
