@@ -45,7 +45,8 @@ def check_flows(dp: Datapath, plane: FakePlane) -> None:
 
 
 def kept_flows(plane: FakePlane) -> dict[int, bytes]:
-    """Flow id → record, as records.read(), which takes longer."""
+    """Flow id → record without its prefix, as records.read(), which takes
+    longer."""
     words, start = plane.nlmem, records.DIR_BASE + records.FLOW_BASE
     directory = np.frombuffer(words, np.uint64)[
         start:start + plane.flow_ids]
@@ -53,7 +54,8 @@ def kept_flows(plane: FakePlane) -> dict[int, bytes]:
     kept = {}
     for flow_id in np.flatnonzero(directory).tolist():
         offset, size = divmod(words[start + flow_id], 1 << 32)
-        kept[flow_id] = bytes(data[offset * 8:offset * 8 + size])
+        kept[flow_id] = bytes(data[
+            offset * 8 + records.FLOW_PREFIX.size:offset * 8 + size])
     return kept
 
 

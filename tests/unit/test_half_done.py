@@ -16,10 +16,12 @@ import errno
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 
 import pytest
 
 from dpif_bpf.core import restore
+from dpif_bpf.core.actions import COPIES_LATE
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.edges import LinkChange, LinkEvent
 from dpif_bpf.core.vport import LOCAL
@@ -159,7 +161,10 @@ class World:
             assert not dp.vports.by_no and not dp.flows.snapshot()
             return machine
         plane.settle()
-        dp.programs.advance(dp.programs.seal())
+        # Time flies, so that deferred copies come no more.
+        dp.programs._clock = count(0, 2 * COPIES_LATE).__next__
+        while dp.programs.advance(dp.programs.seal()):
+            pass
         flows = dp.flows.snapshot()
         for flow in flows:
             for bridge, flow_id in flow.places.items():
