@@ -34,8 +34,8 @@ SEC("tc")
 int t_csum(struct __sk_buff *skb)
 {
 	struct sk_buff___csum *k = (void *)skb;
-	__u32 len = skb->len, i;
-	__u8 data[T_MAX] = {};
+	__u32 len = skb->len, i, csum;
+	__u16 half[2];
 	__u64 sum = 0;
 
 	if (BPF_CORE_READ_BITFIELD_PROBED(k, ip_summed) != OVS_CSUM_COMPLETE ||
@@ -43,17 +43,17 @@ int t_csum(struct __sk_buff *skb)
 		return TC_ACT_OK;
 	len -= ETH_HLEN;
 	t_count(0);
-	if (len > T_MAX || bpf_skb_load_bytes(skb, ETH_HLEN, data, len)) {
-		t_count(1);
-		return TC_ACT_OK;
+	for (i = 0; i < T_MAX && i < len; i += sizeof(half)) {
+		if (bpf_skb_load_bytes(skb, ETH_HLEN + i, half, sizeof(half)))
+			break;
+		sum += half[0] + half[1];
 	}
-	for (i = 0; i < T_MAX; i += 2)
-		sum += *(__u16 *)(data + i);
-	sum += (__u16)~BPF_CORE_READ(k, csum);
-	sum += (__u16)~(BPF_CORE_READ(k, csum) >> 16);
+	csum = ~BPF_CORE_READ(k, csum);
+	sum += (csum & 0xffff) + (csum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	if (sum != 0xffff)
+	/* Frames of the tests are words. */
+	if (i != len || sum != 0xffff)
 		t_count(1);
 	return TC_ACT_OK;
 }
