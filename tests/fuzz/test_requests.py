@@ -29,7 +29,7 @@ from tests.invariants import check, check_meters
 
 DEVICES = ("p1", "p2", "p3", "p4", "gone")
 RENAMED = ("q1", "q2")
-REQUESTS = 8000
+REQUESTS = 5000
 """Datagrams of a run that is not told how long to take."""
 
 
