@@ -329,6 +329,17 @@ class BpfPlane:
         self._hooking.attach(self._pair.receiver, self.gen.prog_fd(INJECT),
                              INJECT)
 
+    def renew_inject(self) -> None:
+        """The pair has been made anew: what was on its way is lost."""
+        self.hook_inject()
+        injector = Injector(self._pair.sender)
+        injector.refused = self._injector.refused
+        self._injector.close()
+        self._injector = injector
+        for token in self._slots.reset():
+            assert isinstance(token, Program)
+            self._released(token)
+
     # Ports
 
     def write_port(self, port_no: int, entry: PortEntry) -> None:

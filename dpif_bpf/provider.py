@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import errno
 import gc
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import ovs.vlog
 
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import LinkEvent, Poller, PortEdge
+from dpif_bpf.core.edges import InjectPair, LinkEvent, Poller, PortEdge
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.grace import Grace
@@ -19,7 +21,7 @@ from dpif_bpf.edge.psample import Psample
 from dpif_bpf.edge.ring import BUDGET
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.instance import Instance, Maker, attempt
-from dpif_bpf.limited import msec
+from dpif_bpf.limited import Limited, msec
 from dpif_bpf.takeover import RETRY_MIN, Left, Takeovers
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest
@@ -35,6 +37,8 @@ TIDY_FLOWS = 256
 """Flows that one look moves at most: a few ms."""
 _RECLAIM_TURNS = 64
 """Of BUDGET upcalls: they take a tenth of a second."""
+RETRY_INTERVAL = 1000
+"""ms until what devices and the database want is tried again that failed."""
 REAP_INTERVAL = 100
 """ms after which executes are looked after when nothing else happens."""
 
@@ -53,6 +57,10 @@ class Provider:
         self._multicast = multicast
         self._instances: dict[str, Instance] = {}
         self._bridges: Mapping[str, frozenset[str]] = {}
+        self._behind: dict[str, int] = {}
+        """Names of datapaths that do not follow devices or bridges to when
+        (ms) that is tried again."""
+        self._warn = Limited(vlog.warn)
         self._grace = Grace()
         self._psample = Psample()
         self._samples = Samples(self._psample)
@@ -102,6 +110,7 @@ class Provider:
         return dp
 
     def remove(self, dp: Datapath) -> None:
+        self._behind.pop(dp.name, None)
         self._maker.destroy(self._instances.pop(dp.name))
         vlog.info(f"removed datapath {dp.name}")
 
@@ -182,6 +191,7 @@ class Provider:
     def run(self) -> None:
         """Upcalls, and what waits for the programs."""
         self._catch_up(msec())
+        self._renew(self._ports.renewed())
         over = self._grace.over  # upcalls that name what it frees are queued
         drained = True
         for instance in self._instances.values():
@@ -193,7 +203,10 @@ class Provider:
             self._grace.run(over)
 
     def _catch_up(self, now: int) -> None:
-        """What a takeover could not do is tried again."""
+        """What could not be done, by a takeover for one, is tried again."""
+        for dp in self.datapaths():
+            if self._behind.get(dp.name, sys.maxsize) <= now:
+                self._follow(dp)
         for left in self._takeovers.due(now):
             self._try(left)
             self._clear_devices()
@@ -205,6 +218,17 @@ class Provider:
             # The collector would not get that far for days.
             self._maker.garbage = False
             gc.collect()
+
+    def _renew(self, pairs: list[InjectPair]) -> None:
+        """Lets datapaths use inject pairs that were made anew."""
+        for instance in self._instances.values():
+            if instance.pair not in pairs:
+                continue
+            try:
+                instance.plane.renew_inject()
+            except DpifError as error:
+                # It has gone once more, and will be made again.
+                vlog.info(f"{instance.dp.name} cannot be sent to: {error}")
 
     def _tidy(self, instance: Instance) -> None:
         """Lets flows return to the first trees of their forests."""
@@ -219,6 +243,8 @@ class Provider:
         now = msec()
         for left in self._takeovers.left.values():
             poller.timer_wait(left.again - now)
+        for when in self._behind.values():
+            poller.timer_wait(when - now)
         for instance in self._instances.values():
             if instance.unsettled:
                 poller.timer_wait(instance.unsettled - now)
@@ -230,16 +256,27 @@ class Provider:
                     instance.tidied + TIDY_INTERVAL - msec())
         self._grace.wait(poller)
 
+    # Devices and bridges
+
+    def changes(self) -> Iterator[tuple[Datapath, Vport, bool]]:
+        return self.link_events(self._ports.run())
+
     def link_events(
             self, events: list[LinkEvent]
             ) -> Iterator[tuple[Datapath, Vport, bool]]:
         """Ports that changed or ended (True), for peers to hear of."""
         for event in events:
             for dp in self.datapaths():
-                port = dp.link_changed(event)
+                known = dp.vports.by_hook.get(event.link.hook_ifindex)
+                try:
+                    port = dp.link_changed(event)
+                except DpifError as error:
+                    self._fell_behind(dp, f"port {event.link.name}", error)
+                    port = known
+                    if port is not None and not _ended(dp, port):
+                        continue
                 if port is not None:
-                    gone = port.port_no not in dp.vports.by_no
-                    yield dp, port, gone
+                    yield dp, port, _ended(dp, port)
 
     def set_bridges(self, bridges: Mapping[str, frozenset[str]]) -> None:
         """What the database says now."""
@@ -248,10 +285,30 @@ class Provider:
             self._follow(dp)
 
     def _follow(self, dp: Datapath) -> None:
-        try:
-            dp.set_bridges(self._bridges)
-        except DpifError as error:
-            vlog.warn(f"cannot follow the bridges of {dp.name}: {error}")
+        """Has a datapath follow the bridges, and the devices that it did not
+        follow yet."""
+        behind = self._behind.pop(dp.name, None)
+        for what, call in (
+                ("the bridges", partial(dp.set_bridges, self._bridges)),
+                ("its ports", dp.mend)):
+            try:
+                call()
+            except DpifError as error:
+                self._fell_behind(dp, what, error, behind is not None)
+        if behind is not None and dp.name not in self._behind:
+            vlog.info(f"{dp.name} follows its bridges and ports again")
+
+    def _fell_behind(self, dp: Datapath, what: str, error: DpifError,
+                     known: bool = False) -> None:
+        """It is tried again later.
+
+        :param known: whether that was known, and logged, before
+        """
+        self._behind[dp.name] = msec() + RETRY_INTERVAL
+        if not known:
+            # A device that vanishes meanwhile is nothing to act upon.
+            say = vlog.info if error.errno == errno.ENODEV else self._warn
+            say(f"{dp.name} cannot follow {what}: {error}")
 
     def close(self) -> None:
         """Lets go of everything; what is pinned goes on forwarding."""
@@ -260,3 +317,7 @@ class Provider:
         self._instances.clear()
         self._grace.close()
         self._psample.close()
+
+
+def _ended(dp: Datapath, port: Vport) -> bool:
+    return dp.vports.by_no.get(port.port_no) is not port

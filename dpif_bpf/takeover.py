@@ -170,8 +170,11 @@ class Takeovers:
             self._maker.abandon(instance)
             raise
         instance.unsettled = started
-        self.settle(instance, replay.unhooked())
-        attempt(replay.counters)
+        ended = replay.ended()
+        self.settle(instance, [port.ifindex for port in ended
+                               if port.ifindex])
+        attempt(replay.counters,
+                *(partial(self._free, port) for port in ended))
         vlog.info(f"took over datapath {dp.name}:"
                   f" {len(dp.vports.by_no)} ports, {len(dp.flows)} flows,"
                   f" {len(dp.meters)} meters, {msec() - started} ms")
@@ -215,10 +218,8 @@ class Takeovers:
         ports: list[VportRequest] = []
         attempt(lambda: ports.extend(self._ports_of(name)),
                 lambda: self._unhook(name, ports))
-        for port in ports:
-            if port.type != uapi.OVS_VPORT_TYPE_INTERNAL:
-                attempt(partial(self._free, port))
-        attempt(lambda: self._loader.remove(name))
+        attempt(*(partial(self._free, port) for port in ports),
+                lambda: self._loader.remove(name))
         vlog.info(f"removed datapath {name}, which was not taken over")
         return True
 
@@ -238,6 +239,8 @@ class Takeovers:
 
     def _free(self, port: VportRequest) -> None:
         """Gives a device back what becoming a port has changed."""
+        if port.type == uapi.OVS_VPORT_TYPE_INTERNAL:
+            return
         with contextlib.suppress(RequestError):  # it has gone
             self._ports.release(self._ports.adopt_netdev(
                 port.name or "", port.ifindex or 0))
@@ -360,8 +363,7 @@ class _Replay:
                         now.bytes - before.bytes, now.used, now.tcp_flags))
         self._counted = counted
 
-    def unhooked(self) -> list[int]:
-        """Devices of ports that were not taken over."""
-        return [port.ifindex for port in self._kept.ports
-                if port.ifindex and port.port_no not in
-                self._dp.vports.by_no]
+    def ended(self) -> list[VportRequest]:
+        """Ports that were not taken over."""
+        return [port for port in self._kept.ports
+                if port.port_no not in self._dp.vports.by_no]

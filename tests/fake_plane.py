@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dpif_bpf import abi
@@ -17,7 +17,7 @@ from dpif_bpf.core.plane import DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.core.samples import Samples
-from dpif_bpf.core.vport import LOCAL
+from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest
@@ -183,6 +183,13 @@ class FakeProvider:
 
     def notify(self, group: int, message: bytes) -> None:
         self.events.append((group, message))
+
+    def changes(self) -> Iterator[tuple[Datapath, Vport, bool]]:
+        for event in self.ports.run():
+            for dp in self.dps:
+                port = dp.link_changed(event)
+                if port is not None:
+                    yield dp, port, port.port_no not in dp.vports.by_no
 
     def reclaim(self) -> bool:
         waiting = sum(plane.classifier.quarantine_size

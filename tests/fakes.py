@@ -90,6 +90,11 @@ class FakePorts:
         if change:
             self._events[old.hook_ifindex] = LinkEvent(change, new)
 
+    def return_(self, name: str) -> None:
+        """A device was away, and its hook has not come back with it."""
+        link = self.devices[name].link
+        self._events[link.hook_ifindex] = LinkEvent(LinkChange.HOOK, link)
+
     def vanish(self, name: str) -> None:
         """Deletes a device, and its peer if it is one of ours."""
         device = self.devices.pop(name)
@@ -126,7 +131,8 @@ class FakePorts:
         return self.open_netdev(name)
 
     def create_internal(self, name: str, hidden_name: str,
-                        address: bytes | None = None) -> Link:
+                        address: bytes | None = None,
+                        ifindex: int = 0) -> Link:
         for old in (name, hidden_name):
             device = self.devices.get(old)
             if device is None:
@@ -137,7 +143,7 @@ class FakePorts:
                 raise RequestError(
                     errno.EEXIST,
                     f"a device {name} or {hidden_name} exists")
-        hidden = self._index()
+        hidden = ifindex or self._index()
         index = self._index()
         link = Link(name, index, hidden, 1500, ARPHRD_ETHER, 0,
                     address or bytes((2, 0, 0, 0, 1, index & 0xff)), True)
@@ -147,8 +153,11 @@ class FakePorts:
             ours=True)
         return self._claim(link)
 
-    def adopt_internal(self, name: str, hidden_name: str) -> Link:
-        hidden = self.devices.get(hidden_name)
+    def adopt_internal(self, name: str, hidden_name: str,
+                       ifindex: int = 0) -> Link:
+        hidden = next((device for device in self.devices.values()
+                       if ifindex and device.link.ifindex == ifindex),
+                      self.devices.get(hidden_name))
         if hidden is None or not hidden.ours:
             raise RequestError(errno.ENODEV,
                                f"there is no device {hidden_name}")
@@ -199,6 +208,9 @@ class FakePorts:
         for name, device in list(self.devices.items()):
             if device.link.ifindex in pair:
                 del self.devices[name]
+
+    def renewed(self) -> list[InjectPair]:
+        return []
 
     def leftovers(self, prefix: str) -> list[str]:
         return [name for name, device in self.devices.items()

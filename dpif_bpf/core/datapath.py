@@ -97,13 +97,17 @@ class Datapath:
         self.meters = Meters(plane.meters, clock)
         self._ports = ports
         self._owner: dict[str, int] = {}
+        self._undone: dict[int, tuple[Vport, Callable[[Vport], None]]] = {}
+        """What mend() is to do, by port number."""
         self.bridges: dict[str, int] = {}
         plane.add_bridge(ANY_BRIDGE)
 
     @property
     def dp_ifindex(self) -> int:
-        """The local port's device stands for the datapath."""
-        return self.vports.by_no[LOCAL].link.hook_ifindex
+        """The local port's device stands for the datapath, in what is still
+        said of it when it has gone, too."""
+        local = self.vports.local
+        return 0 if local is None else local.link.hook_ifindex
 
     # Settings
 
@@ -223,17 +227,37 @@ class Datapath:
         """
         name, port_no = request.name, request.port_no
         assert name is not None and port_no is not None
-        if request.type == uapi.OVS_VPORT_TYPE_INTERNAL:
-            link = self._ports.adopt_internal(
-                name, hidden_name(self.number, port_no))
-        else:
-            link = self._ports.adopt_netdev(name, request.ifindex or 0)
         try:
-            return self._enter(link.name, request.type or 0, port_no,
+            link = self._adopt(name, request)
+        except DpifError:
+            self.vports.retire(port_no)
+            raise
+        try:
+            return self._enter(name, request.type or 0, port_no,
                                request.upcall_pids or (0,), link)
         except DpifError:
             self._ports.disown(link)
             raise
+
+    def _adopt(self, name: str, request: VportRequest) -> Link:
+        ifindex = request.ifindex or 0
+        if request.type == uapi.OVS_VPORT_TYPE_INTERNAL:
+            return self._adopt_internal(name, request.port_no or 0, ifindex)
+        link = self._ports.adopt_netdev(name, ifindex)
+        if link.name != name:
+            self._ports.disown(link)
+            raise RequestError(errno.ENODEV, f"{name} has become {link.name}")
+        return link
+
+    def _adopt_internal(self, name: str, port_no: int, ifindex: int) -> Link:
+        """Takes over the devices of an internal port, or makes others."""
+        hidden = hidden_name(self.number, port_no)
+        try:
+            return self._ports.adopt_internal(name, hidden, ifindex)
+        except RequestError as error:
+            if error.errno != errno.ENODEV:
+                raise
+        return self._ports.create_internal(name, hidden, ifindex=ifindex)
 
     def hook_port(self, port: Vport) -> None:
         """Packets of the port come to this plane from now on."""
@@ -326,28 +350,88 @@ class Datapath:
     def link_changed(self, event: LinkEvent) -> Vport | None:
         """A port's device changed.
 
+        An internal port is one under its own name, however its device is
+        called and wherever that is; when that has gone, another one takes
+        its place.  Any other device ends to be a port when it is renamed:
+        ovs-vswitchd knows devices by their names, and another of the old
+        name may come.
+
         :returns: the port when peers should hear of it; it is no longer in
             `vports` when it has ended
+        :raises DpifError: not all of it could be followed; mend() tries it
+            again, unless the port has ended
         """
         port = self.vports.by_hook.get(event.link.hook_ifindex)
         if port is None:
             return None
-        if event.change & LinkChange.GONE:
-            if port.port_no == LOCAL:
-                return None
-            self.delete_port(port)
+        if port.link.internal and event.change & LinkChange.GONE:
+            self._make_anew(port)
+            return None
+        if not port.link.internal and event.change & (
+                LinkChange.GONE | LinkChange.NAME | LinkChange.KIND):
+            self._end(port)
             return port
-        moved = event.change & (LinkChange.NAME | LinkChange.NETNS)
         port.link = event.link
         if event.change & LinkChange.NETNS and port.hooked:
             self._attach_end(port)
-        if event.change & LinkChange.MTU:
+        if event.change & (LinkChange.MTU | LinkChange.HOOK):
+            self._attempt(port, self._refresh)
+        return port if event.change & LinkChange.NETNS else None
+
+    def _end(self, port: Vport) -> None:
+        self.vports.retire(port.port_no)
+        self.delete_port(port)
+
+    def _refresh(self, port: Vport) -> None:
+        self._write(port)
+        if port.hooked:
+            self._attach(port)
+
+    def _make_anew(self, port: Vport) -> None:
+        """Makes devices for an internal port in the place of those that went,
+        as with a namespace.  Without them it ends, but for the local one."""
+        try:
+            self._attempt(port, self._make_devices)
+        except DpifError:
+            if port.port_no != LOCAL:
+                self._end(port)
+            raise
+
+    def _make_devices(self, port: Vport) -> None:
+        """They have the old index, by which the datapath is known."""
+        link = self._ports.create_internal(
+            port.name, hidden_name(self.number, port.port_no),
+            ifindex=port.link.hook_ifindex)
+        port.link = link
+        try:
             self._write(port)
-        if event.change & LinkChange.NAME:
-            self.vports.rename(port, event.link.name)
-            self._keep_port(port)
-            self._own(port, self._owner.get(port.name, ANY_BRIDGE))
-        return port if moved else None
+            self.hook_port(port)
+        except DpifError:
+            self._finish(port.name, lambda: self._ports.release(link))
+            raise
+
+    def _attempt(self, port: Vport, step: Callable[[Vport], None]) -> None:
+        """Does what mend() is to try again if it fails."""
+        self._undone[port.port_no] = port, step
+        step(port)
+        del self._undone[port.port_no]
+
+    def mend(self) -> None:
+        """Tries again what link_changed() could not do.
+
+        :raises DpifError: the first one
+        """
+        failed: DpifError | None = None
+        for port, step in list(self._undone.values()):
+            if self.vports.by_no.get(port.port_no) is not port:
+                del self._undone[port.port_no]
+                continue
+            try:
+                self._attempt(port, step)
+            except DpifError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     # Bridges
 

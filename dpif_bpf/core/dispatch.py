@@ -109,6 +109,10 @@ class Registry(Protocol):
     def notify(self, group: int, message: bytes) -> None:
         """Sends a notification to the members of a multicast group."""
 
+    def changes(self) -> Iterator[tuple[Datapath, Vport, bool]]:
+        """Ports whose devices have changed since the last call, or with
+        which they have ended (True); all that has happened so far."""
+
     def reclaim(self) -> bool:
         """Waits until what was removed can be used again; whether there was
         anything."""
@@ -312,7 +316,11 @@ class Dispatcher:
     # ovs_vport
 
     def _vport(self, message: Message) -> Iterator[bytes]:
+        """What has happened to devices is answered for, and told of, first:
+        ovs-vswitchd asks when it hears of the same, and not again."""
         request = decode_vport(message)
+        for dp, port, gone in self._registry.changes():
+            self.port_event(dp, port, gone)
         header = ReplyHeader(message.seq, message.pid)
         if request.cmd == uapi.OVS_VPORT_CMD_GET:
             if message.is_dump:

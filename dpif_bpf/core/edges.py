@@ -61,8 +61,8 @@ class LinkChange(IntFlag):
     """What happened to the device of a port."""
 
     GONE = 1
-    """Deleted, or moved where the datapath cannot follow.  The port has
-    ended: the hook went with the device, and the link is released."""
+    """Deleted, or moved where the datapath cannot follow: the hook went with
+    the device, and the edge has forgotten the link."""
     NAME = 2
     MTU = 4
     FLAGS = 8
@@ -71,6 +71,10 @@ class LinkChange(IntFlag):
     NETNS = 32
     """The visible end of an internal port is in another namespace now, and
     perhaps has another index."""
+    HOOK = 64
+    """The hooked device was away, or may have been: it has no hook then."""
+    KIND = 128
+    """Its type, or another device has taken its index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,8 @@ class PortEdge(Protocol):
         """
 
     def create_internal(self, name: str, hidden_name: str,
-                        address: bytes | None = None) -> Link:
+                        address: bytes | None = None,
+                        ifindex: int = 0) -> Link:
         """Makes a device pair for an internal port, both ends down.
 
         What a provider that was killed left half done under these names is
@@ -160,16 +165,20 @@ class PortEdge(Protocol):
         :param name: the end that the host uses: MTU 1500, offloads on
         :param hidden_name: the datapath's end
         :param address: MAC address of the visible end, None for a random one
+        :param ifindex: of the datapath's end, 0 for any
         :raises RequestError: EEXIST when another device has one of the names
         """
 
-    def adopt_internal(self, name: str, hidden_name: str) -> Link:
+    def adopt_internal(self, name: str, hidden_name: str,
+                       ifindex: int = 0) -> Link:
         """Finds the pair of an earlier provider by its hidden end.
 
         The visible end may have another name, or be in another namespace:
         the link tells.
 
-        :param name: what the visible end was called, for messages
+        :param name: under which it was made
+        :param ifindex: of the hidden end then, by which it is found though
+            it was renamed since; 0 when not known
         :raises RequestError: ENODEV there is none
         """
 
@@ -205,6 +214,10 @@ class PortEdge(Protocol):
 
     def delete_inject(self, pair: InjectPair) -> None:
         """Deletes the pair; it is no error that it has gone."""
+
+    def renewed(self) -> list[InjectPair]:
+        """The pairs of open_inject() that had gone, or whose hook had, since
+        the last call.  They are there again, under their old indexes."""
 
     def leftovers(self, prefix: str) -> list[str]:
         """Names of our devices that begin with `prefix` and belong to no

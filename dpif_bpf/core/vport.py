@@ -16,6 +16,11 @@ LOCAL = 0
 MAX_PORTS = 65535
 """DP_MAX_PORTS: port numbers are below it."""
 
+RETIRED = 4096
+"""Numbers of ports that ended by themselves that are kept back.
+ovs-vswitchd, which hears of it later, would take a new port of such a number
+for the old one, refuse it (EBUSY) or delete it in the old one's place."""
+
 
 @dataclass(slots=True)
 class Vport:
@@ -23,6 +28,8 @@ class Vport:
 
     :param port_no: number in the datapath, 0 for the local port
     :param type: OVS_VPORT_TYPE_*
+    :param name: under which it was added; it has no other as long as it
+        lives, whatever its device is called
     :param link: the device behind it
     :param upcall_pids: sockets for its misses under per-vport dispatch;
         (0,) sends none
@@ -43,36 +50,34 @@ class Vport:
 
 @dataclass(slots=True)
 class VportTable:
-    """The ports of one datapath by number, name and hooked device.
-
-    Devices get their names from others, and swap them: what is heard of one
-    before it is heard of the other may make two ports of one name.  It then
-    finds the one that was given it last.
-    """
+    """The ports of one datapath by number, name and hooked device."""
 
     by_no: dict[int, Vport] = field(default_factory=dict)
     by_name: dict[str, Vport] = field(default_factory=dict)
     by_hook: dict[int, Vport] = field(default_factory=dict)
+    local: Vport | None = None
+    """The local port, also when it has gone."""
+    retired: dict[int, None] = field(default_factory=dict)
+    """See RETIRED; the oldest comes first."""
 
     def add(self, port: Vport) -> None:
+        if port.port_no == LOCAL:
+            self.local = port
+        self.retired.pop(port.port_no, None)
         self.by_no[port.port_no] = port
         self.by_name[port.name] = port
         self.by_hook[port.link.hook_ifindex] = port
 
     def remove(self, port: Vport) -> None:
         del self.by_no[port.port_no]
-        self._unname(port)
-        if self.by_hook.get(port.link.hook_ifindex) is port:
-            del self.by_hook[port.link.hook_ifindex]
+        del self.by_name[port.name]
+        del self.by_hook[port.link.hook_ifindex]
 
-    def _unname(self, port: Vport) -> None:
-        if self.by_name.get(port.name) is port:
-            del self.by_name[port.name]
-
-    def rename(self, port: Vport, name: str) -> None:
-        self._unname(port)
-        port.name = name
-        self.by_name[name] = port
+    def retire(self, port_no: int) -> None:
+        """Keeps the number of a port back that ended by itself."""
+        self.retired[port_no] = None
+        if len(self.retired) > RETIRED:
+            del self.retired[next(iter(self.retired))]
 
     def pick_number(self, wanted: int | None) -> int:
         """The number for a new port.
@@ -89,6 +94,8 @@ class VportTable:
                                    f"port number {wanted} is in use")
             return wanted
         for number in range(1, MAX_PORTS):
-            if number not in self.by_no:
+            if number not in self.by_no and number not in self.retired:
                 return number
+        for number in self.retired:
+            return number
         raise RequestError(errno.EFBIG, "the datapath has no free port number")

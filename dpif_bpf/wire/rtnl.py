@@ -50,6 +50,9 @@ NETNSA_NSID = 1
 NETNSA_PID = 2
 RTEXT_FILTER_SKIP_STATS = 8
 
+NLM_F_DUMP_INTR = 0x10
+"""Of a message of a dump: what it lists changed meanwhile."""
+
 NSID_NONE = -1
 """NETNSA_NSID_NOT_ASSIGNED."""
 
@@ -197,6 +200,13 @@ def parse_stats(message: Message) -> tuple[int, ...]:
         if attr == wanted:
             return _STATS64.unpack_from(message.raw, at)
     return (0,) * 8
+
+
+def parse_done(message: Message) -> int:
+    """The errno with which a dump has ended, 0 when it is whole."""
+    if len(message.raw) < NLMSG_HDRLEN + S32.size:
+        return 0
+    return -int(S32.unpack_from(message.raw, NLMSG_HDRLEN)[0])
 
 
 def parse_nsid(message: Message) -> int:

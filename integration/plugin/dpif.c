@@ -19,6 +19,7 @@
 #include "netdev-offload.h"
 #endif
 
+#include "if-notifier.h"
 #include "known.h"
 #include "plugin.h"
 #include "transport.h"
@@ -274,12 +275,25 @@ static int
 dpif_bpf_port_poll(const struct dpif *dpif_, char **devnamep)
 {
 	struct dpif_netlink *dpif = dpif_netlink_cast(dpif_);
+	int error;
 
 	if (dpif->port_notifier
 	    && dpif_bpf_transport_lost(nl_sock_fd(dpif->port_notifier))) {
 		return ENOBUFS;
 	}
-	return dpif_netlink_port_poll(dpif_, devnamep);
+	error = dpif_netlink_port_poll(dpif_, devnamep);
+	if (error) {
+		return error;
+	}
+	known_doubt(*devnamep);
+	if (dpif_netlink_port_query_by_name(dpif_, *devnamep, NULL)
+	    == ENODEV) {
+		/* The provider hears of devices when ovs-vswitchd does, or
+		 * later.  Then this is the first that is known of a port's
+		 * end, while a device of its name may be there already. */
+		if_notifier_manual_report();
+	}
+	return 0;
 }
 
 static char *

@@ -174,6 +174,21 @@ read_events(void)
 	ofpbuf_uninit(&buf);
 }
 
+void
+known_doubt(const char *name)
+{
+	struct known *known;
+
+	ovs_mutex_lock(&mutex);
+	version++;
+	HMAP_FOR_EACH_WITH_HASH (known, node, hash_string(name, 0), &all) {
+		if (!strcmp(known->is.name, name)) {
+			known->fresh = false;
+		}
+	}
+	ovs_mutex_unlock(&mutex);
+}
+
 uint64_t
 known_version(void)
 {

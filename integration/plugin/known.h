@@ -16,6 +16,10 @@
 
 struct ofpbuf;
 
+/* An event that was read elsewhere has told of this port: it is asked for anew,
+ * though the same event is still on its way here. */
+void known_doubt(const char *name);
+
 /* Counts what is known to have changed; from before a request is sent. */
 uint64_t known_version(void);
 

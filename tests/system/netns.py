@@ -66,6 +66,17 @@ class Namespace:
             f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}")
         return done.stdout
 
+    def popen(self, *argv: str,
+              quiet: bool = False) -> subprocess.Popen[bytes]:
+        """Starts a command inside.
+
+        :param quiet: whether what it prints is of no interest
+        """
+        output = subprocess.DEVNULL if quiet else None
+        return subprocess.Popen(
+            [*WITH_US, *self.command(argv)], stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output)
+
     def ip(self, args: str) -> str:
         """``ip`` with arguments as one would type them."""
         return self.run("ip", *args.split())

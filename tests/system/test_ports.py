@@ -73,6 +73,9 @@ class Waiter:
     def fd_wait(self, fd: int, events: int) -> None:
         self._poll.register(fd, events)
 
+    def timer_wait(self, msec: int) -> None:
+        raise AssertionError("nothing here fails")
+
     def immediate_wake(self) -> None:
         raise AssertionError("nothing here waits for no time")
 
@@ -226,11 +229,22 @@ def test_netdev_moved_away_is_gone(namespace: Namespace, ports: Ports,
     namespace.ip("link add v0 type veth peer name v1")
     ports.open_netdev("v0")
     namespace.ip(f"link set v0 netns {elsewhere.pid}")
-    # Back with the same index, but without its hook.
-    elsewhere.ip(f"link set v0 netns {namespace.pid}")
     events = collect(ports, has(LinkChange.GONE))
     assert events[-1].change == LinkChange.GONE
+    elsewhere.ip(f"link set v0 netns {namespace.pid}")
     assert ports.open_netdev("v0").name == "v0"
+
+
+def test_netdev_that_was_away_has_no_hook(namespace: Namespace, ports: Ports,
+                                          elsewhere: Namespace) -> None:
+    """It is looked at when it is back, with the same index."""
+    namespace.ip("link add v0 type veth peer name v1")
+    link = ports.open_netdev("v0")
+    namespace.ip(f"link set v0 netns {elsewhere.pid}")
+    elsewhere.ip(f"link set v0 netns {namespace.pid}")
+    events = collect(ports, has(LinkChange.HOOK))
+    assert not changes(events) & LinkChange.GONE
+    assert events[-1].link.hook_ifindex == link.hook_ifindex
 
 
 def test_like_numbered_device_elsewhere_is_another(
@@ -268,8 +282,10 @@ def test_lost_events(namespace: Namespace, ports: Ports,
     namespace.ip("link set v2 mtu 1280")
     namespace.ip("link del v0")
     events = collect(ports, has(LinkChange.GONE | LinkChange.MTU))
+    # What was lost may have told that a device was away.
     assert {(e.link.name, e.change) for e in events} == {
-        ("v0", LinkChange.GONE), ("v2", LinkChange.MTU)}
+        ("v0", LinkChange.GONE),
+        ("v2", LinkChange.MTU | LinkChange.HOOK)}
     assert len(events) == 2 and True in lost
 
 

@@ -277,16 +277,12 @@ def test_other_end_of_an_internal_port(peer: Peer) -> None:
     assert plane.ends == {local.hook_ifindex: None}
 
 
-def test_port_set_pids_and_renamed_device(peer: Peer) -> None:
+def test_port_set_pids(peer: Peer) -> None:
     assert peer.do(VPORT, u.OVS_VPORT_CMD_SET,
                    nla_string(u.OVS_VPORT_ATTR_NAME, "p1"),
                    nla_u32_array(u.OVS_VPORT_ATTR_UPCALL_PID,
                                  (8, 9)))[0] == 0
     assert the_dp(peer).vports.by_no[1].upcall_pids == (8, 9)
-    peer.provider.ports.change("p1", new_name="q1")
-    for event in peer.provider.ports.run():
-        the_dp(peer).link_changed(event)
-    assert the_dp(peer).vports.by_name["q1"].port_no == 1
 
 
 # ovs_flow

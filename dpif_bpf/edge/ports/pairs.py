@@ -33,19 +33,24 @@ class Pairs:
         self._in_use = in_use
 
     def create(self, name: str, hidden: str, alias: str, mtu: int,
-               attrs: Mapping[str, object]) -> tuple[LinkInfo, LinkInfo]:
+               attrs: Mapping[str, object], index: int = 0,
+               first_index: int = 0) -> tuple[LinkInfo, LinkInfo]:
         """Makes a pair, both ends down and the second one hidden.
 
         :param mtu: of the first end; the hidden one takes every size
-        :param attrs: more of the first end, as pyroute2 names them
+        :param attrs: more of the first end, by their names (IFLA_*)
+        :param index: of the hidden end, 0 for any
+        :param first_index: of the other one, 0 for any; heeded with `index`
         :raises RequestError: EEXIST
         """
         self._clear_unfinished(name, hidden)
         try:
             self._rtnl.change(
-                f"{name} could not be created", "add", ifname=name,
-                kind="veth", mtu=mtu, **attrs,
-                peer={"ifname": hidden, "mtu": MAX_MTU, "txqlen": 0})
+                f"{name} could not be created", "add", ifname=hidden,
+                kind="veth", mtu=MAX_MTU, txqlen=0, index=index,
+                VETH_INFO_PEER={"index": first_index, "attrs": [
+                    ("IFLA_IFNAME", name), ("IFLA_MTU", mtu),
+                    *attrs.items()]})
         except BackendError as error:
             if error.errno == errno.EEXIST:
                 raise RequestError(
@@ -53,19 +58,33 @@ class Pairs:
                     f"a device {name} or {hidden} exists") from error
             raise
         try:
-            self._mark(name, alias)
-            self._mark(hidden, f"switch's end of {name}")
-            self.hide(self.get(hidden))
-            return self.get(name), self.get(hidden)
+            return self._finish(self._get(name=hidden), name, alias)
         except BackendError:
             info = self._rtnl.find(name=hidden)
             if info is not None:
                 self.delete(info.index, hidden)
             raise
 
-    def _mark(self, name: str, text: str) -> None:
-        self._rtnl.change(f"{name} could not be given an alias", "set",
-                          index=self.get(name).index, ifalias=ALIAS + text)
+    def _finish(self, hidden: LinkInfo, name: str,
+                alias: str) -> tuple[LinkInfo, LinkInfo]:
+        """From here on the ends go by their indexes: others rename devices
+        as soon as there are any."""
+        self._mark(hidden.index, _hidden(name))
+        self._mark(hidden.peer, alias)
+        self.hide(hidden)
+        return self._get(index=hidden.peer), self._get(index=hidden.index)
+
+    def _get(self, index: int = 0, name: str = "") -> LinkInfo:
+        """A device that has just been there."""
+        info = self._rtnl.find(index=index, name=name)
+        if info is None:
+            raise BackendError(errno.ENODEV,
+                               f"device {name or index} vanished")
+        return info
+
+    def _mark(self, index: int, text: str) -> None:
+        self._rtnl.change(f"device {index} could not be given an alias",
+                          "set", index=index, ifalias=ALIAS + text)
 
     def _clear_unfinished(self, name: str, hidden: str) -> None:
         """Deletes pairs under these names that no port uses: what a provider
@@ -107,13 +126,6 @@ class Pairs:
         info = self._rtnl.find(name=name)
         return info if info is not None and is_ours(info) else None
 
-    def get(self, name: str) -> LinkInfo:
-        """A device that has just been there."""
-        info = self._rtnl.find(name=name)
-        if info is None:
-            raise BackendError(errno.ENODEV, f"{name} vanished")
-        return info
-
     def delete(self, index: int, name: str) -> None:
         """Deletes a device and its peer, if they are still there."""
         with ignoring(errno.ENODEV):
@@ -123,3 +135,12 @@ class Pairs:
 
 def is_ours(info: LinkInfo) -> bool:
     return info.kind == "veth" and info.alias.startswith(ALIAS)
+
+
+def is_hidden_end(info: LinkInfo, name: str) -> bool:
+    """Whether it is the hidden end of the pair that was made for `name`."""
+    return info.kind == "veth" and info.alias == ALIAS + _hidden(name)
+
+
+def _hidden(name: str) -> str:
+    return f"switch's end of {name}"

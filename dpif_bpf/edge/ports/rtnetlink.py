@@ -32,7 +32,11 @@ NETLINK_LISTEN_ALL_NSID = 8
 RTMGRP_LINK = 1
 RECV_BYTES = 1 << 16
 RCVBUF_BYTES = 1 << 20
-EVENTS_PER_RUN = 128
+EVENTS_PER_RUN = 4096
+"""More than RCVBUF_BYTES has room for, so that a run reads all there is."""
+TRIES = 4
+AGAIN = (errno.EINTR, errno.EAGAIN)
+"""Errors of requests that are simply made again, TRIES times at most."""
 
 
 class Rtnl:
@@ -57,44 +61,54 @@ class Rtnl:
         :returns: None when there is no such device
         :raises BackendError: any errno but ENODEV
         """
-        self._seq += 1
-        reply = self._ask(rtnl.get_link(self._seq, index, name, nsid))
+        reply = self._ask(lambda seq: rtnl.get_link(seq, index, name, nsid))
         return None if reply is None else rtnl.parse_link(reply)
 
     def dump(self) -> list[rtnl.LinkInfo]:
-        """All devices of our namespace."""
-        self._seq += 1
-        self._sock.send(rtnl.dump_links(self._seq))
-        links: list[rtnl.LinkInfo] = []
-        while True:
-            for message in netlink.iter_messages(
-                    self._sock.recv(RECV_BYTES)):
+        """All devices of our namespace, as of one moment if it can be had:
+        a dump amid which devices change may lack some that stay."""
+        self._drain()           # one dump at a time, or EBUSY
+        for _ in range(TRIES):
+            links: list[rtnl.LinkInfo] = []
+            whole = True
+            for message in self._exchange(rtnl.dump_links):
+                whole &= not message.flags & rtnl.NLM_F_DUMP_INTR
                 if message.type == netlink.NLMSG_DONE:
-                    return links
+                    error = rtnl.parse_done(message)
+                    break
                 if message.type == netlink.NLMSG_ERROR:
-                    raise BackendError(netlink.parse_error(message)[0],
-                                       "devices could not be listed")
+                    error = netlink.parse_error(message)[0]
+                    break
                 links.append(rtnl.parse_link(message))
+            if error:
+                raise BackendError(error, "devices could not be listed")
+            if whole:
+                break
+        return links
+
+    def _drain(self) -> None:
+        """Reads what is left of earlier answers."""
+        with contextlib.suppress(OSError):
+            while True:
+                self._sock.recv(RECV_BYTES, socket.MSG_DONTWAIT)
 
     def stats(self, index: int,
               nsid: int | None = None) -> tuple[int, ...] | None:
         """See rtnl.parse_stats(); None when the device has gone, or its
         namespace, or may not be looked into."""
-        self._seq += 1
-        if nsid is None:
-            request = rtnl.get_stats(self._seq, index)
-        else:
-            request = rtnl.get_link(self._seq, index, nsid=nsid, stats=True)
         try:
-            reply = self._ask(request)
+            if nsid is None:
+                reply = self._ask(lambda seq: rtnl.get_stats(seq, index))
+            else:
+                reply = self._ask(lambda seq: rtnl.get_link(
+                    seq, index, nsid=nsid, stats=True))
         except BackendError:
             return None
         return None if reply is None else rtnl.parse_stats(reply)
 
     def own_nsid(self) -> int:
         """The id that our own namespace has in itself, or NSID_NONE."""
-        self._seq += 1
-        reply = self._ask(rtnl.get_nsid(self._seq, os.getpid()))
+        reply = self._ask(lambda seq: rtnl.get_nsid(seq, os.getpid()))
         return rtnl.NSID_NONE if reply is None else rtnl.parse_nsid(reply)
 
     def change(self, what: str, command: str, /, **attrs: Any) -> None:
@@ -110,16 +124,42 @@ class Rtnl:
         """Sets the IFF_* bits of `mask` to those of `flags`."""
         self.change(what, "set", index=index, flags=flags, change=mask)
 
-    def _ask(self, request: bytes) -> netlink.Message | None:
-        """Sends one request and returns what answers it, None for ENODEV."""
-        self._sock.send(request)
-        reply = next(netlink.iter_messages(self._sock.recv(RECV_BYTES)))
-        if reply.type != netlink.NLMSG_ERROR:
-            return reply
-        error = netlink.parse_error(reply)[0]
+    def _ask(self, build: Callable[[int], bytes]) -> netlink.Message | None:
+        """What answers a request, None for ENODEV.
+
+        :param build: makes it of a sequence number
+        """
+        error = 0
+        for _ in range(TRIES):
+            reply = next(self._exchange(build))
+            if reply.type != netlink.NLMSG_ERROR:
+                return reply
+            error = netlink.parse_error(reply)[0]
+            if error not in AGAIN:
+                break
         if error != errno.ENODEV:
             raise BackendError(error, "a device could not be read")
         return None
+
+    def _exchange(self,
+                  build: Callable[[int], bytes]) -> Iterator[netlink.Message]:
+        """Sends a request and receives what answers it, without an end.
+
+        The kernel has answered when send() returns.  What is left of an
+        earlier answer, that was not read to its end, is passed over.
+        """
+        self._seq = self._seq + 1 & 0xFFFFFFFF
+        seq = self._seq
+        try:
+            self._sock.send(build(seq))
+            while True:
+                for message in netlink.iter_messages(
+                        self._sock.recv(RECV_BYTES, socket.MSG_DONTWAIT)):
+                    if message.seq == seq:
+                        yield message
+        except OSError as error:
+            raise BackendError(error.errno or errno.EIO,
+                               "devices could not be read") from error
 
 
 class LinkMonitor:
@@ -149,7 +189,7 @@ class LinkMonitor:
         poller.fd_wait(self._sock.fileno(), select.POLLIN)
 
     def run(self) -> tuple[set[int], set[int], bool]:
-        """Reads up to EVENTS_PER_RUN datagrams.
+        """Reads what has been heard since the last call.
 
         :returns: indexes of devices that changed in any namespace; indexes
             of those that left ours; whether events were lost
@@ -161,44 +201,53 @@ class LinkMonitor:
                 data, cmsgs, flags, _addr = self._sock.recvmsg(
                     RECV_BYTES, socket.CMSG_SPACE(4))
             except BlockingIOError:
+                return changed, left, False
+            except OSError:
+                # ENOBUFS, and whatever else there may be.
                 break
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                return changed, left, True
             if flags & socket.MSG_TRUNC:
-                return changed, left, True
+                break
             for message in netlink.iter_messages(data):
                 index = rtnl.link_index(message)
                 changed.add(index)
                 if message.type == rtnl.RTM_DELLINK and self._is_ours(cmsgs):
                     left.add(index)
-        return changed, left, False
+        return changed, left, True
 
     def _is_ours(self, cmsgs: list[tuple[int, int, bytes]]) -> bool:
         """Whether a message is of our namespace: it has no id then, or the
-        one that it has been given in itself."""
+        one that it has been given in itself.  In doubt it is."""
         for level, kind, value in cmsgs:
             if level == SOL_NETLINK and kind == NETLINK_LISTEN_ALL_NSID:
-                return int(struct.unpack("=i", value)[0]) == self._own_nsid()
+                with ignoring():
+                    return bool(struct.unpack("=i", value)[0]
+                                == self._own_nsid())
         return True
 
 
 def perform(what: str, call: Callable[[], object]) -> None:
-    """Calls pyroute2 and turns its errors into ours."""
-    try:
-        call()
-    except NetlinkError as error:
-        raise BackendError(error.code or errno.EIO, what) from error
-    except OSError as error:
-        raise BackendError(error.errno or errno.EIO, what) from error
+    """Calls pyroute2 and turns its errors into ours, whatever they are: its
+    parsers and its event loop have more than the two that it tells of."""
+    for left in reversed(range(TRIES)):
+        try:
+            call()
+            return
+        except NetlinkError as error:
+            if error.code not in AGAIN or not left:
+                # NetlinkDumpInterrupted has -1.
+                raise BackendError(error.code if error.code > 0
+                                   else errno.EIO, what) from error
+        except OSError as error:
+            raise BackendError(error.errno or errno.EIO, what) from error
+        except Exception as error:
+            raise BackendError(errno.EIO, f"{what}: {error!r}") from error
 
 
 @contextlib.contextmanager
 def ignoring(*codes: int) -> Iterator[None]:
-    """Swallows a BackendError of one of these errnos."""
+    """Swallows a BackendError of one of these errnos, of all without."""
     try:
         yield
     except BackendError as error:
-        if error.errno not in codes:
+        if codes and error.errno not in codes:
             raise
