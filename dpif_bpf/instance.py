@@ -36,8 +36,9 @@ class Instance:
     """A datapath with what serves it.
 
     :param fresh_pair: whether the inject pair was made for it
-    :param unsettled: ms, when what a takeover could not hook is tried again;
-        0: it is all hooked
+    :param unsettled: ms, when what a takeover could not hook, or remove, is
+        tried again; 0: it is all done
+    :param delay: ms until then
     """
 
     dp: Datapath
@@ -48,6 +49,7 @@ class Instance:
     fresh_pair: bool
     tidied: int = 0
     unsettled: int = 0
+    delay: int = 0
 
     def counters(self) -> dict[str, int]:
         """Events since the start, by name (coverage/show)."""
@@ -80,8 +82,9 @@ class Maker:
     """Builds instances, and takes them apart.
 
     :param send: see Upcalls
-    :ivar garbage: whether something was taken apart since its owner set it
-        to False: tables of cycles, as large as all of their maps
+    :ivar garbage: whether something was taken apart, or could not be, since
+        its owner set it to False: there are tables of cycles, as large as
+        all of their maps, or pins or devices of nothing
     """
 
     def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
@@ -106,6 +109,9 @@ class Maker:
         sender = f"ovsx{number}s{turn}"
         fresh = sender not in self._ports.leftovers(sender)
         with contextlib.ExitStack() as undo:
+            if fresh:
+                undo.callback(attempt,
+                              lambda: self._ports.delete_leftover(sender))
             pair = self._ports.open_inject(sender, f"ovsx{number}r{turn}")
             if fresh:
                 undo.callback(attempt,
@@ -123,12 +129,16 @@ class Maker:
             undo.callback(plane.close)
             dp: Datapath = Datapath(
                 name, number, plane, self._ports, msec, self._samples,
-                vlog.warn)
+                self._report)
             upcalls = Upcalls(dp, self._send)
             ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
             undo.pop_all()
         self._grace.watch(plane.classifier, dp.programs)
         return Instance(dp, plane, pair, ring, upcalls, fresh)
+
+    def _report(self, text: str) -> None:
+        vlog.warn(text)
+        self.garbage = True
 
     def abandon(self, instance: Instance) -> None:
         """Takes apart what has not become valid, and nothing else: devices
@@ -144,8 +154,8 @@ class Maker:
     def destroy(self, instance: Instance) -> None:
         """Takes everything down, the pins and the devices."""
         dp = instance.dp
-        dp.close()
-        attempt(lambda: instance.plane.detach(instance.pair.receiver),
+        attempt(dp.close,
+                lambda: instance.plane.detach(instance.pair.receiver),
                 lambda: self._ports.delete_inject(instance.pair))
         self.close(instance)
         attempt(lambda: self._loader.remove(dp.name))

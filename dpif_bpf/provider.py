@@ -117,7 +117,7 @@ class Provider:
     def discard(self, name: str) -> bool:
         if not self._takeovers.discard(name):
             return False
-        self._clear_devices()
+        self._clear()
         return True
 
     def absent(self, name: str) -> str | None:
@@ -156,7 +156,7 @@ class Provider:
         self._takeovers.find()
         for left in list(self._takeovers.left.values()):
             self._try(left)
-        self._clear_devices()
+        self._clear()
 
     def left(self) -> list[Left]:
         """Those that are not taken over."""
@@ -177,14 +177,12 @@ class Provider:
             return
         if msec() >= left.tried + RETRY_MIN:
             self._try(left)
-            self._clear_devices()
+            self._clear()
         if name in self._takeovers.left:
             raise left.refusal()
 
-    def _clear_devices(self) -> None:
-        attempt(lambda: self._takeovers.clear_devices(
-            instance.dp.number for instance in self._instances.values()
-            if instance.unsettled))
+    def _clear(self) -> None:
+        attempt(lambda: self._takeovers.clear(self._instances))
 
     # The loop
 
@@ -209,14 +207,15 @@ class Provider:
                 self._follow(dp)
         for left in self._takeovers.due(now):
             self._try(left)
-            self._clear_devices()
+            self._clear()
         for instance in self._instances.values():
             if 0 < instance.unsettled <= now:
                 self._takeovers.settle(instance)
-                self._clear_devices()
+                self._clear()
         if self._maker.garbage:
             # The collector would not get that far for days.
             self._maker.garbage = False
+            self._clear()
             gc.collect()
 
     def _renew(self, pairs: list[InjectPair]) -> None:

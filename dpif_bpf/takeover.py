@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from operator import add
@@ -163,8 +163,10 @@ class Takeovers:
             replay.settings()
             self._follow(dp)
             replay.ports()
-            replay.flows()
             replay.counters()
+            dp.keep()
+            replay.flows()
+            replay.flow_counters()
             instance.plane.gen.commit()
         except BaseException:
             self._maker.abandon(instance)
@@ -173,8 +175,10 @@ class Takeovers:
         ended = replay.ended()
         self.settle(instance, [port.ifindex for port in ended
                                if port.ifindex])
-        attempt(replay.counters,
+        attempt(replay.counters, replay.flow_counters,
                 *(partial(self._free, port) for port in ended))
+        with contextlib.suppress(DpifError):  # flows may have all the room
+            dp.keep()
         vlog.info(f"took over datapath {dp.name}:"
                   f" {len(dp.vports.by_no)} ports, {len(dp.flows)} flows,"
                   f" {len(dp.meters)} meters, {msec() - started} ms")
@@ -189,21 +193,21 @@ class Takeovers:
         :param stale: further devices that an earlier provider may have
             hooked
         """
-        failures = []
         plane, dp = instance.plane, instance.dp
-        for hook in (plane.hook_inject, *_hooks(dp)):
-            try:
-                hook()
-            except DpifError as error:
-                failures.append(str(error))
-        if failures:
-            for text in failures:
-                vlog.warn(f"{dp.name}: {text}; trying again")
-            instance.unsettled = msec() + RETRY_MIN
+        steps = [plane.hook_inject, *_hooks(dp)]
+        failures = _failures(steps)
+        if not failures:
+            steps = [partial(self._loader.remove_others, plane.gen),
+                     partial(plane.prune_hooks, stale)]
+            failures = _failures(steps)
+        if not failures:
+            instance.unsettled = 0
             return
-        instance.unsettled = 0
-        attempt(lambda: self._loader.remove_others(plane.gen),
-                lambda: plane.prune_hooks(stale))
+        say = vlog.dbg if instance.delay else vlog.warn
+        for text in failures:
+            say(f"{dp.name}: {text}; trying again")
+        instance.delay = min(max(2 * instance.delay, RETRY_MIN), RETRY_MAX)
+        instance.unsettled = msec() + instance.delay
 
     # What is not taken over
 
@@ -257,16 +261,20 @@ class Takeovers:
                 if found:
                     yield found
 
-    def clear_devices(self, unsettled: Iterable[int]) -> None:
-        """Deletes devices that belong to no datapath.
+    def clear(self, instances: Mapping[str, Instance]) -> None:
+        """Removes pins and devices that belong to no datapath.
 
-        :param unsettled: numbers of datapaths of which earlier generations
-            are in use
+        :param instances: by name
         """
+        for name in self._loader.datapaths():
+            if name not in instances and name not in self.left:
+                attempt(partial(self._loader.remove, name))
         keep = {left.number for left in self.left.values()}
         if None in keep:
             return
-        keep.update(unsettled)
+        # Of these earlier generations are in use.
+        keep.update(instance.dp.number for instance in instances.values()
+                    if instance.unsettled)
         for found in list(self._devices()):
             if int(found[1]) not in keep:
                 attempt(partial(self._ports.delete_leftover, found[0]))
@@ -277,6 +285,17 @@ def _kept(old: Generation) -> restore.Kept:
         raise BackendError(errno.EPROTO,
                            "the pinned records have another layout")
     return restore.read(old.mapped("ovs_nlmem").cast("Q"))
+
+
+def _failures(steps: Iterable[Callable[[], None]]) -> list[str]:
+    """Takes all steps; what fails of them."""
+    failures = []
+    for step in steps:
+        try:
+            step()
+        except DpifError as error:
+            failures.append(str(error))
+    return failures
 
 
 def _hooks(dp: Datapath) -> list[Callable[[], None]]:
@@ -347,13 +366,15 @@ class _Replay:
                              f" the first: {reasons[0]}")
 
     def counters(self) -> None:
-        """What the old one has counted by now.  When this is called again,
-        what it has counted since is added."""
+        """What the old one has counted by now; to be called again when it
+        counts no more."""
         dp, kept, earlier = self._dp, self._kept, self._earlier
         dp.base = kept.base + earlier.counters()
         dp.dropped = tuple(map(add, kept.dropped, earlier.drops()))
-        dp.keep()
-        counted = earlier.flows(self._moved.values())
+
+    def flow_counters(self) -> None:
+        """The same of flows: the second time, what came since is added."""
+        counted = self._earlier.flows(self._moved.values())
         for flow, now, before in zip(self._moved, counted, self._counted,
                                      strict=True):
             if now != before:

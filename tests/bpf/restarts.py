@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Self
 
@@ -41,6 +43,7 @@ BPFFS = Path("/sys/fs/bpf")
 NAME = "ovs-bpf"
 MAC = b"\2\0\0\0\0\1"
 ETH_TYPE = b"\x88\xb5"
+_templates: list[Template] = []
 
 
 def frame(number: int = 1) -> bytes:
@@ -140,7 +143,6 @@ class Site:
 
     def __init__(self, files: Files | None = None) -> None:
         self.files = files
-        self.template: Template | None = None
         self.peers: list[Peer] = []
         ensure_bpffs(BPFFS)
 
@@ -161,9 +163,9 @@ class Site:
     def loader(self) -> Loader:
         """One with the entry compiled, which is done once."""
         loader = Loader(self.pins, self.files)
-        if self.template is None:
-            self.template = loader.template()
-        loader._template = self.template
+        if not _templates:
+            _templates.append(loader.template())
+        loader._template = _templates[0]
         return loader
 
     def start(self, max_flows: int = 1024) -> Peer:
@@ -193,6 +195,14 @@ class Site:
                 for path in self.pins.rglob("*")}
 
 
+def unmarked() -> set[str]:
+    """Names of devices that nobody has said are anyone's."""
+    lines = subprocess.run(["ip", "-o", "link"], check=True, text=True,
+                           capture_output=True).stdout.splitlines()
+    return {line.split()[1].split("@")[0].rstrip(":") for line in lines
+            if "alias" not in line}
+
+
 def promiscuous(name: str) -> bool:
     return "PROMISC" in subprocess.run(
         ["ip", "link", "show", name], check=True, capture_output=True,
@@ -204,8 +214,14 @@ def hooks(ifindexes: list[int]) -> list[list[int]]:
     return [bpfprog.tcx_links(ifindex) for ifindex in ifindexes]
 
 
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_fds() -> Counter[str]:
+    """How many descriptors there are of what."""
+    found: Counter[str] = Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of listdir()
+            found[re.sub(r"\d+", "#", os.readlink(
+                f"/proc/self/fd/{fd}"))] += 1
+    return found
 
 
 def mappings() -> int:

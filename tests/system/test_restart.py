@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from lab import PROVIDER, SERVER, SWITCH, Host, Lab
+from ovs_build import TOP
 from streams import Stream
 
 import dpif_bpf
@@ -74,6 +80,84 @@ def test_provider_restarts_twice(own_lab: Lab) -> None:
     lab.vsctl("del-br", "br0")
     lab.until(lambda: "ovsx" not in lab.ns.ip("link show"))
     assert not pinned(lab)
+
+
+def without_object(lab: Lab) -> Path:
+    """A --bpf-dir in which the object is missing."""
+    directory = lab.rundir / "build" / "bpf"
+    directory.mkdir(parents=True)
+    (directory.parent / "shim").symlink_to(TOP / "build" / "shim")
+    return directory
+
+
+def test_takeover_that_fails(own_lab: Lab) -> None:
+    """Packets go on, ports and addresses stay; when the cause has gone it is
+    taken over, and ovs-vswitchd goes on with it."""
+    lab = own_lab
+    one, two = two_hosts(lab)
+    switch = lab.address("br0", "10.1.1.9/24")
+    one.ping(switch.ip)
+    settle(lab, one, two)
+    stream = Stream(lab, one, two, 1000)
+    lab.kill(PROVIDER)
+    # What ovs-vswitchd says of a datapath that is not there.
+    lab.allowed.append("ovs-vswitchd")
+    lab.allowed.append("cannot take over datapath ovs-bpf, which goes on")
+    directory = without_object(lab)
+    lab.start_provider(f"--bpf-dir={directory}")
+    shown = lab.appctl("dpif-bpf/show", target=PROVIDER)
+    assert shown.startswith("ovs-bpf: not taken over: cannot open")
+    assert "datapath.bpf.o" in shown and "trying again in" in shown
+    time.sleep(3)
+    assert "10.1.1.9/24" in lab.ns.ip("addr show dev br0")
+    shutil.copy(TOP / "build" / "bpf" / "datapath.bpf.o", directory)
+    lab.until(lambda: lab.appctl("dpif-bpf/show", target=PROVIDER)
+              .startswith("ovs-bpf: generation 2"))
+    assert stream.lost() == 0
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    one.ping(three.ip)
+    two.ping(switch.ip)
+    lab.tcp(three, two)
+
+
+def test_operator_gives_a_datapath_up(own_lab: Lab) -> None:
+    lab = own_lab
+    lab.allowed += ["ovs-vswitchd", "cannot take over datapath"]
+    two_hosts(lab)
+    lab.kill(SWITCH)
+    lab.kill(PROVIDER)
+    lab.start_provider(f"--bpf-dir={without_object(lab)}")
+    assert pinned(lab)
+    lab.appctl("dpif-bpf/discard", "ovs-bpf", target=PROVIDER)
+    assert not pinned(lab)
+    left = lab.ns.ip("-o link show")
+    assert "ovs" not in left and "br0" not in left
+    assert not lab.appctl("dpif-bpf/show", target=PROVIDER)
+
+
+def test_second_provider(own_lab: Lab) -> None:
+    """It ends before it touches anything, wherever it would pin."""
+    lab = own_lab
+    one, two = two_hosts(lab)
+    settle(lab, one, two)
+    stream = Stream(lab, one, two, 1000)
+    before = lab.ns.ip("-o link show"), pinned(lab)
+    for options, text in (
+            ([], "another ovs-bpfd serves this network namespace"),
+            (["--pin-dir=/sys/fs/bpf/other"], "another ovs-bpfd")):
+        done = subprocess.run(
+            lab.ns.command([sys.executable, "-m", "dpif_bpf", *options,
+                            f"--socket={lab.rundir}/other.sock"]),
+            env={**os.environ, "OVS_RUNDIR": str(lab.rundir),
+                 "PYTHONPATH": str(TOP)},
+            cwd="/", capture_output=True, text=True, check=False,
+            timeout=60)
+        assert done.returncode == 1 and text in done.stderr
+        assert "Traceback" not in done.stderr
+    assert (lab.ns.ip("-o link show"), pinned(lab)) == before
+    assert stream.lost() == 0
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    one.ping(three.ip)
 
 
 def pinned(lab: Lab) -> list[str]:
