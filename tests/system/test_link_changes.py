@@ -107,7 +107,7 @@ def test_port_that_ends_is_added_again(lab: Lab) -> None:
     lab.ns.ip("link set v1 promisc on")
     lab.vsctl("add-port", "br0", "v1")
     for _ in range(3):
-        lab.dpctl("del-if", "ovs-bpf", "v1")
+        lab.dpctl("del-if", "bpf@ovs-bpf", "v1")
         lab.until(lambda: "v1" in ports(lab)
                   and int(interface(lab, "v1", "ofport")) > 0)
     one.ping(two.ip)
