@@ -43,7 +43,8 @@
  * (1000), for how long after it went away calls wait for the provider before
  * they are refused with ECONNREFUSED.  DPIF_BPF_REPLY_MS (1000), how long a
  * connected provider may take for an answer before ETIMEDOUT, LONG_FACTOR
- * times as long for the requests that load programs or delete all flows.
+ * times as long while it is seen to work, and for the requests that load
+ * programs or delete all flows.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -246,6 +247,8 @@ static struct {
 	int64_t away_since;		/* 0: it is there */
 	int64_t give_up;		/* away: requests are refused then, */
 	int error;			/* with this; ETIMEDOUT: it is mute */
+	pid_t pid;			/* the one dialled last; 0: unknown */
+	int64_t worked;			/* when it was last seen to work */
 	const char *path;		/* default when no environment */
 	void (*notify)(bool here);
 } provider = {
@@ -313,6 +316,50 @@ static int env_ms(const char *name, int otherwise)
 static int reply_ms(void)
 {
 	return env_ms("DPIF_BPF_REPLY_MS", REPLY_MS);
+}
+
+/*
+ * Is the provider running, or waiting for a CPU or for the kernel?  One that is
+ * stopped or deadlocked is not.  On a machine that is slow or has much to do,
+ * a request takes its time, and the provider serves one after the other.  To
+ * be asked every SLICE_MS.
+ */
+static bool provider_works(void)
+{
+	char path[32], stat[1024], state = '\0';
+	const char *p;
+	int64_t now = now_ms();
+	ssize_t n;
+	bool works;
+	int fd;
+
+	pthread_mutex_lock(&provider.mutex);
+	snprintf(path, sizeof path, "/proc/%d/stat", (int) provider.pid);
+	pthread_mutex_unlock(&provider.mutex);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, stat, sizeof stat - 1);
+		REAL(close)(fd);
+		stat[n > 0 ? n : 0] = '\0';
+		p = strrchr(stat, ')');	/* a name may hold anything */
+		if (p && p[1] == ' ')
+			state = p[2];
+	}
+	pthread_mutex_lock(&provider.mutex);
+	if (state == 'R' || state == 'D')
+		provider.worked = now;
+	works = now - provider.worked < reply_ms() / 2;
+	pthread_mutex_unlock(&provider.mutex);
+	return works;
+}
+
+/* Has the provider had its time for an answer that was due at `deadline`? */
+static bool overdue(int64_t deadline)
+{
+	bool works = provider_works();
+
+	return now_ms() >= deadline + (works ? reply_ms() * (LONG_FACTOR - 1)
+				       : 0);
 }
 
 /* Time at which a call stops waiting for the provider to come back. */
@@ -426,6 +473,8 @@ too_long:
 /* Connects to the provider.  The new descriptor or -1. */
 static int dial(void)
 {
+	struct ucred peer;
+	socklen_t len = sizeof peer;
 	int size = SNDBUF;
 	int s = REAL(socket)(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC
 			     | SOCK_NONBLOCK, 0);
@@ -438,6 +487,11 @@ static int dial(void)
 	if (connect_path(s, provider_path())) {
 		REAL(close)(s);
 		return -1;
+	}
+	if (!getsockopt(s, SOL_SOCKET, SO_PEERCRED, &peer, &len)) {
+		pthread_mutex_lock(&provider.mutex);
+		provider.pid = peer.pid;
+		pthread_mutex_unlock(&provider.mutex);
 	}
 	return s;
 }
@@ -988,7 +1042,7 @@ static bool conn_wait_hello(struct conn *c)
 		if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
 			int error = provider_error();
 
-			if (!error && now_ms() >= deadline)
+			if (!error && overdue(deadline))
 				error = ETIMEDOUT;
 			if (error)
 				conn_give_up(c, error);
@@ -1277,7 +1331,7 @@ static ssize_t conn_recv(struct conn *c, struct msghdr *msg, int flags)
 				continue;
 			}
 			error = provider_error();
-			if (!error && now_ms() >= c->deadline)
+			if (!error && overdue(c->deadline))
 				error = ETIMEDOUT;
 			if (error) {
 				conn_give_up(c, error);

@@ -610,6 +610,27 @@ def test_request_that_takes_long(provider: Provider, peer: Peer) -> None:
     assert replies[1:] == ["EAGAIN"]
 
 
+def test_provider_that_works_is_waited_for(provider: Provider,
+                                           peer: Peer) -> None:
+    """On a slow machine, or behind other requests."""
+    took = REPLY_MS / 1000 + 0.5
+
+    def slow(*request: int) -> Iterator[bytes]:
+        time.sleep(took)
+        yield from usual(*request)
+
+    provider.reply = slow
+    provider.start()
+    peer("s = make()")
+    peer("w = in_thread(transact, s, nl(0x20, 9, 1))")
+    end = time.monotonic() + took
+    while time.monotonic() < end:
+        pass  # this thread is what is seen of the process
+    replies = peer("joined(w)")
+    assert parse(replies[0]) == (0x20, 1, b"echo")
+    assert replies[1:] == ["EAGAIN"]
+
+
 def test_mute_provider_is_not_waited_for_long(provider: Provider,
                                               peer: Peer) -> None:
     provider.start()
