@@ -13,10 +13,8 @@ from lab import PROVIDER, SWITCH, Host, Lab
 from netns import Namespace
 from test_switch_ports import MISSING, interface, ports
 
-NO_DEVICE = (r"(v\d|pa|pb|int\d|br0).*(No such device|does not exist)"
-             r"|cannot get R?STP st\w+ on nonexistent port"
-             r"|port_del failed \(No such device\)"
-             r"|netlink receive buffer overflowed")
+NO_DEVICE = (rf"^{SWITCH}: .*(No such device|does not exist"
+             r"|on nonexistent port|receive buffer overflowed)")
 """What ovs-vswitchd says of ports whose devices have gone or have other names,
 and when it does not keep up with them."""
 

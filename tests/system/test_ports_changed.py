@@ -18,6 +18,7 @@ from test_ports import (
     IFF_RUNNING,
     IFF_UP,
     TUNSETLINK,
+    Waiter,
     changes,
     collect,
     has,
@@ -235,6 +236,7 @@ def test_away_before_it_is_opened(namespace: Namespace, ports: Ports,
 
 
 def test_look_that_fails_is_repeated(namespace: Namespace, ports: Ports,
+                                     elsewhere: Namespace,
                                      monkeypatch: pytest.MonkeyPatch
                                      ) -> None:
     """After a while, with a timer, and not each time."""
@@ -265,7 +267,9 @@ def test_look_that_fails_is_repeated(namespace: Namespace, ports: Ports,
             raise AssertionError
 
     monkeypatch.setattr(Rtnl, "find", find)
-    batch(namespace, "link set v0 mtu 1400", "link set v2 mtu 1400")
+    batch(namespace, "link set v0 mtu 1400",
+          f"link set v2 netns {elsewhere.pid}")
+    elsewhere.ip(f"link set v2 netns {namespace.pid}")
     assert ports.run() == ports.run() == []
     assert len(asked) == 2, "each of them once"
     timer = Timer()
@@ -275,7 +279,9 @@ def test_look_that_fails_is_repeated(namespace: Namespace, ports: Ports,
     now += edge.AGAIN_INTERVAL - 1
     assert ports.run() == []
     now += 1
-    assert [event.change for event in ports.run()] == [LinkChange.MTU] * 2
+    what = {event.link.name: event.change for event in ports.run()}
+    assert what["v0"] == LinkChange.MTU
+    assert what["v2"] & LinkChange.HOOK
     timer = Timer()
     ports.wait(timer)
     assert timer.msec == -1
@@ -461,6 +467,32 @@ def test_inject_pair_was_away(namespace: Namespace, ports: Ports,
     ports.run()
     assert ports.renewed() == [pair]
     assert ",UP" in show(namespace, "ovsx0b")
+
+
+@pytest.mark.parametrize("end", ["ovsx0a", "ovsx0b"])
+def test_inject_pair_of_which_an_end_is_away(
+        namespace: Namespace, ports: Ports, elsewhere: Namespace,
+        end: str) -> None:
+    pair = ports.open_inject("ovsx0a", "ovsx0b")
+    namespace.ip(f"link set {end} netns {elsewhere.pid}")
+    ports.run()
+    assert ports.renewed() == [pair]
+    assert end not in elsewhere.ip("link show")
+    assert ",UP" in show(namespace, end)
+
+
+def test_what_is_heard_by_the_way_is_not_slept_over(
+        namespace: Namespace, ports: Ports) -> None:
+    """A port that begins reads the events of all."""
+    pair(namespace)
+    ports.open_netdev("v0")
+    ports.run()
+    namespace.ip("link set v0 mtu 1400")
+    ports.create_internal("int0", HIDDEN)
+    waiter = Waiter()
+    ports.wait(waiter)
+    assert waiter.now
+    assert changes(ports.run()) & LinkChange.MTU
 
 
 def test_inject_pair_that_cannot_be_made_anew(

@@ -266,13 +266,14 @@ class Ports:
                 if hook not in self._failed:
                     vlog.info(f"{link.name} cannot be looked at: {error}")
                 self._failed.add(hook)
-                self._left |= left & {hook}
                 continue
             self._failed.discard(hook)
             if event is not None:
                 events.append(event)
         self._injects.heal(changed, left)
-        if not self._again and (self._failed or self._injects.broken):
+        failed = self._failed | self._injects.broken
+        self._left |= left & failed
+        if failed and not self._again:
             self._again = msec() + AGAIN_INTERVAL
         return events
 
@@ -287,6 +288,8 @@ class Ports:
 
     def wait(self, poller: Poller) -> None:
         self._monitor.wait(poller)
+        if self._changed:
+            poller.immediate_wake()
         if self._again:
             poller.timer_wait(max(0, self._again - msec()))
 

@@ -12,7 +12,7 @@ from collections.abc import Set
 import ovs.vlog
 
 from dpif_bpf.core.edges import InjectPair
-from dpif_bpf.edge.ports.pairs import IFF_UP, MAX_MTU, Pairs
+from dpif_bpf.edge.ports.pairs import IFF_UP, MAX_MTU, Pairs, is_ours
 from dpif_bpf.edge.ports.rtnetlink import Rtnl
 from dpif_bpf.errors import DpifError
 from dpif_bpf.limited import Limited
@@ -89,6 +89,7 @@ class Injects:
             try:
                 intact = self._intact(pair)
                 if not intact:
+                    self._clear(pair)
                     self._make(*names, pair)
                     vlog.info(f"made {names[0]} and {names[1]} anew")
             except DpifError as error:
@@ -110,6 +111,13 @@ class Injects:
                 self._pairs.hide(end)
                 self._pairs.set_up(end.index, end.name)
         return True
+
+    def _clear(self, pair: InjectPair) -> None:
+        """Deletes what is left of a pair, as an end whose peer was moved."""
+        for index in pair:
+            info = self._rtnl.find(index=index)
+            if info is not None and is_ours(info):
+                self._pairs.delete(index, info.name)
 
     def renewed(self) -> list[InjectPair]:
         """See PortEdge.renewed()."""
