@@ -11,6 +11,7 @@ import time
 import pytest
 from lab import PROVIDER, SWITCH, Host, Lab
 from netns import Namespace
+from test_restart import ABSENT
 from test_switch_ports import MISSING, interface, ports
 
 NO_DEVICE = (rf"^{SWITCH}: .*(No such device|does not exist"
@@ -169,7 +170,7 @@ def test_events_are_lost(lab: Lab) -> None:
 def test_internal_ports_of_containers(own_lab: Lab) -> None:
     """LXC, pipework and others move them and call them eth0."""
     lab = own_lab
-    lab.allowed += [MISSING, NO_DEVICE]
+    lab.allowed += [MISSING, NO_DEVICE, ABSENT]
     lab.add_bridge("br0")
     one = lab.add_host("p1", "br0", "10.1.1.1/24")
     hosts = []
@@ -227,7 +228,8 @@ def test_internal_port_returns_with_its_container(lab: Lab) -> None:
 def test_renamed_at_home(own_lab: Lab) -> None:
     """It keeps its addresses, and stays the port that it was."""
     lab = own_lab
-    lab.allowed += [MISSING, NO_DEVICE, "br0: .*MTU|setting MAC"]
+    lab.allowed += [MISSING, NO_DEVICE, ABSENT,
+                    "br0: .*MTU|setting MAC"]
     lab.add_bridge("br0")
     one = lab.add_host("p1", "br0", "10.1.1.1/24")
     lab.address("br0", "10.1.1.9/24")
@@ -278,6 +280,7 @@ def test_deleted_internal_port_returns(lab: Lab) -> None:
 def test_datapath_outlives_its_devices(own_lab: Lab) -> None:
     """The local port, and the pair through which it sends to itself."""
     lab = own_lab
+    lab.allowed.append(ABSENT)
     one, two = two_hosts(lab)
     before = devices(lab)
     sender = next(name for name in before if name.startswith("ovsx"))
@@ -310,7 +313,7 @@ def test_datapath_outlives_its_devices(own_lab: Lab) -> None:
 def test_renamed_while_the_provider_is_away(own_lab: Lab) -> None:
     """The device is its owner's again, also for the time without OVS."""
     lab = own_lab
-    lab.allowed += [MISSING, NO_DEVICE]
+    lab.allowed += [MISSING, NO_DEVICE, ABSENT]
     one, two = two_hosts(lab)
     three = lab.add_host("p3", "br0", "10.1.1.3/24")
     assert "PROMISC" in lab.ns.ip("link show dev p3")
@@ -332,7 +335,7 @@ def test_renamed_while_the_provider_is_away(own_lab: Lab) -> None:
 def test_changes_amid_a_takeover(own_lab: Lab) -> None:
     """Devices come, go, and change their names while ports are adopted."""
     lab = own_lab
-    lab.allowed += [MISSING, NO_DEVICE]
+    lab.allowed += [MISSING, NO_DEVICE, ABSENT]
     one, two = two_hosts(lab)
     names = [f"v{i}" for i in range(6)]
     for name in names:
