@@ -372,9 +372,8 @@ class Datapath:
             self._end(port)
             return port
         port.link = event.link
-        if event.change & LinkChange.NETNS and port.hooked:
-            self._attach_end(port)
-        if event.change & (LinkChange.MTU | LinkChange.HOOK):
+        if event.change & (LinkChange.MTU | LinkChange.HOOK
+                           | LinkChange.NETNS):
             self._attempt(port, self._refresh)
         return port if event.change & LinkChange.NETNS else None
 
@@ -386,6 +385,7 @@ class Datapath:
         self._write(port)
         if port.hooked:
             self._attach(port)
+            self._attach_end(port)
 
     def _make_anew(self, port: Vport) -> None:
         """Makes devices for an internal port in the place of those that went,

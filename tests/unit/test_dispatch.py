@@ -37,6 +37,7 @@ from dpif_bpf.wire.netlink import (
     nla_u32_array,
 )
 from tests.fake_plane import FakePlane, FakeProvider, Peer
+from tests.faults import Faults
 
 DP, VPORT, FLOW, PACKET = (u.OVS_DATAPATH_ID, u.OVS_VPORT_ID, u.OVS_FLOW_ID,
                            u.OVS_PACKET_ID)
@@ -274,6 +275,21 @@ def test_other_end_of_an_internal_port(peer: Peer) -> None:
     peer.provider.ports.change(local.name, netnsid=3)
     for event in peer.provider.ports.run():
         dp.link_changed(event)
+    assert plane.ends == {local.hook_ifindex: None}
+
+
+def test_other_end_that_cannot_be_hooked_at_once(peer: Peer) -> None:
+    dp, plane = the_dp(peer), the_plane(peer)
+    local = dp.vports.by_no[0].link
+    faults = Faults()
+    faults.watch(plane, "attach_end")
+    peer.provider.ports.change(local.name, netnsid=3)
+    (event,) = peer.provider.ports.run()
+    faults.arm(1, errno.EIO)
+    with pytest.raises(BackendError):
+        dp.link_changed(event)
+    assert plane.ends == {local.hook_ifindex: local.ifindex}
+    dp.mend()
     assert plane.ends == {local.hook_ifindex: None}
 
 
