@@ -89,3 +89,14 @@ def decoder(call: Callable[_Args, _Result]) -> Callable[_Args, _Result]:
                 errnos.EINVAL, "the request cannot be read") from error
 
     return guarded
+
+
+def failures(*steps: Callable[[], object]) -> list[DpifError]:
+    """Takes all steps, whichever fail, and returns what they raised."""
+    raised: list[DpifError] = []
+    for step in steps:
+        try:
+            step()
+        except DpifError as error:
+            raised.append(error)
+    return raised

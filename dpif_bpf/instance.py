@@ -24,7 +24,7 @@ from dpif_bpf.core.upcall import Upcalls
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ring import UpcallRing
-from dpif_bpf.errors import DpifError
+from dpif_bpf.errors import failures
 from dpif_bpf.limited import msec
 from dpif_bpf.plane import BpfPlane, Hooking, load
 
@@ -71,11 +71,8 @@ class Instance:
 
 def attempt(*steps: Callable[[], object]) -> None:
     """Takes all steps, and tells of those that fail."""
-    for step in steps:
-        try:
-            step()
-        except DpifError as error:
-            vlog.warn(str(error))
+    for error in failures(*steps):
+        vlog.warn(str(error))
 
 
 class Maker:

@@ -13,6 +13,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import sub
 
@@ -22,7 +23,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.actions import Program
 from dpif_bpf.core.cls_sizes import MAPPED, Sizes
 from dpif_bpf.core.edges import InjectPair
-from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
+from dpif_bpf.core.flow_stats import FlowCounts, FlowStats, total
 from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
@@ -34,7 +35,7 @@ from dpif_bpf.edge.inject import ExecSlots, Injector
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ports import Clsact
 from dpif_bpf.edge.ports.clsact import EGRESS
-from dpif_bpf.errors import BackendError
+from dpif_bpf.errors import BackendError, failures
 
 vlog = ovs.vlog.Vlog("plane")
 
@@ -120,15 +121,12 @@ class Hooking:
             not found otherwise
         :raises BackendError: of the first that failed; the others are done
         """
-        failures = []
-        for ifindex in self._stale.union(more) - self._ours:
-            try:
-                self.detach(ifindex)
-            except BackendError as error:
-                failures.append(error)
+        failed = failures(*(
+            partial(self.detach, ifindex)
+            for ifindex in self._stale.union(more) - self._ours))
         self._stale = set()
-        if failures:
-            raise failures[0]
+        if failed:
+            raise failed[0]
 
     def close(self) -> None:
         """The programs stay on their devices."""
@@ -246,17 +244,7 @@ class Earlier:
         rows = map(FlowCounts, counted.packets.tolist(),
                    counted.bytes.tolist(), counted.used.tolist(),
                    counted.tcp_flags.tolist())
-        return [_sum(islice(rows, len(group))) for group in groups]
-
-
-def _sum(rows: Iterable[FlowCounts]) -> FlowCounts:
-    packets = octets = used = flags = 0
-    for row in rows:
-        packets += row.packets
-        octets += row.bytes
-        used = max(used, row.used)
-        flags |= row.tcp_flags
-    return FlowCounts(packets, octets, used, flags)
+        return [total(islice(rows, len(group))) for group in groups]
 
 
 def flow_stats_of(gen: Generation) -> FlowStats:

@@ -28,7 +28,12 @@ from dpif_bpf.core.flow_table import Flow
 from dpif_bpf.core.vport import LOCAL
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.loader import Loader
-from dpif_bpf.errors import BackendError, DpifError, RequestError
+from dpif_bpf.errors import (
+    BackendError,
+    DpifError,
+    RequestError,
+    failures,
+)
 from dpif_bpf.instance import Instance, Maker, attempt
 from dpif_bpf.limited import msec
 from dpif_bpf.plane import Earlier, Hooking, fits
@@ -194,18 +199,16 @@ class Takeovers:
             hooked
         """
         plane, dp = instance.plane, instance.dp
-        steps = [plane.hook_inject, *_hooks(dp)]
-        failures = _failures(steps)
-        if not failures:
-            steps = [partial(self._loader.remove_others, plane.gen),
-                     partial(plane.prune_hooks, stale)]
-            failures = _failures(steps)
-        if not failures:
+        failed = failures(plane.hook_inject, *_hooks(dp))
+        if not failed:
+            failed = failures(partial(self._loader.remove_others, plane.gen),
+                              partial(plane.prune_hooks, stale))
+        if not failed:
             instance.unsettled = 0
             return
         say = vlog.dbg if instance.delay else vlog.warn
-        for text in failures:
-            say(f"{dp.name}: {text}; trying again")
+        for error in failed:
+            say(f"{dp.name}: {error}; trying again")
         instance.delay = min(max(2 * instance.delay, RETRY_MIN), RETRY_MAX)
         instance.unsettled = msec() + instance.delay
 
@@ -285,17 +288,6 @@ def _kept(old: Generation) -> restore.Kept:
         raise BackendError(errno.EPROTO,
                            "the pinned records have another layout")
     return restore.read(old.mapped("ovs_nlmem").cast("Q"))
-
-
-def _failures(steps: Iterable[Callable[[], None]]) -> list[str]:
-    """Takes all steps; what fails of them."""
-    failures = []
-    for step in steps:
-        try:
-            step()
-        except DpifError as error:
-            failures.append(str(error))
-    return failures
 
 
 def _hooks(dp: Datapath) -> list[Callable[[], None]]:

@@ -28,7 +28,7 @@ from dpif_bpf.core.records import DATAPATH, PORT_BASE, Records
 from dpif_bpf.core.restore import DATAPATH_PREFIX
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL, Vport, VportTable
-from dpif_bpf.errors import DpifError, RequestError
+from dpif_bpf.errors import DpifError, RequestError, failures
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest, VportRequest
 from dpif_bpf.wire.netlink import (
@@ -333,11 +333,8 @@ class Datapath:
 
     def _finish(self, what: str, *steps: Callable[[], object]) -> None:
         """Takes all steps, whichever fail."""
-        for step in steps:
-            try:
-                step()
-            except DpifError as error:
-                self._report(f"{self.name}: {what}: {error}")
+        for error in failures(*steps):
+            self._report(f"{self.name}: {what}: {error}")
 
     def port_reply(self, port: Vport) -> VportReply:
         """A port as replies show it."""
@@ -421,17 +418,14 @@ class Datapath:
 
         :raises DpifError: the first one
         """
-        failed: DpifError | None = None
-        for port, step in list(self._undone.values()):
-            if self.vports.by_no.get(port.port_no) is not port:
-                del self._undone[port.port_no]
-                continue
-            try:
-                self._attempt(port, step)
-            except DpifError as error:
-                failed = failed or error
-        if failed is not None:
-            raise failed
+        self._undone = {
+            port_no: (port, step)
+            for port_no, (port, step) in self._undone.items()
+            if self.vports.by_no.get(port_no) is port}
+        failed = failures(*(partial(self._attempt, port, step)
+                            for port, step in self._undone.values()))
+        if failed:
+            raise failed[0]
 
     # Bridges
 
@@ -444,28 +438,19 @@ class Datapath:
         :raises DpifError: the first one; everything else is as it should
             be, and what failed is done by the next call that can
         """
-        failures: list[DpifError] = []
-
-        def attempt(call: Callable[[], object]) -> None:
-            try:
-                call()
-            except DpifError as error:
-                failures.append(error)
-
-        for name in bridges:
-            if name not in self.bridges:
-                attempt(partial(self._add_bridge, name))
+        failed = failures(*(partial(self._add_bridge, name)
+                            for name in bridges if name not in self.bridges))
         self._owner = {port: self.bridges[name]
                        for name, ports in bridges.items()
                        for port in ports if name in self.bridges}
-        for port in list(self.vports.by_no.values()):
-            attempt(partial(self._own, port,
-                            self._owner.get(port.name, ANY_BRIDGE)))
+        failed += failures(*(
+            partial(self._own, port, self._owner.get(port.name, ANY_BRIDGE))
+            for port in self.vports.by_no.values()))
         for name in list(self.bridges):
             if name not in bridges:
                 self._remove_bridge(name)
-        if failures:
-            raise failures[0]
+        if failed:
+            raise failed[0]
 
     def bridge_names(self) -> dict[int, str]:
         """Bridge id → name."""

@@ -7,7 +7,7 @@ many flows at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +31,17 @@ class FlowCounts(NamedTuple):
     bytes: int
     used: int
     tcp_flags: int
+
+
+def total(rows: Iterable[tuple[int, int, int, int]]) -> FlowCounts:
+    """What a flow has counted in several places: rows of FlowCounts."""
+    packets = nbytes = used = tcp_flags = 0
+    for row in rows:
+        packets += row[0]
+        nbytes += row[1]
+        used = max(used, row[2])
+        tcp_flags |= row[3]
+    return FlowCounts(packets, nbytes, used, tcp_flags)
 
 
 @dataclass(frozen=True, slots=True)

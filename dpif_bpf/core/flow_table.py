@@ -15,6 +15,7 @@ import errno
 from dataclasses import dataclass
 
 from dpif_bpf.core.actions import Program, ProgramCache
+from dpif_bpf.core.flow_stats import total
 from dpif_bpf.core.plane import ANY_BRIDGE, Plane
 from dpif_bpf.core.records import FLOW_BASE, FLOW_PREFIX, Records
 from dpif_bpf.errors import DpifError, RequestError
@@ -184,7 +185,7 @@ class FlowTable:
         if len(rows) == len(flows):
             return rows
         found = iter(rows)
-        return [_sum([next(found) for _ in flow.places]) for flow in flows]
+        return [total([next(found) for _ in flow.places]) for flow in flows]
 
     def clear(self) -> None:
         """Forgets all flows; the plane goes, and they go with it."""
@@ -400,14 +401,3 @@ def _same(flow: Flow, match: Match) -> bool:
     if flow.ufid is None:
         return flow.match.full_key == match.full_key
     return (flow.match.key, flow.match.mask) == (match.key, match.mask)
-
-
-def _sum(
-        rows: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
-    packets = nbytes = used = tcp_flags = 0
-    for row in rows:
-        packets += row[0]
-        nbytes += row[1]
-        used = max(used, row[2])
-        tcp_flags |= row[3]
-    return packets, nbytes, used, tcp_flags
