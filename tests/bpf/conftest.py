@@ -7,9 +7,15 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from harness import OBJECT, Datapath
+from objects import compile_object
+
+from dpif_bpf.edge.loader import Files
+
+STAGES = Path(__file__).parent / "stages.bpf.c"
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +27,13 @@ def shipped_object() -> None:
         pytest.skip("needs clang")
     subprocess.run(["make", "-s", "-C", str(OBJECT.parents[2] / "bpf")],
                    check=True)
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """An object that loads fast, with the maps of the real one."""
+    return Files(obj=compile_object(STAGES,
+                                    tmp_path_factory.mktemp("stages")))
 
 
 @pytest.fixture(scope="module")

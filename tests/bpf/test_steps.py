@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from devices import ip
-from objects import HEADERS, compile_object
+from objects import HEADERS
 from restarts import (
     NAME,
     Peer,
@@ -44,18 +44,11 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(not HEADERS.is_dir(),
                        reason="needs build/shim (./run build)")]
-STAGES = Path(__file__).parent / "stages.bpf.c"
 CHANGES = {0: "map create", 2: "map update", 3: "map delete", 5: "load",
            6: "pin", 28: "link", 29: "link update", 34: "link detach"}
 """Of enum bpf_cmd, <linux/bpf.h>."""
 DEVICES = {"p1", "p1x", "p2", "p2x"}
 FLOWS = 3
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return Files(obj=compile_object(STAGES,
-                                    tmp_path_factory.mktemp("stages")))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from devices import ip, packet_socket
-from objects import HEADERS, compile_object
+from objects import HEADERS
 from restarts import (
     NAME,
     Peer,
@@ -42,15 +42,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(not HEADERS.is_dir(),
                        reason="needs build/shim (./run build)")]
-STAGES = Path(__file__).parent / "stages.bpf.c"
 LONG = 1 << 40
-
-
-@pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """An object that loads fast, with the maps of the real one."""
-    return Files(obj=compile_object(STAGES,
-                                    tmp_path_factory.mktemp("stages")))
 
 
 @pytest.fixture

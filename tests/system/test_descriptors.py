@@ -79,7 +79,8 @@ def test_no_descriptor_left(own_lab: Lab) -> None:
     there are some again."""
     lab = own_lab
     # New sockets of ovs-vswitchd wait until there is a descriptor for them.
-    lab.allowed += ["does not answer at", "Connection timed out",
+    lab.allowed += [r"ovs-bpfd does not answer at \S+ \(Connection timed",
+                    r"flow_flush failed \(Connection timed out\)",
                     "p3", "br1", "Too many open files",
                     "cannot accept connections"]
     one, two = two_hosts(lab)

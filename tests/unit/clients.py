@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peers of dpif_bpf.edge.server, and a handler that keeps what it sees."""
+"""Peers of dpif_bpf.edge.server, a handler that keeps what it sees, and a
+process without descriptors."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import select
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
 
 from dpif_bpf.edge.server import HELLO, Client, Server
 
@@ -79,3 +86,43 @@ def ready(server: Server) -> bool:
     poller = Poller()
     server.wait(poller)
     return bool(poller.poll.poll(0)) or any(t <= 0 for t in poller.timers)
+
+
+@contextlib.contextmanager
+def no_descriptor_left(beyond: int = 1) -> Iterator[list[int]]:
+    """Takes every descriptor; closing one of these makes room for one.
+
+    :param beyond: how many there may be beyond the highest one in use
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(fd) for fd in os.listdir("/proc/self/fd"))
+    fill: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most + beyond, hard))
+        with pytest.raises(OSError):
+            while True:
+                fill.append(os.open(os.devnull, os.O_RDONLY))
+        yield fill
+    finally:
+        for fd in fill:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# Fixtures, which test files import.
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "ovs-bpfd.sock")
+
+
+@pytest.fixture
+def handler() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def server(path: str, handler: Recorder) -> Iterator[Server]:
+    server = Server(path, handler)
+    yield server
+    server.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import ovs.unixctl
 import ovs.vlog
 import pytest
-from clients import Poller
+from clients import Poller, no_descriptor_left
 
 from dpif_bpf import boundary
 from dpif_bpf.edge import ctl as ctl_module
@@ -229,14 +228,7 @@ def test_a_thousand_clients(ctl: Ctl, path: str) -> None:
 def test_no_descriptor_for_one_more(
         ctl: Ctl, path: str, clock: Clock, logged: list[str]) -> None:
     one, two = Tool(ctl, path), Tool(ctl, path)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    fill = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most + 2, hard))
-        with pytest.raises(OSError):
-            while True:
-                fill.append(os.open(os.devnull, os.O_RDONLY))
+    with no_descriptor_left(2) as fill:
         os.close(fill.pop())
         assert "1.0" in one.ask("version")[1]
         for _ in range(50):
@@ -250,7 +242,3 @@ def test_no_descriptor_for_one_more(
         os.close(fill.pop())
         clock.now += ACCEPT_PAUSE
         assert "1.0" in two.ask("version")[1]
-    finally:
-        for fd in fill:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -12,27 +12,13 @@ from pathlib import Path
 
 import pytest
 from clients import NLM_F_ACK, Recorder, dial, hello, join, ready
+from clients import handler as handler
+from clients import path as path
+from clients import server as server
 
 from dpif_bpf.edge import server as server_module
 from dpif_bpf.edge.server import Server
 from dpif_bpf.errors import BackendError
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "ovs-bpfd.sock")
-
-
-@pytest.fixture
-def handler() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def server(path: str, handler: Recorder) -> Iterator[Server]:
-    server = Server(path, handler)
-    yield server
-    server.close()
 
 
 def test_hello_and_request(server: Server, path: str,

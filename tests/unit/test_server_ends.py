@@ -5,32 +5,16 @@ be had."""
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import pytest
-from clients import Recorder, dial, hello, join, ready
+from clients import Recorder, dial, hello, join, no_descriptor_left, ready
+from clients import handler as handler
+from clients import path as path
+from clients import server as server
 
 from dpif_bpf.edge import server as server_module
 from dpif_bpf.edge.server import Server
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "ovs-bpfd.sock")
-
-
-@pytest.fixture
-def handler() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def server(path: str, handler: Recorder) -> Iterator[Server]:
-    server = Server(path, handler)
-    yield server
-    server.close()
 
 
 def test_a_request_overflows_its_own_client(
@@ -201,14 +185,7 @@ def test_no_descriptor_for_one_more_client(
     one = join(server, path, 1)
     two = dial(path)
     two.send(hello(2))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    fill = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most + 1, hard))
-        with pytest.raises(OSError):
-            while True:
-                fill.append(os.open(os.devnull, os.O_RDONLY))
+    with no_descriptor_left() as fill:
         for _ in range(50):
             server.run()
         assert not ready(server), "the listener stays readable"
@@ -228,10 +205,6 @@ def test_no_descriptor_for_one_more_client(
         now += server_module.ACCEPT_PAUSE
         server.run()
         assert server.client(2) is not None
-    finally:
-        for fd in fill:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     server.run()
     assert not ready(server)
     two.close()
@@ -244,14 +217,7 @@ def test_a_client_that_goes_makes_room_for_one(
     one = join(server, path, 1)
     two = dial(path)
     two.send(hello(2))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    fill = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most + 1, hard))
-        with pytest.raises(OSError):
-            while True:
-                fill.append(os.open(os.devnull, os.O_RDONLY))
+    with no_descriptor_left():
         server.run()
         assert not ready(server) and server.client(2) is None
         one.send(b"")   # its end is seen, its descriptor here stays open
@@ -259,8 +225,4 @@ def test_a_client_that_goes_makes_room_for_one(
         assert handler.gone == [1] and ready(server)
         server.run()
         assert server.client(2) is not None
-    finally:
-        for fd in fill:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     server.close()
