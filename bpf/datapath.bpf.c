@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * The fixed programs of the datapath.  A packet comes in by the entry stage
- * of its bridge (entry.h) or, when it was sent by the provider or put off by
- * a program, by ovs_inject; tail calls lead to ovs_rx, and from there to
+ * of its bridge (entry.h) or, when it was sent by the provider or deferred
+ * by a program, by ovs_inject; tail calls lead to ovs_rx, and from there to
  * ovs_act unless one output is all that is to be done.  All end in ovs_exit()
  * (drop.h): a redirect, or CTX_DROP with a counted reason, so that no
  * packet of a port ever gets to the host's stack.
@@ -34,7 +34,7 @@
 /*
  * Look the key up.  A single output, which most flows are, is done here;
  * every other list of actions is stage ACT's, and what no flow matches is
- * handed up.
+ * an upcall.
  */
 static __always_inline int ovs_process(struct ovs_ctx *ctx,
 				       struct ovs_cpu *cpu,
@@ -165,7 +165,7 @@ int ovs_rx_l3(struct ovs_ctx *ctx)
 
 /*
  * At the ingress of the inject device: packets of the provider, and copies
- * that a program put off.  What has no armed slot is not for us.
+ * that a program deferred.  What has no armed slot is not for us.
  */
 SEC("tc")
 int ovs_inject(struct ovs_ctx *ctx)

@@ -197,7 +197,7 @@ struct ovs_pkt {
 	__u16 l4_off;
 	__u32 probes;		/* hash probes of the last lookup */
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
-	__u8 copies;		/* put off, until the rest is put off, too */
+	__u8 copies;		/* deferred, until the rest is deferred, too */
 	__u16 family;		/* see struct ovs_slot, as the next */
 	__u8 copy;
 	__u8 parsed;		/* the entry did */

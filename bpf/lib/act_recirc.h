@@ -160,7 +160,7 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
 
 /*
  * The slot that a mark names, or NULL when it is not armed for it.  What a
- * copy that was put off is to run has gone when it comes too late.
+ * deferred copy is to run has gone when it comes too late.
  */
 static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)
 {

@@ -88,7 +88,7 @@ class ProgramCache:
     Programs that nobody holds are taken out at once, but their words and
     descriptors stay until a grace period has passed: see :meth:`seal`.
 
-    :param clock: ms, monotonic: copies that were put off may still need
+    :param clock: ms, monotonic: deferred copies may still need
         their instructions after the grace period
     :param psample: whether samples can be sent
     """

@@ -75,7 +75,7 @@ class Compiled:
     :param uspace: descriptors of the userspace and psample actions
     :param relocs: for each descriptor the byte offset in `code` of the
         32 bits that take its id
-    :param deferred: a copy may be put off that runs a part of it later
+    :param deferred: a copy may be deferred that runs a part of it later
     """
 
     code: bytes

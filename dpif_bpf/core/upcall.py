@@ -3,7 +3,7 @@
 
 What a message carries and where it goes is that of Linux
 net/openvswitch/datapath.c (``ovs_dp_upcall``, ``queue_gso_packets``,
-``queue_userspace_packet``): a GSO packet is handed up segment by segment,
+``queue_userspace_packet``): a GSO packet becomes an upcall of each segment,
 with its checksums finished and its offloaded tag in place, until one of them
 is lost.  Runs once for every upcall: nothing is logged here, everything is
 counted.
@@ -30,7 +30,7 @@ Send = Callable[[int, bytes], bool]
 """Port id, message → False when it is not there or does not take it."""
 
 SEGMENTS = 1024
-"""Segments of one packet that are handed up.  Who sends it chooses their
+"""Segments of one packet that become upcalls.  Who sends it chooses their
 size: of more the kernel's datapath would lose the rest, as no socket takes
 so many at once."""
 
