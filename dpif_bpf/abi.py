@@ -34,6 +34,9 @@ OVS_EXEC_SLOTS: Final = 1024
 OVS_DEFER_SLOTS: Final = 4096
 OVS_SLOTS: Final = OVS_EXEC_SLOTS + OVS_DEFER_SLOTS
 OVS_UPCALL_PARTS: Final = 144
+OVS_UPCALL_UNIT: Final = 512
+OVS_UPCALL_UNITS: Final = 4096
+OVS_UPCALL_ALL: Final = OVS_MAX_PORTS
 OVS_SKB_GSO_SCTP: Final = 1 << 14
 OVS_SLOT_BITS: Final = 13
 
@@ -122,6 +125,7 @@ class DropReason(IntEnum):
     METER = 26
     SHARED = 27
     COPIES = 28
+    UPCALL_SHARE = 29
 
 
 OVS_DROP_MAX: Final = 64
@@ -521,6 +525,14 @@ UPCALL_PARTS: Final = _record("ovs_upcall_parts", f"""
     """)
 """Between a record's header and its packet, if OVS_SKB_GSO_SCTP."""
 
+UPCALL_USE: Final = _record("ovs_upcall_use", """
+    taken Q
+    given Q
+    refused Q
+    """)
+"""Units of OVS_UPCALL_UNIT bytes that a port has under way; of all ports at
+OVS_UPCALL_ALL."""
+
 SLOT: Final = _record("ovs_slot", f"""
     state Q
     pc I
@@ -594,5 +606,5 @@ ROOT: Final = _record("ovs_root", f"""
 
 RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
                   INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, SET_NSH, UPCALL,
-                  UPCALL_PARTS, SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, EXACT,
-                  ROOT)
+                  UPCALL_PARTS, UPCALL_USE, SLOT, BUCKET, DESC, DESCS, FLOW,
+                  VALUES, EXACT, ROOT)

@@ -96,7 +96,7 @@ class Daemon:
         self._db_seqno = self._db.seqno
         self._ctl = Ctl(args.unixctl, __version__)
         self.provider = Provider(self._loader, self._ports, args.max_flows,
-                                 self._send, self._multicast)
+                                 self._upcall, self._multicast)
         self.dispatcher = Dispatcher(self.provider, msec,
                                      vlog.exception)
         self._loader.template()
@@ -124,9 +124,8 @@ class Daemon:
         """A request failed in a way that was not expected."""
         self._request.failed()
 
-    def _send(self, pid: int, message: bytes) -> bool:
-        client = self._server.client(pid)
-        return client is not None and client.send(message)
+    def _upcall(self, pid: int, message: bytes) -> bool | None:
+        return self._server.upcall(pid, message)
 
     def _multicast(self, group: int, message: bytes) -> None:
         self._server.multicast(group, message)

@@ -20,7 +20,7 @@ from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.edges import InjectPair, PortEdge
 from dpif_bpf.core.plane import ANY_BRIDGE
 from dpif_bpf.core.samples import Samples
-from dpif_bpf.core.upcall import Upcalls
+from dpif_bpf.core.upcall import Send, Upcalls
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ring import UpcallRing
@@ -85,7 +85,7 @@ class Maker:
     """
 
     def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
-                 send: Callable[[int, bytes], bool], samples: Samples,
+                 send: Send, samples: Samples,
                  grace: Grace) -> None:
         self._loader = loader
         self._ports = ports

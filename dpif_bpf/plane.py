@@ -41,6 +41,10 @@ vlog = ovs.vlog.Vlog("plane")
 
 _U32 = struct.Struct("=I")
 
+_USE_WORDS = abi.UPCALL_USE.size // 8
+_GIVEN = abi.UPCALL_USE["given"].offset // 8
+_REFUSED = abi.UPCALL_USE["refused"].offset // 8
+
 INJECT = "ovs_inject"
 KEEP, RESTORE = "ovs_keep", "ovs_restore"
 METERS = "ovs_meters"
@@ -290,6 +294,7 @@ class BpfPlane:
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
         self.meters = gen.mapped(METERS).cast("Q")
         self._ports = PortMap(gen.mapped("ovs_ports").cast("Q"))
+        self._upcalls = gen.mapped("ovs_upcall_use").cast("Q")
         self._stats = flow_stats_of(gen)
         self.classifier = Classifier(
             Buffers(*map(gen.mapped, MAPPED)), sizes,
@@ -338,10 +343,21 @@ class BpfPlane:
 
     def clear_port(self, port_no: int) -> None:
         self._forget_device(self._ports.clear(port_no))
+        self._upcalls[port_no * _USE_WORDS + _REFUSED] = 0
 
     def _forget_device(self, ifindex: int | None) -> None:
         if ifindex is not None:
             bpfsys.map_delete(self.gen.map_fd("ovs_devs"), _U32.pack(ifindex))
+
+    # Upcalls
+
+    def upcall_done(self, port_no: int, units: int) -> None:
+        use = self._upcalls
+        use[min(port_no, abi.OVS_MAX_PORTS - 1) * _USE_WORDS + _GIVEN] += units
+        use[abi.OVS_UPCALL_ALL * _USE_WORDS + _GIVEN] += units
+
+    def upcalls_refused(self, port_no: int) -> int:
+        return self._upcalls[port_no * _USE_WORDS + _REFUSED]
 
     # Bridges and hooks
 

@@ -14,6 +14,7 @@ import ovs.vlog
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.edges import InjectPair, LinkEvent, Poller, PortEdge
 from dpif_bpf.core.samples import Samples
+from dpif_bpf.core.upcall import Send
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
@@ -46,12 +47,12 @@ REAP_INTERVAL = 100
 class Provider:
     """All datapaths; implements core.dispatch.Registry.
 
-    :param send: port id, message → False when the peer does not take it
+    :param send: for upcalls
     :param multicast: group, message
     """
 
     def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
-                 send: Callable[[int, bytes], bool],
+                 send: Send,
                  multicast: Callable[[int, bytes], None]) -> None:
         self._ports = ports
         self._multicast = multicast
@@ -194,6 +195,7 @@ class Provider:
         drained = True
         for instance in self._instances.values():
             drained &= instance.ring.run() < BUDGET
+            instance.upcalls.flush()
             if instance.plane.executing:
                 instance.plane.reap(msec())
             self._tidy(instance)

@@ -68,6 +68,8 @@ class FakePlane:
         self.ends: dict[int, int | None] = {}
         self.executed: list[tuple[Program, int, bytes, bytes]] = []
         self.counted = DpCounters()
+        self.done: list[tuple[int, int]] = []
+        self.refused: dict[int, int] = {}
 
     def write_port(self, port_no: int, entry: PortEntry) -> None:
         self.port_map.write(port_no, entry)
@@ -99,6 +101,12 @@ class FakePlane:
 
     def counters(self) -> DpCounters:
         return self.counted
+
+    def upcall_done(self, port_no: int, units: int) -> None:
+        self.done.append((port_no, units))
+
+    def upcalls_refused(self, port_no: int) -> int:
+        return self.refused.get(port_no, 0)
 
     def execute(self, program: Program, pc: int, bridge: int, key: bytes,
                 packet: bytes, now: int) -> bool:

@@ -307,6 +307,7 @@ enum ovs_drop_reason {
 	OVS_DROP_METER,			/* a meter's band was exceeded */
 	OVS_DROP_SHARED,		/* somebody else's packet, too: no change */
 	OVS_DROP_COPIES,		/* more than the copies of a packet may cause */
+	OVS_DROP_UPCALL_SHARE,		/* beyond the port's share: lost */
 	OVS_DROP_MAX = 64,
 };
 
@@ -452,6 +453,20 @@ struct ovs_upcall {
 	__be16 vlan_tpid;
 	__u32 cutlen;		/* bytes that truncation takes away */
 	__u64 key[OVS_KEY_BASE];
+};
+
+/*
+ * What is under way to user space of one port's upcalls, and of those of all
+ * (OVS_UPCALL_ALL), from a packet's miss until ovs-vswitchd's socket has it.
+ * A packet of `len` bytes takes 1 + len / OVS_UPCALL_UNIT units.
+ */
+#define OVS_UPCALL_UNIT		512
+#define OVS_UPCALL_UNITS	4096	/* under way in all */
+#define OVS_UPCALL_ALL		OVS_MAX_PORTS
+struct ovs_upcall_use {
+	__u64 taken;		/* units since the start */
+	__u64 given;		/* those of them that are done with */
+	__u64 refused;		/* upcalls beyond the port's share */
 };
 
 /*
@@ -632,6 +647,7 @@ _Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
 _Static_assert(sizeof(struct ovs_flow_stats) == 32, "ovs_flow_stats");
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");
 _Static_assert(sizeof(struct ovs_upcall_parts) % 8 == 0, "ovs_upcall_parts");
+_Static_assert(sizeof(struct ovs_upcall_use) == 24, "ovs_upcall_use");
 _Static_assert(sizeof(struct ovs_bucket) == 64, "ovs_bucket");
 _Static_assert(sizeof(struct ovs_desc) == 128, "ovs_desc");
 _Static_assert(sizeof(struct ovs_flow) == 64, "ovs_flow");

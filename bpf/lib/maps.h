@@ -56,6 +56,18 @@ struct {
 	__uint(max_entries, 1 << 24);
 } ovs_upcalls SEC(".maps");
 
+/*
+ * Who has how much in ovs_upcalls and behind it, by port, and all together at
+ * the end.  Programs take and refuse, the provider gives back.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, OVS_UPCALL_ALL + 1);
+	__type(key, __u32);
+	__type(value, struct ovs_upcall_use);
+} ovs_upcall_use SEC(".maps");
+
 /* Instructions.  Sized and written by the provider; word 0 is never used. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

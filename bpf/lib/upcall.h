@@ -137,10 +137,8 @@ static __always_inline __u32 ovs_upcall_sctp(struct ovs_ctx *ctx,
 }
 
 static __always_inline __u32 ovs_upcall_put(struct ovs_ctx *ctx,
-					    struct ovs_pkt *pkt)
+					    struct ovs_pkt *pkt, __u32 len)
 {
-	__u32 len = ovs_upcall_len(ctx, pkt);
-
 	if (unlikely(ctx_gso(ctx)) &&
 	    ctx_gso_type(ctx) & OVS_SKB_GSO_SCTP)
 		return ovs_upcall_sctp(ctx, pkt);
@@ -160,17 +158,54 @@ static __always_inline __u32 ovs_upcall_put(struct ovs_ctx *ctx,
 }
 
 /*
+ * No port may have more under way than there is room for more: one that floods
+ * gets half of it, of n that do each gets a part in n + 1, and one that has
+ * nothing under way is let in, behind what never is more than
+ * OVS_UPCALL_UNITS.
+ */
+static __always_inline int ovs_upcall_beyond(const struct ovs_upcall_use *port,
+					     const struct ovs_upcall_use *all)
+{
+	__s64 room = OVS_UPCALL_UNITS - (OVS_READ_ONCE(all->taken) -
+					 OVS_READ_ONCE(all->given));
+
+	return (__s64)(OVS_READ_ONCE(port->taken) -
+		       OVS_READ_ONCE(port->given)) >= room;
+}
+
+/*
  * Hand a copy up, for the miss or the action that `pkt` tells of.  Returns 0,
  * or OVS_DROP_* when it is lost, which is counted among the lost only.
  */
 __noinline int ovs_upcall(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 {
+	__u32 i = OVS_UPCALL_ALL, len, units, reason;
+	struct ovs_upcall_use *port, *all;
 	struct ovs_dp_stats *stats;
-	__u32 reason;
 
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	reason = ovs_upcall_put(ctx, pkt);
+	all = bpf_map_lookup_elem(&ovs_upcall_use, &i);
+	i = pkt->key.in_port;
+	if (i >= OVS_MAX_PORTS)
+		i = OVS_MAX_PORTS - 1;
+	port = bpf_map_lookup_elem(&ovs_upcall_use, &i);
+	if (!all || !port)
+		return OVS_DROP_NO_STATE;
+	len = ovs_upcall_len(ctx, pkt);
+	units = 1 + len / OVS_UPCALL_UNIT;
+	if (unlikely(ovs_upcall_beyond(port, all))) {
+		__sync_fetch_and_add(&port->refused, 1);
+		reason = OVS_DROP_UPCALL_SHARE;
+	} else {
+		__sync_fetch_and_add(&port->taken, units);
+		__sync_fetch_and_add(&all->taken, units);
+		reason = ovs_upcall_put(ctx, pkt, len);
+		if (unlikely(reason)) {
+			__sync_fetch_and_sub(&port->taken, units);
+			__sync_fetch_and_sub(&all->taken, units);
+		}
+	}
 	if (unlikely(reason)) {
 		stats = ovs_dp_stats_of(pkt->bridge);
 		if (stats)

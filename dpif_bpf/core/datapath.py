@@ -341,8 +341,9 @@ class Datapath:
         return VportReply(
             self.dp_ifindex, port.port_no, port.type, port.name,
             port.link.ifindex, self._ports.stats(port.link),
-            (port.upcall_success, port.upcall_fail), port.upcall_pids, None,
-            port.link.netnsid)
+            (port.upcall_success, port.upcall_fail
+             + self.plane.upcalls_refused(port.port_no)),
+            port.upcall_pids, None, port.link.netnsid)
 
     def link_changed(self, event: LinkEvent) -> Vport | None:
         """A port's device changed.

@@ -86,6 +86,16 @@ class Plane(Protocol):
     def counters(self) -> DpCounters:
         """Sums over all bridges and CPUs."""
 
+    def upcall_done(self, port_no: int, units: int) -> None:
+        """An upcall of a port, or of none, is not under way any more: it
+        takes nothing of the port's share.
+
+        :param units: 1 + bytes of packet // OVS_UPCALL_UNIT
+        """
+
+    def upcalls_refused(self, port_no: int) -> int:
+        """Upcalls that went beyond a port's share, and are lost."""
+
     def execute(self, program: Program, pc: int, bridge: int,
                 key: bytes, packet: bytes, now: int) -> bool:
         """Sends `packet` through the instructions at `pc`.

@@ -17,6 +17,7 @@ from struct import Struct
 from dpif_bpf import abi
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.insn import PsampleDesc, UserspaceDesc
+from dpif_bpf.core.turns import Turns
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.gso import SKB_GSO_UDP
@@ -26,8 +27,9 @@ from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.protocols import ETH_P_802_2, ETH_P_802_3_MIN
 from dpif_bpf.wire.replies import encode_upcall
 
-Send = Callable[[int, bytes], bool]
-"""Port id, message → False when it is not there or does not take it."""
+Send = Callable[[int, bytes], bool | None]
+"""Port id, message → None when the peer takes no more for now, False when it
+is not there."""
 
 SEGMENTS = 1024
 """Segments of one packet that become upcalls.  Who sends it chooses their
@@ -43,10 +45,16 @@ _ETH_TYPE = abi.KEY["eth_type"].slice
 _MAC_PROTO = abi.KEY["mac_proto"].offset
 _IP_FRAG = abi.KEY["ip_frag"].offset
 _LATER = bytes((uapi.OVS_FRAG_TYPE_LATER,))
+_U32 = Struct("=I").unpack_from
+_AT_LEN = abi.UPCALL["len"].offset
+_AT_PORT = abi.UPCALL["key"].offset + abi.KEY["in_port"].offset
 
 
 class Upcalls:
     """Encodes and sends the upcalls of one datapath.
+
+    What a peer does not take for now waits, port by port in turn, and goes on
+    counting against its port's share.
 
     :ivar sent: messages that a peer took
     :ivar malformed: records that could not be made messages
@@ -57,6 +65,10 @@ class Upcalls:
     def __init__(self, dp: Datapath, send: Send) -> None:
         self._dp = dp
         self._send = send
+        self._waiting: dict[int, Turns] = {}
+        """By port id of the peer."""
+        self._last: Turns | None = None
+        """Where a message of the present record was put."""
         self.sent = 0
         self.malformed = 0
         self.too_big = 0
@@ -66,11 +78,48 @@ class Upcalls:
 
         Raises nothing, whatever the packet is: what is no message is lost.
         """
+        self._last = None
+        units = in_port = 0
         try:
+            (size,) = _U32(record, _AT_LEN)
+            (in_port,) = _U32(record, _AT_PORT)
+            units = 1 + size // abi.OVS_UPCALL_UNIT
             self._handle(record)
         except Exception:
             self.malformed += 1
             self._dp.lost += 1
+        if self._last is None:
+            self._dp.plane.upcall_done(in_port, units)
+        else:
+            self._last.charge(in_port, units)
+
+    def flush(self) -> None:
+        """Sends what waits, as far as peers take it."""
+        for pid, turns in list(self._waiting.items()):
+            while (first := turns.first()) is not None:
+                in_port, message, units = first
+                taken = self._send(pid, message)
+                if taken is None:
+                    break
+                turns.leave()
+                self._count(in_port, taken)
+                if units:
+                    self._dp.plane.upcall_done(in_port, units)
+            else:
+                del self._waiting[pid]
+
+    def _submit(self, pid: int, in_port: int, message: bytes) -> bool:
+        """Sends a message now or later.  False when it is lost."""
+        turns = self._waiting.get(pid)
+        if turns is None:
+            taken = self._send(pid, message)
+            if taken is not None:
+                self._count(in_port, taken)
+                return taken
+            turns = self._waiting[pid] = Turns()
+        turns.put(in_port, message)
+        self._last = turns
+        return True
 
     def _handle(self, record: memoryview) -> None:
         (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
@@ -127,13 +176,8 @@ class Upcalls:
                     userdata=None if desc is None else desc.userdata,
                     actions=None if desc is None else desc.actions,
                     full_len=full_len)
-                if not self._send(pid, message):
-                    self._lost(in_port)
+                if not self._submit(pid, in_port, message):
                     return
-                self.sent += 1
-                port = dp.vports.by_no.get(in_port)
-                if port is not None:
-                    port.upcall_success += 1
                 attrs = next_attrs
         except RequestError:
             self.malformed += 1
@@ -153,6 +197,15 @@ class Upcalls:
         self._dp.samples.take(
             desc, 0 if port is None else port.link.ifindex, protocol, size,
             bytes(packet[:max(size - cutlen, 0)]))
+
+    def _count(self, in_port: int, taken: bool) -> None:
+        if not taken:
+            self._lost(in_port)
+            return
+        self.sent += 1
+        port = self._dp.vports.by_no.get(in_port)
+        if port is not None:
+            port.upcall_success += 1
 
     def _lost(self, in_port: int) -> None:
         self._dp.lost += 1

@@ -10,7 +10,9 @@ Three kinds of datagrams leave, and each meets a full socket differently:
 
 - *Replies* are never lost.  What a handler returns is pulled only as the
   socket takes it, and a client with replies left is not read from.
-- *Upcalls* (:meth:`Client.send`) are refused, as the kernel does.
+- *Upcalls* (:meth:`Server.upcall`) are refused, and who sends them is woken
+  when there is room again.  Their sockets are short: what is in one is read
+  first come, first served.
 - *Events* (:meth:`Server.multicast`) are queued up to a bound.  A member that
   falls behind further is disconnected; its transport reconnects and reports
   ENOBUFS, on which OVS looks at everything afresh.
@@ -42,7 +44,11 @@ NETLINK_GENERIC = 16
 NETLINK_NETFILTER = 12
 
 SNDBUF = 4 << 20
-"""Bytes that may wait in a client's socket: some 3,000 small upcalls."""
+"""Bytes of replies and events that may wait in a client's socket."""
+UPCALL_SNDBUF = 64 << 10
+"""Bytes of upcalls: the kernel doubles it and counts whole buffers, so that
+it holds some 100 small upcalls, of which ovs-vswitchd takes 64 at a time; or
+one of the largest."""
 MAX_EVENTS = 1024
 """Events that may wait for one member besides."""
 MAX_DATAGRAM = 1 << 18
@@ -94,8 +100,9 @@ class Client:
     :ivar groups: bit n - 1 is set for a member of multicast group n
     """
 
-    __slots__ = ("_broken", "_ended", "_events", "_replies", "_sock",
-                 "_unsent", "_watched", "groups", "port_id", "protocol")
+    __slots__ = ("_broken", "_ended", "_events", "_full", "_replies",
+                 "_sock", "_unsent", "_upcalls", "_watched", "groups",
+                 "port_id", "protocol")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -104,6 +111,8 @@ class Client:
         self._events: deque[bytes] = deque()
         self._broken = False
         self._ended = False
+        self._upcalls = False
+        self._full = False
         self._watched = select.EPOLLIN
         self.port_id = 0
         self.protocol = 0
@@ -115,11 +124,18 @@ class Client:
         return (self._replies is not None or self._unsent is not None
                 or bool(self._events))
 
-    def send(self, data: bytes) -> bool:
-        """Sends an upcall.  False when the socket is full or gone."""
-        if self.busy or self._broken:
+    def send(self, data: bytes) -> bool | None:
+        """Sends an upcall.  None when the socket is full for now, False when
+        it is gone."""
+        if not self._upcalls:
+            self._upcalls = True
+            _set_sndbuf(self._sock, UPCALL_SNDBUF)
+        if not self.busy and not self._broken and self._send(data):
+            return True
+        if self._broken:
             return False
-        return self._send(data)
+        self._full = True
+        return None
 
     def _send(self, data: bytes) -> bool:
         try:
@@ -213,6 +229,17 @@ class Server:
         """The client with that port id."""
         return self._by_port.get(port_id)
 
+    def upcall(self, port_id: int, data: bytes) -> bool | None:
+        """Sends an upcall to a client.  None when its socket is full, and
+        :meth:`wait` waits for room; False when it is not there."""
+        client = self._by_port.get(port_id)
+        if client is None or client._ended:
+            return False
+        taken = client.send(data)
+        if taken is None:
+            self._watch(client)
+        return taken
+
     def multicast(self, group: int, data: bytes) -> None:
         """Sends an event to the members of a group (1 to 32)."""
         bit = 1 << (group - 1)
@@ -265,7 +292,7 @@ class Server:
                 self._pause(e)
                 return
             sock.setblocking(False)
-            _set_sndbuf(sock)
+            _set_sndbuf(sock, SNDBUF)
             try:
                 self._epoll.register(sock, select.EPOLLIN)
             except OSError as e:
@@ -304,6 +331,8 @@ class Server:
             self._disconnect(client)
 
     def _serve(self, client: Client, events: int) -> None:
+        if events & select.EPOLLOUT:
+            client._full = False
         if client.busy:
             client._flush()
         if not client.busy and events & ~select.EPOLLOUT:
@@ -314,6 +343,8 @@ class Server:
 
     def _watch(self, client: Client) -> None:
         wanted = select.EPOLLOUT if client.busy else select.EPOLLIN
+        if client._full:
+            wanted |= select.EPOLLOUT
         if wanted != client._watched:
             self._epoll.modify(client._sock, wanted)
             client._watched = wanted
@@ -398,11 +429,11 @@ class Server:
             self._paused_until = self._clock()
 
 
-def _set_sndbuf(sock: socket.socket) -> None:
+def _set_sndbuf(sock: socket.socket, size: int) -> None:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, 32, SNDBUF)	# SO_SNDBUFFORCE
+        sock.setsockopt(socket.SOL_SOCKET, 32, size)	# SO_SNDBUFFORCE
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SNDBUF)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
 
 @contextlib.contextmanager

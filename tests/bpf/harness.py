@@ -111,14 +111,32 @@ class Datapath:
             if hooked:
                 self._hook(stack)
             self.upcalls: list[UpcallRecord] = []
-            self._ring = UpcallRing(
-                self.obj.map_fd("ovs_upcalls"),
-                lambda record: self.upcalls.append(read_upcall(record)))
+            self._ring = UpcallRing(self.obj.map_fd("ovs_upcalls"),
+                                    self._upcall)
             self._words = 1
             self._flows = 0
             self._descs = 0
             self._gen = 0
             self._stack = stack.pop_all()
+
+    def _upcall(self, record: memoryview) -> None:
+        """Keeps an upcall; the port's share comes back."""
+        upcall = read_upcall(record)
+        self.upcalls.append(upcall)
+        (port,) = _U32.unpack_from(upcall.key)
+        units = 1 + int(upcall.fields["len"]) // abi.OVS_UPCALL_UNIT
+        for i in (port, abi.OVS_UPCALL_ALL):
+            self.upcall_use(i, units)
+
+    def upcall_use(self, port: int, give: int = 0) -> tuple[int, int]:
+        """Units that a port has under way, and how often it was refused.
+
+        :param give: units to be given back first
+        """
+        words = self.mapped("ovs_upcall_use").cast("Q")
+        at = port * (abi.UPCALL_USE.size // 8)
+        words[at + 1] += give
+        return words[at] - words[at + 1], words[at + 2]
 
     def __enter__(self) -> Datapath:
         return self

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -114,7 +115,15 @@ def test_a_full_ring_loses_and_counts(dp: Datapath) -> None:
     frame = SYN + bytes(3700 - len(SYN))
     room = dp.obj.map_info("ovs_upcalls").max_entries
     runs = room // 9216 + 100
-    dp.run(frame, repeat=runs)
+
+    def fill() -> None:
+        """With a port that has no share; what is read gives it back."""
+        for _ in range(runs):
+            dp.run(frame)
+            for i in (1, abi.OVS_UPCALL_ALL):
+                dp.upcall_use(i, dp.upcall_use(i)[0])
+
+    fill()
     after = dp.dp_stats()
     gone = after["lost"] - before["lost"]
     assert 90 < gone < runs
@@ -122,11 +131,72 @@ def test_a_full_ring_loses_and_counts(dp: Datapath) -> None:
     assert after["missed"] - before["missed"] == runs
     assert len(dp.poll(runs - gone)) == runs - gone
     # an action's copy that is lost does not end the list
-    dp.run(frame, repeat=runs)
+    fill()
     lost = count(dp, DropReason.UPCALL_FULL)
     dp.add_flow(insn(Op.USERSPACE, 3) + insn(Op.OUTPUT_LAST, 2))
     assert dp.run(frame).retval == TC_ACT_REDIRECT
     assert count(dp, DropReason.UPCALL_FULL) == lost + 1
+    assert dp.upcall_use(1)[0] == 0, "nor does it take of a share"
+
+
+# Shares of the way to user space
+
+
+@pytest.fixture
+def shares(dp: Datapath) -> Iterator[Datapath]:
+    """All of the way is free."""
+    def free() -> None:
+        dp.poll()
+        for i in (1, 2, 3, 4, abi.OVS_UPCALL_ALL):
+            dp.upcall_use(i, dp.upcall_use(i)[0])
+    free()
+    yield dp
+    free()
+
+
+def flood(dp: Datapath, port: int, packet: bytes = SYN,
+          repeat: int = abi.OVS_UPCALL_UNITS) -> int:
+    """Units that a port has under way after it sent as much as it could."""
+    dp.run(packet, port=port, repeat=repeat)
+    return dp.upcall_use(port)[0]
+
+
+def test_a_port_that_floods_leaves_room_for_the_others(
+        shares: Datapath) -> None:
+    dp = shares
+    before, refused = dp.dp_stats()["lost"], dp.upcall_use(1)[1]
+    dropped = count(dp, DropReason.UPCALL_SHARE)
+    half = abi.OVS_UPCALL_UNITS // 2
+    assert flood(dp, 1) == half
+    # What is lost is counted: by reason, in the statistics, of the port.
+    assert count(dp, DropReason.UPCALL_SHARE) - dropped == half
+    assert dp.dp_stats()["lost"] - before == half
+    assert dp.upcall_use(1)[1] - refused == half
+    assert flood(dp, 1, repeat=1) == half
+    for port in (2, 3, 4):
+        assert flood(dp, port, repeat=10) == 10
+    assert count(dp, DropReason.UPCALL_SHARE) - dropped == half + 1
+    # As they are read, the port may have more.
+    assert len(dp.poll(half + 30)) == half + 30
+    assert dp.upcall_use(abi.OVS_UPCALL_ALL)[0] == 0
+    assert flood(dp, 1, repeat=1) == 1
+
+
+def test_ports_that_flood_share(shares: Datapath) -> None:
+    dp = shares
+    for _ in range(4):
+        for port in (1, 2, 3):
+            flood(dp, port)
+    under_way = [dp.upcall_use(port)[0] for port in (1, 2, 3)]
+    assert sum(under_way) == dp.upcall_use(abi.OVS_UPCALL_ALL)[0]
+    assert abi.OVS_UPCALL_UNITS - sum(under_way) >= 200
+    assert flood(dp, 4, repeat=20) == 20
+
+
+def test_large_packets_take_more_of_a_share(shares: Datapath) -> None:
+    frame = SYN + bytes(3700 - len(SYN))
+    flood(shares, 1, frame)
+    assert len(shares.poll()) == abi.OVS_UPCALL_UNITS // 2 // 8
 
 
 # Entry and stages

@@ -355,7 +355,8 @@ class Lab:
             [*WITH_US, *host.ns.command([
                 sys.executable, str(Path(__file__).with_name("traffic.py")),
                 *args])], stdout=subprocess.PIPE, text=True)
-        if args[0] in ("tcp-sink", "udp-echo", "udp-count", "udp-send"):
+        if args[0] in ("tcp-sink", "udp-echo", "udp-count", "udp-send",
+                       "udp-flood"):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         return process

@@ -8,6 +8,8 @@
     traffic.py udp-count ADDRESS PORT         prints what came, on SIGTERM
     traffic.py udp-send ADDRESS PORT RATE [SECONDS]   prints what it sent,
                                               on SIGTERM or after SECONDS
+    traffic.py udp-flood DEVICE SRC DST       from MAC to MAC, each packet of
+                                              another address and port
 
 What runs until it is ended prints "ready" when it has begun.
 """
@@ -18,6 +20,7 @@ import hashlib
 import random
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -120,10 +123,26 @@ def udp_send(address: str, port: str, rate: str,
     print(sent)
 
 
+def udp_flood(device: str, source: str, destination: str) -> None:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sock.bind((device, 0))
+    frame = bytearray(60)
+    frame[:6] = bytes.fromhex(destination.replace(":", ""))
+    frame[6:12] = bytes.fromhex(source.replace(":", ""))
+    struct.pack_into("!HBBHHHBBH", frame, 12, 0x0800, 0x45, 0, 46, 0, 0, 64,
+                     socket.IPPROTO_UDP, 0)
+    struct.pack_into("!HHHH", frame, 34, 1, 1, 26, 0)
+    print("ready", flush=True)
+    while True:
+        frame[26:38] = b"\x0a" + random.randbytes(11)
+        sock.send(frame)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "tcp-sink": tcp_sink, "tcp-source": tcp_source,
     "udp-echo": udp_echo, "udp-ask": udp_ask,
-    "udp-count": udp_count, "udp-send": udp_send}
+    "udp-count": udp_count, "udp-send": udp_send,
+    "udp-flood": udp_flood}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -92,6 +92,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     idle = SimpleNamespace(
         dp=dp, plane=SimpleNamespace(
             executing=0, classifier=plane.classifier),
+        upcalls=SimpleNamespace(flush=lambda: None),
         ring=SimpleNamespace(run=lambda: 0, wait=lambda poller: None,
                              close=lambda: None),
         pair=None, tidied=0, unsettled=0)

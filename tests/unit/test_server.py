@@ -120,7 +120,7 @@ def test_replies_are_pulled_as_the_socket_takes_them(
     assert handler.messages == [(1, b"dump")], "busy: not read from"
     assert not ready(server)
     client = server.client(1)
-    assert client is not None and client.send(b"upcall") is False
+    assert client is not None and client.send(b"upcall") is None
 
     got = []
     while len(got) < count:
@@ -156,30 +156,50 @@ def test_dump_of_a_client_that_leaves_is_closed(
     assert server.client(1) is None and not ready(server)
 
 
+def fill(server: Server, port_id: int) -> int:
+    sent = 0
+    while taken := server.upcall(port_id, bytes(1000)):
+        sent += 1
+    assert taken is None
+    return sent
+
+
 def test_upcalls_to_a_full_socket_are_refused(server: Server,
                                               path: str) -> None:
     sock = join(server, path, 1)
-    client = server.client(1)
-    assert client is not None
-    sent = 0
-    while client.send(bytes(1000)):
-        sent += 1
-    assert 1000 < sent < 100000
+    sent = fill(server, 1)
+    assert 32 < sent < 400, "few, so that none waits for long in there"
     for _ in range(sent):
         assert len(sock.recv(2000)) == 1000
-    assert client.send(bytes(65536 + 4096)), "a large GSO packet"
+    assert server.upcall(1, bytes(65536 + 4096)), "a large GSO packet"
     assert len(sock.recv(1 << 17)) == 69632
+
+
+def test_room_for_upcalls_is_waited_for(server: Server, path: str,
+                                        handler: Recorder) -> None:
+    sock = join(server, path, 1)
+    sent = fill(server, 1)
+    server.run()
+    assert not ready(server)
+    sock.send(b"request")
+    server.run()
+    assert handler.messages == [(1, b"request")], "it is read from"
+    for _ in range(sent):
+        sock.recv(2000)
+    assert ready(server)
+    server.run()
+    assert server.upcall(1, b"x")
+    assert not ready(server), "nothing is waited for any more"
 
 
 def test_upcall_to_a_client_that_left(server: Server, path: str,
                                       handler: Recorder) -> None:
     sock = join(server, path, 1)
-    client = server.client(1)
-    assert client is not None
     sock.close()
-    assert client.send(b"x") is False
+    assert server.upcall(1, b"x") is False
     server.run()
     assert handler.gone == [1]
+    assert server.upcall(1, b"x") is False
 
 
 def test_slow_member_is_disconnected(server: Server, path: str,

@@ -22,7 +22,7 @@ from dpif_bpf.core.upcall import SEGMENTS, Upcalls
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.gso import SKB_GSO_TCPV4, SKB_GSO_UDP, SKB_GSO_UDP_L4
 from dpif_bpf.wire.netlink import iter_attrs, nla_string, nla_u32
-from tests.fake_plane import FakeProvider, Peer
+from tests.fake_plane import FakePlane, FakeProvider, Peer
 
 FRAME = bytes(Ether() / IP() / TCP() / Raw(b"x" * 40))
 MISS, ACTION = u.OVS_PACKET_CMD_MISS, u.OVS_PACKET_CMD_ACTION
@@ -42,24 +42,28 @@ class Bench:
         self.port = self.dp.make_port("p1", u.OVS_VPORT_TYPE_NETDEV, 1,
                                       (31, 32, 33))
         self.sent: list[tuple[int, dict[int, bytes]]] = []
-        self.full = False
+        self.taken: bool | None = True
         self.upcalls = Upcalls(self.dp, self.send)
 
-    def send(self, pid: int, message: bytes) -> bool:
-        if self.full:
-            return False
+    def send(self, pid: int, message: bytes) -> bool | None:
+        if not self.taken:
+            return self.taken
         self.sent.append((pid, {
             kind: message[start:stop]
             for kind, start, stop in iter_attrs(message, 24)}))
         return True
 
-    def record(self, cmd: int = MISS, *, desc: int = 0, cpu: int = 0,
-               hash_: int = 0, packet: bytes = FRAME,
+    @property
+    def plane(self) -> FakePlane:
+        return self.peer.provider.planes[0]
+
+    def record(self, cmd: int = MISS, *, port: int = 1, desc: int = 0,
+               cpu: int = 0, hash_: int = 0, packet: bytes = FRAME,
                pkt_len: int | None = None, gso_size: int = 0,
                tag: bytes = bytes(4), cutlen: int = 0,
                gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"",
                csum: tuple[int, int, int] = (0, 0, 0)) -> None:
-        found = extract(packet, Meta(in_port=1,
+        found = extract(packet, Meta(in_port=port,
                                      ufo=gso_type == SKB_GSO_UDP))
         assert found is not None
         self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
@@ -121,7 +125,7 @@ def test_action_of_a_flow_that_has_gone(per_cpu: Bench) -> None:
 
 
 def test_lost_upcalls_are_counted(per_cpu: Bench) -> None:
-    per_cpu.full = True
+    per_cpu.taken = False
     per_cpu.record()
     per_cpu.dp.per_cpu_pids = ()
     per_cpu.record()
@@ -295,7 +299,7 @@ def test_many_small_segments(per_cpu: Bench, size: int) -> None:
 
 def test_segments_after_a_lost_one_are_not_made(per_cpu: Bench) -> None:
     """As by queue_gso_packets(): the packet is lost once."""
-    per_cpu.full = True
+    per_cpu.taken = False
     large = bytes(Ether() / IP() / TCP() / Raw(bytes(2500)))
     per_cpu.record(packet=large, gso_size=1000)
     assert counts(per_cpu) == (0, 1, 0, 0)
@@ -343,3 +347,83 @@ def test_sample_of_a_runt_without_ethernet(per_cpu: Bench) -> None:
         9, bytes(key)) + bytes(3)))
     assert counts(per_cpu) == (0, 0, 0, 0)
     assert per_cpu.dp.samples.sent == 1
+
+
+# What a peer does not take for now
+
+def test_upcalls_wait_for_a_peer_port_by_port(per_cpu: Bench) -> None:
+    per_cpu.taken = None
+    for number in range(4):
+        per_cpu.record(port=7, packet=frame(100 + number))
+    per_cpu.record(port=8, packet=frame(200))
+    per_cpu.record(port=8, packet=frame(600))
+    per_cpu.upcalls.flush()
+    assert not per_cpu.sent and not per_cpu.plane.done
+    per_cpu.taken = True
+    # Nobody overtakes those who wait.
+    per_cpu.record(port=9, packet=frame(300))
+    assert not per_cpu.sent
+    per_cpu.upcalls.flush()
+    sizes = [len(attrs[u.OVS_PACKET_ATTR_PACKET])
+             for _, attrs in per_cpu.sent]
+    assert sizes == [100, 200, 300, 101, 600, 102, 103]
+    assert per_cpu.plane.done == [(7, 1), (8, 1), (9, 1), (7, 1), (8, 2),
+                                  (7, 1), (7, 1)]
+    assert per_cpu.upcalls.sent == 7 and per_cpu.dp.lost == 0
+    per_cpu.record(packet=frame(100))
+    assert len(per_cpu.sent) == 8
+
+
+def test_one_peer_is_not_kept_by_another(per_cpu: Bench) -> None:
+    full = {51}
+    per_cpu.upcalls = Upcalls(
+        per_cpu.dp, lambda pid, message: None if pid in full
+        else per_cpu.send(pid, message))
+    for cpu in (0, 1, 0, 1):
+        per_cpu.record(cpu=cpu)
+    assert [pid for pid, _ in per_cpu.sent] == [52, 52]
+    full.clear()
+    per_cpu.upcalls.flush()
+    assert [pid for pid, _ in per_cpu.sent] == [52, 52, 51, 51]
+    assert len(per_cpu.plane.done) == 4
+
+
+def test_peer_that_leaves_with_upcalls_waiting(per_cpu: Bench) -> None:
+    per_cpu.taken = None
+    per_cpu.record()
+    per_cpu.record()
+    per_cpu.taken = False
+    per_cpu.upcalls.flush()
+    assert per_cpu.dp.lost == 2 and per_cpu.port.upcall_fail == 2
+    assert per_cpu.plane.done == [(1, 1), (1, 1)]
+
+
+def test_segments_that_wait_are_done_with_at_the_last(
+        per_cpu: Bench) -> None:
+    large = bytes(Ether() / IP() / TCP(flags="PA") / Raw(b"y" * 2500))
+    per_cpu.taken = None
+    per_cpu.record(packet=large, gso_size=1000)
+    assert not per_cpu.plane.done
+    per_cpu.taken = True
+    per_cpu.upcalls.flush()
+    assert len(per_cpu.sent) == 3
+    assert per_cpu.plane.done == [(1, 1 + len(large) // 512)]
+
+
+def test_what_is_no_message_is_done_with(per_cpu: Bench) -> None:
+    """Whatever becomes of a record, the port's share comes back."""
+    per_cpu.record(packet=frame(LARGEST + 1))
+    per_cpu.record(ACTION, desc=1234)
+    per_cpu.record(packet=frame(100), gso_size=100)
+    per_cpu.dp.per_cpu_pids = ()
+    per_cpu.record()
+    assert not per_cpu.sent and per_cpu.dp.lost == 4
+    assert [units for _, units in per_cpu.plane.done] == [
+        1 + (LARGEST + 1) // 512, 1, 1, 1]
+
+
+def test_refused_upcalls_are_failures_of_the_port(per_cpu: Bench) -> None:
+    per_cpu.taken = False
+    per_cpu.record()
+    per_cpu.plane.refused[1] = 5
+    assert per_cpu.dp.port_reply(per_cpu.port).upcall_stats == (0, 6)
