@@ -7,7 +7,7 @@ import json
 
 from lab import PROVIDER, Host, Lab
 
-MISSING = (r"could not open network device|p\d\w*: .*No such device"
+MISSING = (r"could not open network device|p\d\w*( failed)?: .*No such device"
            r"|cannot get R?STP status on nonexistent port")
 """What ovs-vswitchd says of a configured device that is not there."""
 
