@@ -21,7 +21,7 @@ from socket import IPPROTO_SCTP, IPPROTO_TCP, IPPROTO_UDP, if_nametoindex
 from bench import forward
 from bench.lab import SKB_IFINDEX, SKB_MARK, SKB_SIZE, Lab, lab
 from bench.rows import Row
-from dpif_bpf.core.compiler import ACTION_NAMES, HANDLERS
+from dpif_bpf.core.actions.compiler import ACTION_NAMES, HANDLERS
 from dpif_bpf.edge import bpfprog
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import nla, nla_flag, nla_u32

@@ -26,9 +26,9 @@ from bench.clsways import TOP, WAYS, Forest, Way, build
 from bench.odpflows import FlowKey
 from bench.rows import Row
 from dpif_bpf import abi
+from dpif_bpf.bpf_plane import flow_rows
 from dpif_bpf.core.dispatch import dump_flows
 from dpif_bpf.core.flow_stats import FlowStats
-from dpif_bpf.plane import flow_rows
 
 SEED = 20180919
 PLOT = TOP / "build" / "bench" / "classifier.svg"

@@ -14,8 +14,8 @@ from bench.clsways import Cached, Forest, build
 from bench.odpflows import FlowKey
 from bench.rows import Row
 from dpif_bpf import abi
-from dpif_bpf.core.cls_sizes import MAPPED, Sizes
-from dpif_bpf.core.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.daemon import DEFAULT_MAX_FLOWS
 from dpif_bpf.edge.grace import Grace
 

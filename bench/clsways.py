@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.odpflows import FlowKey
 from dpif_bpf import abi
-from dpif_bpf.core.cls_edges import (
+from dpif_bpf.core.classifier.edge_table import (
     DESC_SHIFT,
     LEAF,
     NO_PLACE,
@@ -21,10 +21,10 @@ from dpif_bpf.core.cls_edges import (
     EdgeTable,
     finish,
 )
-from dpif_bpf.core.cls_masks import MaskTable
-from dpif_bpf.core.cls_records import FlowRecords
-from dpif_bpf.core.cls_sizes import MAPPED, Sizes
-from dpif_bpf.core.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.flow_records import FlowRecords
+from dpif_bpf.core.classifier.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.masks import MaskTable
+from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.core.quarantine import Quarantine
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject

@@ -13,7 +13,7 @@ from typing import TypeVarTuple
 
 import ovs.vlog
 
-from dpif_bpf.core.edges import Poller
+from dpif_bpf.core.devices import Poller
 from dpif_bpf.limited import Limited, msec
 
 vlog = ovs.vlog.Vlog("boundary")

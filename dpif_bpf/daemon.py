@@ -31,20 +31,20 @@ import ovs.vlog
 
 from dpif_bpf import __version__
 from dpif_bpf.boundary import Boundary
-from dpif_bpf.core.cls_show import show
-from dpif_bpf.core.cls_sizes import MAX_FLOWS
+from dpif_bpf.core.classifier.show import show
+from dpif_bpf.core.classifier.sizes import MAX_FLOWS
+from dpif_bpf.core.devices import LinkEvent
 from dpif_bpf.core.dispatch import Dispatcher
-from dpif_bpf.core.edges import LinkEvent
 from dpif_bpf.core.machine import check_machine
 from dpif_bpf.edge.ctl import Ctl, no_such
 from dpif_bpf.edge.db import Database
 from dpif_bpf.edge.loader import Files, Loader
-from dpif_bpf.edge.machine import look
 from dpif_bpf.edge.pins import PIN_ROOT
 from dpif_bpf.edge.poller import Poller
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.server import Client, Server
 from dpif_bpf.edge.sole import Sole
+from dpif_bpf.edge.sysinfo import look
 from dpif_bpf.errors import DpifError
 from dpif_bpf.limited import Limited, msec
 from dpif_bpf.provider import Instance, Provider

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import ovs.vlog
 
 from dpif_bpf import abi
+from dpif_bpf.bpf_plane import BpfPlane, Hooking, load
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import InjectPair, PortEdge
+from dpif_bpf.core.devices import InjectPair, PortEdge
 from dpif_bpf.core.plane import ANY_BRIDGE
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.upcall import Send, Upcalls
@@ -26,7 +27,6 @@ from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import failures
 from dpif_bpf.limited import msec
-from dpif_bpf.plane import BpfPlane, Hooking, load
 
 vlog = ovs.vlog.Vlog("provider")
 

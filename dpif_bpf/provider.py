@@ -12,13 +12,13 @@ from functools import partial
 import ovs.vlog
 
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import InjectPair, LinkEvent, Poller, PortEdge
+from dpif_bpf.core.devices import InjectPair, LinkEvent, Poller, PortEdge
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.upcall import Send
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
-from dpif_bpf.edge.psample import Psample
+from dpif_bpf.edge.psample_group import Psample
 from dpif_bpf.edge.ring import BUDGET
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.instance import Instance, Maker, attempt

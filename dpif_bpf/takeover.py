@@ -20,9 +20,10 @@ from operator import add
 
 import ovs.vlog
 
+from dpif_bpf.bpf_plane import Earlier, Hooking, fits
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import PortEdge
+from dpif_bpf.core.devices import PortEdge
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.flow_table import Flow
 from dpif_bpf.core.vport import LOCAL
@@ -36,7 +37,6 @@ from dpif_bpf.errors import (
 )
 from dpif_bpf.instance import Instance, Maker, attempt
 from dpif_bpf.limited import msec
-from dpif_bpf.plane import Earlier, Hooking, fits
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import VportRequest
 

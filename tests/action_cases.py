@@ -2,7 +2,7 @@
 """Lists of actions of all kinds, good and bad, on packets of all kinds.
 
 tests/system/test_actions_kernel.py asks the kernel's own datapath about them,
-and core.compiler.  What is right is not said here.
+and core.actions.compiler.  What is right is not said here.
 """
 
 from __future__ import annotations

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dpif_bpf import abi
-from dpif_bpf.core.actions import Program
-from dpif_bpf.core.cls_sizes import MAPPED, Sizes
+from dpif_bpf.core.actions.programs import Program
+from dpif_bpf.core.classifier.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
-from dpif_bpf.core.forest import Buffers, Classifier
 from dpif_bpf.core.plane import DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words

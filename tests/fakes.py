@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The edges of dpif_bpf.core.edges without a machine behind them."""
+"""The edges of dpif_bpf.core.devices without a machine behind them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from dpif_bpf.core.edges import (
+from dpif_bpf.core.devices import (
     ARPHRD_ETHER,
     ARPHRD_NONE,
     InjectPair,

@@ -9,10 +9,10 @@ from dataclasses import replace
 from mapped import mapped
 
 from dpif_bpf import abi
-from dpif_bpf.core.cls_nodes import Leaf, Node, leaves
-from dpif_bpf.core.cls_read import Reader
-from dpif_bpf.core.cls_sizes import MAPPED, Sizes
-from dpif_bpf.core.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.nodes import Leaf, Node, leaves
+from dpif_bpf.core.classifier.read import Reader
+from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 
 KEY_BITS = abi.OVS_KEY_USED * 64
 
@@ -78,7 +78,7 @@ class Forest:
                 self.check_key(root, key | rng.getrandbits(KEY_BITS) & ~mask)
 
     def check_shape(self) -> None:
-        """The rules of core.cls_tree."""
+        """The rules of core.classifier.tree."""
         for forest in self.cls._roots.values():
             for tree in forest.trees:
                 if tree.root is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dpif_bpf import abi
 from dpif_bpf.core import records, restore
-from dpif_bpf.core.actions import Program
+from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.flow_table import Flow
 from dpif_bpf.core.meters import Meters

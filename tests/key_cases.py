@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks that are taken, keys and masks that are refused.
 
-tests/unit/test_key.py asks wire.key about them, and
+tests/unit/wire/key/test_key.py asks wire.key about them, and
 tests/system/test_key_kernel.py the kernel's own datapath.
 """
 

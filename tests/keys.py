@@ -8,15 +8,13 @@ import importlib
 import struct
 from collections.abc import Iterator
 
-from dpif_bpf.wire import (
-    key,
-    key_attrs,
-    key_encode,
-    key_match,
-    key_vlan,
-    key_walk,
-    uapi,
-)
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.key import attrs as key_attrs
+from dpif_bpf.wire.key import decode as key
+from dpif_bpf.wire.key import encode as key_encode
+from dpif_bpf.wire.key import match as key_match
+from dpif_bpf.wire.key import vlan as key_vlan
+from dpif_bpf.wire.key import walk as key_walk
 from dpif_bpf.wire.netlink import nla, nla_u32
 
 SRC, DST = b"\x50\x54\0\0\0\x01", b"\x50\x54\0\0\0\x02"

@@ -525,8 +525,8 @@ enum ovs_stage {
 };
 
 /*
- * The classifier: a hash decision forest (dpif_bpf/core/forest.py writes it,
- * lookup.h reads it).
+ * The classifier: a hash decision forest (dpif_bpf/core/classifier/forest.py
+ * writes it, lookup.h reads it).
  *
  * A tree's node tests the mask bits of one descriptor, by one probe of a hash
  * table keyed by the node and the masked key words.  What the probe finds is

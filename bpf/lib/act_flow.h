@@ -4,9 +4,10 @@
  *
  * A block of sample, clone or check_pkt_len is a list for a copy.  Where
  * nothing follows it, or where it leaves the packet as it is, the packet
- * itself runs it (dpif_bpf/core/layout.py); otherwise a copy is deferred until
- * the packet is done (act_recirc.h).  An error in a block that a copy runs
- * ends that copy alone, whereas the kernel datapath drops the packet, too.
+ * itself runs it (dpif_bpf/core/actions/layout.py); otherwise a copy is
+ * deferred until the packet is done (act_recirc.h).  An error in a block that a
+ * copy runs ends that copy alone, whereas the kernel datapath drops the packet,
+ * too.
  */
 #ifndef OVS_ACT_FLOW_H
 #define OVS_ACT_FLOW_H

@@ -20,7 +20,7 @@
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
 #define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */
 #define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;
-				 * core/actions.py knows it, too */
+				 * core/actions/programs.py knows it, too */
 
 /*
  * Copy the metadata of a key: what does not come from the packet's headers.

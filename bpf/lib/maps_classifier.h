@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Maps and configuration of the classifier.  The loader sets the sizes that
- * dpif_bpf/core/cls_sizes.py computes.
+ * dpif_bpf/core/classifier/sizes.py computes.
  */
 #ifndef OVS_MAPS_CLASSIFIER_H
 #define OVS_MAPS_CLASSIFIER_H

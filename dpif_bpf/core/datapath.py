@@ -13,9 +13,9 @@ from dataclasses import astuple
 from functools import partial
 
 from dpif_bpf import abi
-from dpif_bpf.core.actions import DescTable, ProgramCache
+from dpif_bpf.core.actions.programs import DescTable, ProgramCache
 from dpif_bpf.core.arena import Arena
-from dpif_bpf.core.edges import (
+from dpif_bpf.core.devices import (
     Link,
     LinkChange,
     LinkEvent,

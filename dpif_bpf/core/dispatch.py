@@ -40,7 +40,7 @@ from dpif_bpf.wire.messages import (
     decode_packet,
     decode_vport,
 )
-from dpif_bpf.wire.meters import decode_meter
+from dpif_bpf.wire.meter_messages import decode_meter
 from dpif_bpf.wire.netlink import (
     NLM_F_ACK,
     NLM_F_ECHO,

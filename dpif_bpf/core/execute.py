@@ -18,7 +18,7 @@ from dpif_bpf.errors import BackendError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.extract import packet_facts
 from dpif_bpf.wire.facts import MAC_PROTO_NONE
-from dpif_bpf.wire.key import decode_metadata
+from dpif_bpf.wire.key.decode import decode_metadata
 from dpif_bpf.wire.messages import PacketRequest
 from dpif_bpf.wire.netlink import iter_attrs
 

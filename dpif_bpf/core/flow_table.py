@@ -14,13 +14,13 @@ import contextlib
 import errno
 from dataclasses import dataclass
 
-from dpif_bpf.core.actions import Program, ProgramCache
+from dpif_bpf.core.actions.programs import Program, ProgramCache
 from dpif_bpf.core.flow_stats import total
 from dpif_bpf.core.plane import ANY_BRIDGE, Plane
 from dpif_bpf.core.records import FLOW_BASE, FLOW_PREFIX, Records
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.key import Match, decode_key, decode_match
+from dpif_bpf.wire.key.decode import Match, decode_key, decode_match
 from dpif_bpf.wire.messages import FlowRequest
 from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, nla
 from dpif_bpf.wire.replies import FlowParts, flow_body, flow_parts

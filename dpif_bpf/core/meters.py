@@ -19,7 +19,7 @@ import numpy as np
 from dpif_bpf import abi
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.meters import Band, MeterRequest
+from dpif_bpf.wire.meter_messages import Band, MeterRequest
 from dpif_bpf.wire.replies import MeterStats
 
 MAX_METERS = 200000

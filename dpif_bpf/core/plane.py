@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the core asks of one generation of the packet path.
 
-``dpif_bpf.plane`` implements it over BPF maps; the unit tests over byte
+``dpif_bpf.bpf_plane`` implements it over BPF maps; the unit tests over byte
 arrays.  Mapped memory is handed out as memoryviews: stores into it are the
 datapath's map operations, published by aligned 8-byte stores.
 """
@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dpif_bpf.core.actions import Program
-from dpif_bpf.core.forest import Classifier
+from dpif_bpf.core.actions.programs import Program
+from dpif_bpf.core.classifier.forest import Classifier
 from dpif_bpf.core.port_map import PortEntry
 
 __all__ = ["ANY_BRIDGE", "DpCounters", "Plane", "PortEntry"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from dpif_bpf.core.insn import PsampleDesc
-from dpif_bpf.wire.psample import encode_sample
+from dpif_bpf.core.actions.insn import PsampleDesc
+from dpif_bpf.wire.psample_messages import encode_sample
 
 _M32 = 0xffffffff
 

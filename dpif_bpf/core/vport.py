@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from dataclasses import dataclass, field
 
-from dpif_bpf.core.edges import Link
+from dpif_bpf.core.devices import Link
 from dpif_bpf.core.plane import ANY_BRIDGE
 from dpif_bpf.errors import RequestError
 

@@ -23,7 +23,7 @@ import ovs.unixctl.server
 import ovs.vlog
 
 from dpif_bpf.boundary import Boundary
-from dpif_bpf.core.edges import Poller
+from dpif_bpf.core.devices import Poller
 from dpif_bpf.errors import BackendError, DpifError
 from dpif_bpf.limited import Limited, msec
 

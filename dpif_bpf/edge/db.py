@@ -14,7 +14,7 @@ import ovs.db.idl
 import ovs.dirs
 import ovs.vlog
 
-from dpif_bpf.core.edges import Poller
+from dpif_bpf.core.devices import Poller
 
 vlog = ovs.vlog.Vlog("db")
 
@@ -78,7 +78,7 @@ class _Idl(ovs.db.idl.Idl):     # type: ignore[misc]
 
 
 class Database:
-    """See :class:`dpif_bpf.core.edges.DbEdge`.
+    """See :class:`dpif_bpf.core.devices.DbEdge`.
 
     :param remote: "unix:PATH", "tcp:HOST:PORT", …; None for the socket
         db.sock in the run directory

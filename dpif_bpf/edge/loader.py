@@ -15,7 +15,7 @@ share::
     hooks.attach(ifindex, entry)        # each port, see edge.hooks
     loader.remove_others(new)
 
-The entry stages of bridges are compiled by bcc (``edge.compiler``), which
+The entry stages of bridges are compiled by bcc (``edge.compilation``), which
 takes 0.5 s: so it is done once for each provider, with holes for the bridge's
 constants, and a bridge's own program is filled in (``edge.template``) and
 loaded in some ms.
@@ -31,7 +31,7 @@ from pathlib import Path
 
 from dpif_bpf import abi
 from dpif_bpf.edge import bpfprog, bpfsys
-from dpif_bpf.edge.compiler import Compilation
+from dpif_bpf.edge.compilation import Compilation
 from dpif_bpf.edge.generation import (
     BETTER,
     CONST_HOLES,

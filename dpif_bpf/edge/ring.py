@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 
 from dpif_bpf.boundary import Boundary
-from dpif_bpf.core.edges import Poller
+from dpif_bpf.core.devices import Poller
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.errors import BackendError
 

@@ -33,7 +33,7 @@ from typing import Protocol, TypeVarTuple
 
 import ovs.vlog
 
-from dpif_bpf.core.edges import Poller
+from dpif_bpf.core.devices import Poller
 from dpif_bpf.errors import BackendError
 from dpif_bpf.limited import Limited, msec
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Constants and structures of <linux/openvswitch.h>, and the families' ids.
 
-Names are the header's.  ``tests/unit/test_uapi.py`` compares every constant
-with the installed header; those that are younger than it, or that OVS defines
-for itself, are in :data:`NEWER` with the place that defines them.
+Names are the header's.  ``tests/unit/wire/test_uapi.py`` compares every
+constant with the installed header; those that are younger than it, or that OVS
+defines for itself, are in :data:`NEWER` with the place that defines them.
 
 All integers are host order unless the header says ``__be``; 64-bit values are
 aligned to 4 bytes only (netlink), hence the standard sizes ``=`` in formats.

@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from dpif_bpf import abi
-from dpif_bpf.core.cls_sizes import MAPPED, Sizes
-from dpif_bpf.core.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject, VerifierStats
 

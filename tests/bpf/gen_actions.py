@@ -36,7 +36,7 @@ from lists import (
 )
 from oracle import EXCEEDED
 
-from dpif_bpf.core.actions import compile_actions
+from dpif_bpf.core.actions.programs import compile_actions
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts

@@ -9,7 +9,7 @@ from harness import Datapath
 from oracle_key import Extract, be16, extract
 
 from dpif_bpf import abi
-from dpif_bpf.core.compiler import compile_actions
+from dpif_bpf.core.actions.compiler import compile_actions
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts
 

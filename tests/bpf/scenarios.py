@@ -21,7 +21,7 @@ from packets import finished, unfinished
 
 from dpif_bpf.abi import KEY
 from dpif_bpf.wire.extract import packet_facts
-from dpif_bpf.wire.key import decode_match
+from dpif_bpf.wire.key.decode import decode_match
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

@@ -42,7 +42,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.meters import Meters
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.meters import Band, MeterRequest
+from dpif_bpf.wire.meter_messages import Band, MeterRequest
 from dpif_bpf.wire.netlink import Message
 
 PER_SEED = 400

@@ -20,13 +20,13 @@ from objects import compile_object
 
 from bench import flowsets
 from dpif_bpf import abi
-from dpif_bpf.core.cls_edges import (
+from dpif_bpf.core.classifier.edge_table import (
     DESC_SHIFT,
     NO_PLACE,
     SEED_SHIFT,
     finish,
 )
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.classifier.sizes import Sizes
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.errors import BackendError, RequestError
 

@@ -19,6 +19,7 @@ import pytest
 from objects import HEADERS, TOP, compile_object
 
 from dpif_bpf import abi
+from dpif_bpf.bpf_plane import METERS, Earlier
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.plane import DpCounters
 from dpif_bpf.edge import bpfprog, bpfsys
@@ -27,7 +28,6 @@ from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
 from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import BackendError
-from dpif_bpf.plane import METERS, Earlier
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),

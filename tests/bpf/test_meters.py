@@ -34,8 +34,8 @@ from dpif_bpf import abi
 from dpif_bpf.abi import DropReason
 from dpif_bpf.core.meters import Meters
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.meters import Band as BandRequest
-from dpif_bpf.wire.meters import MeterRequest
+from dpif_bpf.wire.meter_messages import Band as BandRequest
+from dpif_bpf.wire.meter_messages import MeterRequest
 from dpif_bpf.wire.netlink import Message
 
 M64 = (1 << 64) - 1

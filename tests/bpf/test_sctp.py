@@ -21,7 +21,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 
 from dpif_bpf import abi
-from dpif_bpf.core.compiler import compile_actions
+from dpif_bpf.core.actions.compiler import compile_actions
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts
 from dpif_bpf.wire.packet import upcall_packets

@@ -29,12 +29,12 @@ from restarts import (
 )
 
 from dpif_bpf import abi, takeover
+from dpif_bpf.bpf_plane import LAYOUT
 from dpif_bpf.core import records
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.loader import Files
-from dpif_bpf.edge.psample import Psample
+from dpif_bpf.edge.psample_group import Psample
 from dpif_bpf.errors import BackendError
-from dpif_bpf.plane import LAYOUT
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import NLA_F_NESTED, nla, nla_u32
 

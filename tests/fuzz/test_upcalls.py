@@ -24,7 +24,7 @@ from scapy.layers.sctp import SCTP
 from scapy.layers.vxlan import VXLAN
 
 from dpif_bpf import abi
-from dpif_bpf.core.insn import Desc, PsampleDesc, UserspaceDesc
+from dpif_bpf.core.actions.insn import Desc, PsampleDesc, UserspaceDesc
 from dpif_bpf.core.upcall import SEGMENTS, Upcalls
 from dpif_bpf.wire import gso
 from dpif_bpf.wire import uapi as u

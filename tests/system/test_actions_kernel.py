@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of actions: core.compiler against the kernel's own datapath.
+"""Lists of actions: core.actions.compiler against the kernel's own datapath.
 
 The kernel is asked to put flows with the lists of tests/action_cases.py: it
-must take what core.compiler takes and refuse with the same errno what that
-refuses, but for what DIFFERENT tells.  What it then shows must say the same
-as what came, which is what our datapath shows.
+must take what core.actions.compiler takes and refuse with the same errno what
+that refuses, but for what DIFFERENT tells.  What it then shows must say the
+same as what came, which is what our datapath shows.
 
 To run it under Debian's kernels, see test_key_kernel.py.
 """
@@ -22,9 +22,10 @@ import keys as k
 import pytest
 from kernel_dp import Kernel, kernel_datapath
 
-from dpif_bpf.core.compiler import compile_actions
+from dpif_bpf.core.actions.compiler import compile_actions
 from dpif_bpf.errors import RequestError
-from dpif_bpf.wire import key, uapi
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.key import decode as key
 from dpif_bpf.wire.netlink import iter_attrs
 
 VERSION = tuple(map(int, platform.release().split("-")[0].split(".")[:2]))
@@ -84,7 +85,7 @@ def has(actions: Tree, kinds: set[int]) -> bool:
 
 
 def ours(case: c.Case) -> int:
-    """errno of core.compiler, 0 when it takes the list."""
+    """errno of core.actions.compiler, 0 when it takes the list."""
     mask = k.ones(case.key) if case.mask is None else case.mask
     if 0 < len(case.actions) < 4:
         return errno.ERANGE  # no attribute: wire.messages
@@ -97,11 +98,11 @@ def ours(case: c.Case) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Different:
-    """Where core.compiler is not to do what the kernel does.
+    """Where core.actions.compiler is not to do what the kernel does.
 
     :param names: of the cases, a regular expression
     :param kernel: its errno
-    :param ours: errno of core.compiler
+    :param ours: errno of core.actions.compiler
     """
 
     names: str

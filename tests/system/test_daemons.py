@@ -141,7 +141,7 @@ FAULTY = """
 import sys
 from dpif_bpf import daemon
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.edges import LinkChange
+from dpif_bpf.core.devices import LinkChange
 
 def link_changed(self, event):
     if event.link.name == "boom":

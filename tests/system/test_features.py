@@ -18,8 +18,8 @@ import pytest
 from lab import Host, Lab
 from test_psample import listener, read
 
-from dpif_bpf.edge.psample import Psample
-from dpif_bpf.wire import psample
+from dpif_bpf.edge.psample_group import Psample
+from dpif_bpf.wire import psample_messages as psample
 
 ETH_P_IP, ETH_P_MPLS, ETH_P_TEST = 0x0800, 0x8847, 0x9009
 NO = {"No", "0"}

@@ -22,7 +22,8 @@ from kernel_dp import Kernel, kernel_datapath
 
 from dpif_bpf import abi
 from dpif_bpf.errors import RequestError
-from dpif_bpf.wire import key, uapi
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.key import decode as key
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_taken(kernel: Kernel, case: str) -> None:
 
 
 def test_replies(kernel: Kernel) -> None:
-    """As tests/unit/test_meters.py has them."""
+    """As tests/unit/core/test_meters.py has them."""
     good(kernel, DEL, ident(7))
     assert ask(kernel, (GET, ident(7)))[0] == errno.ENOENT
     assert good(kernel, SET, ident(7), stats(3, 4), bands(band())).keys() == {

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import pytest
 from netns import Namespace
 
-from dpif_bpf.core.edges import Link, LinkChange, LinkEvent, VportStats
+from dpif_bpf.core.devices import Link, LinkChange, LinkEvent, VportStats
 from dpif_bpf.edge.ports import Ports
 from dpif_bpf.edge.ports.rtnetlink import LinkMonitor, Rtnl
 from dpif_bpf.errors import DpifError

@@ -27,9 +27,9 @@ from test_ports import (
     show,
 )
 
-from dpif_bpf.core.edges import LinkChange, LinkEvent
+from dpif_bpf.core.devices import LinkChange, LinkEvent
 from dpif_bpf.edge.ports import Ports
-from dpif_bpf.edge.ports import devices as edge
+from dpif_bpf.edge.ports import links as edge
 from dpif_bpf.edge.ports.rtnetlink import LinkMonitor, Rtnl
 from dpif_bpf.errors import BackendError
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import pytest
 from netns import Namespace
 
-from dpif_bpf.core.insn import PsampleDesc
+from dpif_bpf.core.actions.insn import PsampleDesc
 from dpif_bpf.core.samples import Samples
-from dpif_bpf.edge.psample import Psample
-from dpif_bpf.wire import psample
+from dpif_bpf.edge.psample_group import Psample
+from dpif_bpf.wire import psample_messages as psample
 from dpif_bpf.wire.netlink import iter_attrs, iter_messages
 
 SOL_NETLINK, ADD_MEMBERSHIP = 270, 1

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from bench import actions
-from dpif_bpf.core.compile_set import FIELDS
-from dpif_bpf.core.compiler import HANDLERS
+from dpif_bpf.core.actions.compiler import HANDLERS
+from dpif_bpf.core.actions.set import FIELDS
 
 
 def test_every_action_is_measured() -> None:

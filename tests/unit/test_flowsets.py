@@ -11,7 +11,7 @@ from ovs.flow.kv import ParseError
 
 from bench import flowsets, odpflows
 from dpif_bpf import abi
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.classifier.sizes import Sizes
 
 KEY = abi.KEY
 

@@ -24,7 +24,7 @@ FORBIDDEN = {"ctypes", "mmap", "os", "select", "subprocess", "threading",
 """What wire and core do without; of socket they take constants."""
 
 OWNERS = {
-    "bcc": {"edge/compiler.py"},
+    "bcc": {"edge/compilation.py"},
     "pyroute2": {"edge/ports"},
     "ovs.db": {"edge/db.py"},
     "ovs.unixctl": {"edge/ctl.py"},
@@ -33,7 +33,7 @@ OWNERS = {
 """Libraries that one place alone knows."""
 
 BPF = {f"dpif_bpf.edge.{name}" for name in (
-    "bpfprog", "bpfsys", "compiler", "generation", "grace", "hooks",
+    "bpfprog", "bpfsys", "compilation", "generation", "grace", "hooks",
     "inject", "libbpf", "loader", "pins", "ring", "template")}
 """One edge in several files: maps, programs, pins."""
 
@@ -101,7 +101,7 @@ def test_edges_do_not_import_each_other(path: Path) -> None:
 def test_only_the_daemon_wires() -> None:
     for path in MODULES:
         if path.parent == PACKAGE and path.name in (
-                "daemon.py", "provider.py", "plane.py", "instance.py",
+                "daemon.py", "provider.py", "bpf_plane.py", "instance.py",
                 "takeover.py"):
             continue
         if path.relative_to(PACKAGE).parts[0] == "edge":

@@ -31,17 +31,17 @@ from test_dispatch import (
 from test_dispatch import peer as peer
 
 from dpif_bpf import abi
-from dpif_bpf.core.cls_sizes import Sizes
+from dpif_bpf.core.classifier.sizes import Sizes
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.port_map import PortEntry, PortMap
 from dpif_bpf.edge.inject import ExecSlots
 from dpif_bpf.wire import uapi as u
-from dpif_bpf.wire.meters import Band, MeterRequest
+from dpif_bpf.wire.meter_messages import Band, MeterRequest
 from dpif_bpf.wire.netlink import Message, nla, nla_flag, nla_u32
 from tests.fake_plane import Peer
 
 PACKAGE = Path(__file__).parents[2] / "dpif_bpf"
-WRITERS = [*sorted((PACKAGE / "core").glob("*.py")), PACKAGE / "plane.py",
+WRITERS = [*sorted((PACKAGE / "core").rglob("*.py")), PACKAGE / "bpf_plane.py",
            PACKAGE / "edge" / "inject.py"]
 """Modules that are given such memory."""
 OWN_MEMORY = {("insn.py", "pack_into"), ("records.py", "cast('B')")}

@@ -11,7 +11,7 @@ from collections.abc import Set
 
 import ovs.vlog
 
-from dpif_bpf.core.edges import InjectPair
+from dpif_bpf.core.devices import InjectPair
 from dpif_bpf.edge.ports.pairs import IFF_UP, MAX_MTU, Pairs, is_ours
 from dpif_bpf.edge.ports.rtnetlink import Rtnl
 from dpif_bpf.errors import DpifError

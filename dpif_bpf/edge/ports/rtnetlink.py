@@ -20,7 +20,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from dpif_bpf.core.edges import Poller
+from dpif_bpf.core.devices import Poller
 from dpif_bpf.errors import BackendError
 from dpif_bpf.wire import netlink, rtnl
 

@@ -1,0 +1,466 @@
+# SPDX-License-Identifier: Apache-2.0
+"""core.plane.Plane over a generation of BPF maps and programs."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from operator import sub
+
+import ovs.vlog
+
+from dpif_bpf import abi
+from dpif_bpf.core.actions.programs import Program
+from dpif_bpf.core.classifier.forest import Buffers, Classifier
+from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
+from dpif_bpf.core.devices import InjectPair
+from dpif_bpf.core.flow_stats import FlowCounts, FlowStats, total
+from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
+from dpif_bpf.core.port_map import PortMap
+from dpif_bpf.core.records import memory_words
+from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.generation import Generation
+from dpif_bpf.edge.hooks import EndHooks, Hooks
+from dpif_bpf.edge.inject import ExecSlots, Injector
+from dpif_bpf.edge.loader import Loader
+from dpif_bpf.edge.ports import Clsact
+from dpif_bpf.edge.ports.clsact import EGRESS
+from dpif_bpf.errors import BackendError, failures
+
+vlog = ovs.vlog.Vlog("plane")
+
+_U32 = struct.Struct("=I")
+
+_USE_WORDS = abi.UPCALL_USE.size // 8
+_GIVEN = abi.UPCALL_USE["given"].offset // 8
+_REFUSED = abi.UPCALL_USE["refused"].offset // 8
+
+INJECT = "ovs_inject"
+KEEP, RESTORE = "ovs_keep", "ovs_restore"
+METERS = "ovs_meters"
+_NOTHING = FlowCounts(0, 0, 0, 0)
+MAX_STRIPES = 64
+"""CPUs beyond this many count in the stripes of others, atomically."""
+NS = 1000000
+"""Nanoseconds in the milliseconds of OVS_FLOW_ATTR_USED."""
+ACTS_WORDS = 1 << 20
+"""ovs_acts: 8 MiB.  Equal lists of actions are there once."""
+
+
+class Hooking:
+    """Hooks devices by tcx links, or by clsact filters before Linux 6.6."""
+
+    def __init__(self, loader: Loader, dp: str) -> None:
+        self._hooks: Hooks | None = None
+        self._clsact: Clsact | None = None
+        self._stale: set[int] = set()
+        """Devices that an earlier provider hooked."""
+        self._ours: set[int] = set()
+        """Devices that this one hooked, or tried to."""
+        self._ends: dict[str, EndHooks] = {}
+        """By program: hooks of the other ends of internal ports."""
+        if Hooks.supported():
+            links = loader.pins.links(dp)
+            self._hooks = Hooks(links)
+            self._ends = {
+                KEEP: EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS),
+                RESTORE: EndHooks(links, "restore",
+                                  bpfprog.ATTACH_TCX_INGRESS)}
+            try:
+                for hooks in (self._hooks, *self._ends.values()):
+                    self._stale.update(hooks.adopt())
+            except BackendError:
+                self.close()
+                raise
+        else:
+            self._clsact = Clsact()
+
+    def attach(self, ifindex: int, prog_fd: int, name: str) -> None:
+        """Hooks a device, or replaces the program that it has."""
+        self._ours.add(ifindex)
+        if self._hooks is not None:
+            self._hooks.attach(ifindex, prog_fd)
+        elif self._clsact is not None:
+            self._clsact.attach(ifindex, prog_fd, name)
+
+    def attach_end(self, hidden: int, ifindex: int | None, keep_fd: int,
+                   restore_fd: int) -> None:
+        """Hooks the other end of an internal port's pair.
+
+        :param ifindex: None when it is in another namespace: hooks that
+            went there with it get the programs, too
+        """
+        if self._clsact is None:
+            self._ends[KEEP].attach_end(hidden, ifindex, keep_fd)
+            self._ends[RESTORE].attach_end(hidden, ifindex, restore_fd)
+        elif ifindex is not None:
+            self._clsact.attach(ifindex, keep_fd, KEEP, EGRESS)
+            self._clsact.attach(ifindex, restore_fd, RESTORE)
+
+    def detach(self, ifindex: int) -> None:
+        """Unhooks a device, and the other end of an internal port's pair,
+        unless by clsact, which ends with it; no error when it has gone."""
+        self._ours.discard(ifindex)
+        for ends in self._ends.values():
+            ends.detach(ifindex)
+        if self._hooks is not None:
+            self._hooks.detach(ifindex)
+        elif self._clsact is not None:
+            self._clsact.detach(ifindex)
+
+    def prune(self, more: Iterable[int] = ()) -> None:
+        """Unhooks what an earlier provider hooked and this one did not.
+
+        :param more: devices that it may have hooked: clsact filters are
+            not found otherwise
+        :raises BackendError: of the first that failed; the others are done
+        """
+        failed = failures(*(
+            partial(self.detach, ifindex)
+            for ifindex in self._stale.union(more) - self._ours))
+        self._stale = set()
+        if failed:
+            raise failed[0]
+
+    def close(self) -> None:
+        """The programs stay on their devices."""
+        for ends in self._ends.values():
+            ends.close()
+        if self._hooks is not None:
+            self._hooks.close()
+        elif self._clsact is not None:
+            self._clsact.close()
+
+
+LAYOUT = {
+    "ovs_acts": 8, "ovs_nlmem": 8, METERS: abi.METER.size,
+    "ovs_ports": abi.PORT.size, "ovs_slots": abi.SLOT.size,
+    "ovs_flow_stats": abi.FLOW_STATS.size, "ovs_dpstats": abi.DP_STATS.size,
+    "ovs_flows": abi.FLOW.size, "ovs_values": abi.VALUES.size,
+    "ovs_buckets": abi.BUCKET.size,
+    "ovs_roots": abi.ROOT.size, "ovs_drops": 8}
+"""Bytes of an element of the maps that are written or read here."""
+
+
+def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
+         shared: Mapping[str, int] | None = None) -> Generation:
+    """A new generation with room for `max_flows` flows.
+
+    :param shared: see Earlier.shared()
+    """
+    sizes = Sizes.for_flows(max_flows)
+    cpus = bpfsys.possible_cpus()
+    stripes = min(cpus, MAX_STRIPES)
+    return loader.create(name, {
+        "cfg_max_flows": sizes.flows,
+        "cfg_stripes": stripes,
+        "cfg_shared_stats": int(stripes < cpus),
+        "cfg_inject_ifindex": pair.receiver,
+        **sizes.constants(),
+    }, {
+        **sizes.entries(),
+        "ovs_flow_stats": (stripes + 1) * sizes.flows,
+        "ovs_acts": ACTS_WORDS,
+        "ovs_nlmem": memory_words(sizes.flows),
+    }, shared, LAYOUT)
+
+
+def fits(gen: Generation, name: str, entries: int | None = None) -> bool:
+    """Whether a map of an earlier generation is what it would be in one of
+    ours, with so many elements."""
+    if name not in gen.maps:
+        return False
+    info = gen.map_info(name)
+    return (info.value_size == LAYOUT[name]
+            and entries in (None, info.max_entries))
+
+
+def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
+    """What a generation counted, summed over bridges."""
+    total = DpCounters()
+    for bridge in bridges:
+        total += DpCounters(*gen.dp_stats(bridge))
+    return total
+
+
+class Earlier:
+    """What an earlier generation counts, as long as ports are hooked to it.
+
+    What it has in another layout counts as nothing.
+
+    :param trusted: whether its maps are known to be of this version
+    :ivar differing: those that have another layout
+    """
+
+    def __init__(self, gen: Generation, trusted: bool) -> None:
+        wanted = {"ovs_flows": None, "ovs_flow_stats": None,
+                  "ovs_dpstats": abi.OVS_MAX_BRIDGES,
+                  "ovs_drops": abi.OVS_MAX_BRIDGES * abi.OVS_DROP_MAX,
+                  METERS: abi.OVS_METERS + abi.OVS_METER_EXTRA}
+        self._gen = gen
+        self.differing = [name for name, entries in wanted.items()
+                          if not (trusted and fits(gen, name, entries))]
+        self._stats: FlowStats | None = None
+        if not {"ovs_flows", "ovs_flow_stats"} & set(self.differing):
+            self._flows = gen.map_info("ovs_flows").max_entries
+            self._stats = flow_stats_of(gen)
+
+    def shared(self) -> dict[str, int]:
+        """Maps by name that the next generation takes: the meters, so that
+        buckets have what they have, and no packet is counted twice or not
+        at all."""
+        if METERS in self.differing:
+            return {}
+        return {METERS: self._gen.map_fd(METERS)}
+
+    def counters(self) -> DpCounters:
+        """Packets, over all bridges that there were."""
+        if "ovs_dpstats" in self.differing:
+            return DpCounters()
+        return counters_of(self._gen, range(abi.OVS_MAX_BRIDGES))
+
+    def drops(self) -> tuple[int, ...]:
+        """Drops by reason."""
+        if "ovs_drops" in self.differing:
+            return (0,) * abi.OVS_DROP_MAX
+        return self._gen.all_drops()
+
+    def flows(self, places: Iterable[Sequence[int]]) -> list[FlowCounts]:
+        """What was counted for flows.
+
+        :param places: the ids that each one had
+        """
+        groups = list(places)
+        ids = [flow_id for group in groups for flow_id in group]
+        if self._stats is None or max(ids, default=0) >= self._flows:
+            return [_NOTHING] * len(groups)
+        counted = self._stats.read(ids)
+        rows = map(FlowCounts, counted.packets.tolist(),
+                   counted.bytes.tolist(), counted.used.tolist(),
+                   counted.tcp_flags.tolist())
+        return [total(islice(rows, len(group))) for group in groups]
+
+
+def flow_stats_of(gen: Generation) -> FlowStats:
+    """The statistics of a generation's flows."""
+    flows = gen.map_info("ovs_flows").max_entries
+    stripes = gen.map_info("ovs_flow_stats").max_entries // flows
+    return FlowStats(gen.mapped("ovs_flow_stats"), stripes, flows)
+
+
+def flow_rows(stats: FlowStats, flow_ids: list[int]
+              ) -> Iterator[tuple[int, int, int, int]]:
+    """Plane.flow_stats() of some statistics."""
+    if len(flow_ids) == 1:
+        packets, nbytes, used, tcp_flags = stats.one(flow_ids[0])
+        return iter([(packets, nbytes, used // NS, tcp_flags)])
+    counted = stats.read(flow_ids)
+    return zip(counted.packets.tolist(), counted.bytes.tolist(),
+               (counted.used // NS).tolist(), counted.tcp_flags.tolist(),
+               strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """Lookups by hash probes, and drops, of a bridge's number."""
+
+    steps: tuple[int, ...]
+    drops: dict[abi.DropReason, int]
+
+
+class BpfPlane:
+    """One generation, as the core sees it.
+
+    :param released: called with what was given to execute() when its packet
+        has passed
+    """
+
+    def __init__(self, gen: Generation, hooking: Hooking, pair: InjectPair,
+                 max_flows: int, released: Callable[[Program], None]) -> None:
+        self.gen = gen
+        sizes = Sizes.for_flows(max_flows)
+        self.flow_ids = sizes.flows
+        self.acts = gen.mapped("ovs_acts").cast("Q")
+        self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
+        self.meters = gen.mapped(METERS).cast("Q")
+        self._ports = PortMap(gen.mapped("ovs_ports").cast("Q"))
+        self._upcalls = gen.mapped("ovs_upcall_use").cast("Q")
+        self._stats = flow_stats_of(gen)
+        self.classifier = Classifier(
+            Buffers(*map(gen.mapped, MAPPED)), sizes,
+            freed=self._stats.clear)
+        self._hooking = hooking
+        self._bridges: set[int] = set()
+        self._counted: dict[int, _Counted] = {}
+        """What each number had counted when its present bridge, or the
+        last one, was given it."""
+        self._pair = pair
+        self._slots = ExecSlots(gen.mapped("ovs_slots"))
+        self._injector = Injector(pair.sender)
+        self._released = released
+
+    def prune_hooks(self, more: Iterable[int] = ()) -> None:
+        """Takes off what earlier generations hooked and this one did not.
+
+        :param more: devices of ports that were not taken over
+        :raises BackendError: of the first that failed; the others are done
+        """
+        self._hooking.prune(more)
+
+    def hook_inject(self) -> None:
+        """From now on executes and deferred copies come here."""
+        self._hooking.attach(self._pair.receiver, self.gen.prog_fd(INJECT),
+                             INJECT)
+
+    def renew_inject(self) -> None:
+        """The pair has been made anew: what was on its way is lost."""
+        self.hook_inject()
+        injector = Injector(self._pair.sender)
+        injector.refused = self._injector.refused
+        self._injector.close()
+        self._injector = injector
+        for token in self._slots.reset():
+            assert isinstance(token, Program)
+            self._released(token)
+
+    # Ports
+
+    def write_port(self, port_no: int, entry: PortEntry) -> None:
+        gone = self._ports.write(port_no, entry)
+        bpfsys.map_update(self.gen.map_fd("ovs_devs"),
+                          _U32.pack(entry.ifindex), _U32.pack(port_no))
+        self._forget_device(gone)
+
+    def clear_port(self, port_no: int) -> None:
+        self._forget_device(self._ports.clear(port_no))
+        self._upcalls[port_no * _USE_WORDS + _REFUSED] = 0
+
+    def _forget_device(self, ifindex: int | None) -> None:
+        if ifindex is not None:
+            bpfsys.map_delete(self.gen.map_fd("ovs_devs"), _U32.pack(ifindex))
+
+    # Upcalls
+
+    def upcall_done(self, port_no: int, units: int) -> None:
+        use = self._upcalls
+        use[min(port_no, abi.OVS_MAX_PORTS - 1) * _USE_WORDS + _GIVEN] += units
+        use[abi.OVS_UPCALL_ALL * _USE_WORDS + _GIVEN] += units
+
+    def upcalls_refused(self, port_no: int) -> int:
+        return self._upcalls[port_no * _USE_WORDS + _REFUSED]
+
+    # Bridges and hooks
+
+    def add_bridge(self, bridge: int) -> None:
+        counted = _Counted(self.gen.steps(bridge), self.gen.drops(bridge))
+        self.gen.add_bridge(bridge)
+        self._bridges.add(bridge)
+        self._counted[bridge] = counted
+
+    def remove_bridge(self, bridge: int) -> None:
+        self._bridges.discard(bridge)
+        self.gen.remove_bridge(bridge)
+
+    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
+        pipeline = self.gen.bridge(bridge)
+        self._hooking.attach(
+            ifindex, pipeline.entry_l3_fd if layer3 else pipeline.entry_fd,
+            "ovs_entry")
+
+    def attach_end(self, hidden: int, ifindex: int | None) -> None:
+        try:
+            self._hooking.attach_end(hidden, ifindex, self.gen.prog_fd(KEEP),
+                                     self.gen.prog_fd(RESTORE))
+        except BackendError as error:
+            vlog.info(f"packets of an internal port lose their priority:"
+                      f" {error}")
+
+    def detach(self, ifindex: int) -> None:
+        self._hooking.detach(ifindex)
+
+    # Packets
+
+    def execute(self, program: Program, pc: int, bridge: int, key: bytes,
+                packet: bytes, now: int) -> bool:
+        mark = self._slots.arm(pc, bridge, 0, key, program, now)
+        if mark is None:
+            self.reap(now)
+            mark = self._slots.arm(pc, bridge, 0, key, program, now)
+            if mark is None:
+                return False
+        if not self._injector.send(mark, packet):
+            self._slots.cancel(mark)
+            return False
+        return True
+
+    def reap(self, now: int) -> None:
+        """Gives back the programs of executes that have passed."""
+        for token in self._slots.reap(now):
+            assert isinstance(token, Program)
+            self._released(token)
+
+    @property
+    def executing(self) -> int:
+        """Executes that may be on their way."""
+        return len(self._slots)
+
+    # Counters
+
+    def events(self) -> dict[str, int]:
+        """Events since the start, by name."""
+        return {"execute_no_slot": self._slots.full,
+                "execute_lost": self._slots.lost,
+                "execute_refused": self._injector.refused}
+
+    def counters(self) -> DpCounters:
+        return counters_of(self.gen, self._counted)
+
+    def steps(self) -> dict[int, tuple[int, ...]]:
+        """Bridge → lookups by hash probes, since it and this generation
+        began; the last number is of those that took as many or more."""
+        return {bridge: tuple(map(sub, self.gen.steps(bridge),
+                                  self._counted[bridge].steps))
+                for bridge in self._bridges}
+
+    def drops(self) -> dict[int, Counter[abi.DropReason]]:
+        """Bridge → reason → packets; ANY_BRIDGE has those of bridges that
+        are not there any more, too."""
+        found = {bridge: Counter(self.gen.drops(bridge))
+                 for bridge in sorted(self._counted)}
+        for bridge in found.keys() - {ANY_BRIDGE}:
+            gone = (Counter(self._counted[bridge].drops)
+                    if bridge in self._bridges else found.pop(bridge))
+            found[ANY_BRIDGE] += gone
+            if bridge in found:
+                found[bridge] -= gone
+        return found
+
+    def flow_stats(
+            self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
+        return list(flow_rows(self._stats, flow_ids))
+
+    def set_flow_stats(self, flow_id: int,
+                       counted: tuple[int, int, int, int]) -> None:
+        packets, nbytes, used, tcp_flags = counted
+        self._stats.preset(flow_id, FlowCounts(packets, nbytes,
+                                               used * NS, tcp_flags))
+
+    def add_flow_stats(self, flow_id: int, counts: FlowCounts) -> None:
+        """Adds what an earlier generation counted for a flow."""
+        self._stats.add(flow_id, counts)
+
+    def close(self) -> None:
+        """Lets go; what is pinned goes on."""
+        self._injector.close()
+        self._hooking.close()
+        self.gen.close()
