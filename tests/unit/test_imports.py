@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
@@ -51,6 +52,11 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
 def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -96,6 +102,26 @@ def test_edges_do_not_import_each_other(path: Path) -> None:
              if under(module, {"dpif_bpf.edge"})
              and not under(module, mates)}
     assert not wrong
+
+
+def test_no_circles() -> None:
+    """Not even for types: what two modules need of each other is a third
+    one, or a protocol."""
+    names = {module_of(path) for path in MODULES}
+    graph = {}
+    for path in MODULES:
+        own = module_of(path)
+        # "from package import module" and "from module import name"
+        graph[own] = {
+            name for found in imports(path)
+            for name in (found, found.rpartition(".")[0])
+            if name in names} - {own}
+        if path.name != "__init__.py":
+            graph[own] -= {own.rpartition(".")[0]}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 def test_only_the_daemon_wires() -> None:

@@ -14,8 +14,15 @@ from dataclasses import replace
 from struct import Struct
 
 from dpif_bpf.abi import Op
-from dpif_bpf.core.actions.insn import Context, Insn, bad
-from dpif_bpf.core.actions.layout import ALWAYS, CheckPktLen, DecTtl, Sample
+from dpif_bpf.core.actions.insn import (
+    ALWAYS,
+    CheckPktLen,
+    Context,
+    DecTtl,
+    Insn,
+    Sample,
+    bad,
+)
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.netlink import NLA_HDRLEN, iter_attrs

@@ -38,10 +38,11 @@ from dpif_bpf.core.actions.insn import (
     Compiled,
     Context,
     Insn,
+    Node,
     UserspaceDesc,
     bad,
 )
-from dpif_bpf.core.actions.layout import Node, assemble
+from dpif_bpf.core.actions.layout import assemble
 from dpif_bpf.core.actions.nsh import compile_pop_nsh, compile_push_nsh
 from dpif_bpf.core.actions.psample import compile_psample
 from dpif_bpf.core.actions.set import compile_set, compile_set_masked

@@ -7,16 +7,15 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from dpif_bpf.abi import Op
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.facts import KeyFacts
 
-if TYPE_CHECKING:
-    from dpif_bpf.core.actions.layout import Node
-
 _U32 = Struct("=I")
+
+ALWAYS = 0xFFFFFFFF
+"""OVS_SAMPLE_ATTR_PROBABILITY of what happens to every packet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +64,35 @@ class Insn:
     imm: int = 0
     data: bytes = b""
     desc: Desc | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A block that happens with a probability of `probability` / ALWAYS; a
+    clone is one that always does."""
+
+    probability: int
+    block: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPktLen:
+    """One block for packets longer than `length`, one for all others."""
+
+    length: int
+    greater: tuple[Node, ...]
+    less_equal: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecTtl:
+    """The list ends with `block` where the TTL does."""
+
+    block: tuple[Node, ...]
+
+
+Node = Insn | Sample | CheckPktLen | DecTtl
+"""What a list of actions becomes before it is laid out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,16 +28,23 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from struct import Struct
 
 from dpif_bpf.abi import INSN, OVS_MAX_INSNS, Op
-from dpif_bpf.core.actions.insn import Compiled, Desc, Insn
+from dpif_bpf.core.actions.insn import (
+    ALWAYS,
+    CheckPktLen,
+    Compiled,
+    DecTtl,
+    Desc,
+    Insn,
+    Node,
+    Sample,
+)
 from dpif_bpf.errors import RequestError
 
 _WORD = Struct("=Q")
-ALWAYS = 0xFFFFFFFF
-"""OVS_SAMPLE_ATTR_PROBABILITY of what happens to every packet."""
 
 _EMITTING = {Op.OUTPUT: Op.OUTPUT_LAST, Op.RECIRC: Op.RECIRC_LAST,
              Op.USERSPACE: Op.USERSPACE, Op.METER: Op.METER,
@@ -55,34 +62,6 @@ where a truncation waits that came over a recirculation."""
 
 _ENDING = {Op.OUTPUT_LAST, Op.RECIRC_LAST, Op.DROP, Op.END}
 """Instructions after which nothing runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A block that happens with a probability of `probability` / ALWAYS; a
-    clone is one that always does."""
-
-    probability: int
-    block: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckPktLen:
-    """One block for packets longer than `length`, one for all others."""
-
-    length: int
-    greater: tuple[Node, ...]
-    less_equal: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DecTtl:
-    """The list ends with `block` where the TTL does."""
-
-    block: tuple[Node, ...]
-
-
-Node = Insn | Sample | CheckPktLen | DecTtl
 
 
 def _words(insns: Sequence[Insn]) -> int:

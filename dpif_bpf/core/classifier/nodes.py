@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dpif_bpf.core.classifier.edge_table import (
     DESC_SHIFT,
@@ -18,10 +18,20 @@ from dpif_bpf.core.classifier.edge_table import (
 from dpif_bpf.core.classifier.masks import Mask, MaskTable, NoDescriptor
 from dpif_bpf.core.quarantine import Quarantine
 
-if TYPE_CHECKING:
-    from dpif_bpf.core.classifier.tree import Tree
-
 _ATTEMPTS = 4
+
+
+class Holder(Protocol):
+    """The tree that a leaf is in, as the leaf knows it."""
+
+    bridge: int
+    root: Leaf | Node | None
+
+    def find(self, key: int, bits: int) -> Leaf | None:
+        """The leaf with exactly this key and mask, ghosts not counted."""
+
+    def remove(self, leaf: Leaf) -> None:
+        """Takes a flow out."""
 
 
 class Leaf:
@@ -40,7 +50,7 @@ class Leaf:
         self.ghost = False
         self.parent: Node | None = None
         self.place = 0
-        self.tree: Tree
+        self.tree: Holder
 
 
 class Node:
