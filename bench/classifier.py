@@ -27,8 +27,8 @@ from bench.odpflows import FlowKey
 from bench.rows import Row
 from dpif_bpf import abi
 from dpif_bpf.bpf_plane import flow_rows
-from dpif_bpf.core.dispatch import dump_flows
 from dpif_bpf.core.flow_stats import FlowStats
+from dpif_bpf.core.services.ovs_flow import dump_flows
 
 SEED = 20180919
 PLOT = TOP / "build" / "bench" / "classifier.svg"

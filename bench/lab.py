@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpif_bpf.core.dispatch import Dispatcher
+from dpif_bpf.core.services.families import make_router
 from dpif_bpf.edge import bpfprog
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.pins import PIN_ROOT
@@ -66,7 +66,7 @@ class Lab:
         self.provider = Provider(self._loader, self._ports, 4096,
                                  lambda _pid, _message: True,
                                  lambda _group, _message: None)
-        self._dispatcher = Dispatcher(self.provider, msec)
+        self._router = make_router(self.provider, msec)
         self.ask(uapi.OVS_DATAPATH_ID, uapi.OVS_DP_CMD_NEW,
                  nla_string(uapi.OVS_DP_ATTR_NAME, "bench"),
                  nla_u32(uapi.OVS_DP_ATTR_UPCALL_PID, 0))
@@ -89,7 +89,7 @@ class Lab:
             family, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 1,
             GENLMSGHDR.pack(cmd, 2, 0) + uapi.OVS_HEADER.pack(
                 dps[0].dp_ifindex if dps else 0) + b"".join(attrs))
-        for reply in self._dispatcher.serve(request):
+        for reply in self._router.serve(request):
             for message in iter_messages(reply):
                 if message.type != NLMSG_ERROR:
                     continue

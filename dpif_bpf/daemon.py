@@ -34,8 +34,9 @@ from dpif_bpf.boundary import Boundary
 from dpif_bpf.core.classifier.show import show
 from dpif_bpf.core.classifier.sizes import MAX_FLOWS
 from dpif_bpf.core.devices import LinkEvent
-from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.core.machine import check_machine
+from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.ovs_vport import port_event
 from dpif_bpf.edge.ctl import Ctl, no_such
 from dpif_bpf.edge.db import Database
 from dpif_bpf.edge.loader import Files, Loader
@@ -97,8 +98,7 @@ class Daemon:
         self._ctl = Ctl(args.unixctl, __version__)
         self.provider = Provider(self._loader, self._ports, args.max_flows,
                                  self._upcall, self._multicast)
-        self.dispatcher = Dispatcher(self.provider, msec,
-                                     vlog.exception)
+        self.router = make_router(self.provider, msec, vlog.exception)
         self._loader.template()
         self._take_over()
         self._server = Server(args.socket, self)
@@ -113,9 +113,9 @@ class Daemon:
 
     # What the server calls
 
-    def message(self, _client: Client, data: bytes) -> Iterator[bytes]:
+    def message(self, client: Client, data: bytes) -> Iterator[bytes]:
         """A datagram of a peer → its replies."""
-        return self.dispatcher.serve(data)
+        return self.router.serve(data, client.protocol)
 
     def closed(self, client: Client) -> None:
         """A peer has gone; nothing was kept for it."""
@@ -158,7 +158,7 @@ class Daemon:
 
     def _run_server(self) -> None:
         self._server.run()
-        if self.dispatcher.broken is not None:
+        if self.router.broken is not None:
             self._doubt("request")
 
     def _run_ports(self) -> None:
@@ -168,7 +168,7 @@ class Daemon:
     def _link_event(self, event: LinkEvent) -> None:
         try:
             for dp, port, gone in self.provider.link_events([event]):
-                self.dispatcher.port_event(dp, port, gone)
+                port_event(self.provider, dp, port, gone)
         except DpifError as error:
             self._warn(f"cannot follow {event.link.name}: {error}")
 
@@ -222,7 +222,7 @@ class Daemon:
         return ""
 
     def _coverage(self, _argv: list[str]) -> str:
-        counts = dict(self.dispatcher.counters)
+        counts = dict(self.router.counters)
         counts.update(self._server.counters())
         counts.update(self.provider.counters())
         counts.update(

@@ -10,7 +10,7 @@
         └── InternalError   in a way that nobody expected
 
 They carry an errno (positive) and a text for people.  They are turned into
-NLMSG_ERROR with an extended ack by ``core.dispatch``, into a unixctl error by
+NLMSG_ERROR with an extended ack by ``core.services``, into a unixctl error by
 ``edge.ctl`` and into an exit status by ``daemon``, and nowhere else.
 
 An exception that is none of these is a mistake of this program.  It neither
@@ -19,9 +19,9 @@ one is served, and it is logged and counted.
 
 - While something is read, nothing has changed yet: decoder() makes a
   MalformedError of it.
-- While a request is served, ``core.dispatch`` makes an InternalError of it.
+- While a request is served, ``core.services`` makes an InternalError of it.
   Where state may be half changed by then, it is kept as well, as
-  ``Dispatcher.broken``: the daemon looks there in each turn, and restarts
+  ``Router.broken``: the daemon looks there in each turn, and restarts
   itself when it is not None, so that all state is built anew from what is
   kept.
 - An upcall or a sample is lost, and counted as malformed.

@@ -45,7 +45,7 @@ REAP_INTERVAL = 100
 
 
 class Provider:
-    """All datapaths; implements core.dispatch.Registry.
+    """All datapaths; implements core.services.service.Registry.
 
     :param send: for upcalls
     :param multicast: group, message
@@ -74,7 +74,7 @@ class Provider:
         return {"psample_sent": self._samples.sent,
                 "psample_lost": self._samples.lost}
 
-    # core.dispatch.Registry
+    # core.services.service.Registry
 
     def datapaths(self) -> list[Datapath]:
         return [instance.dp for instance in self._instances.values()]

@@ -11,12 +11,12 @@ from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.plane import DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.core.samples import Samples
+from dpif_bpf.core.services.families import make_router
 from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
@@ -150,7 +150,7 @@ class FakePsample:
 
 @dataclass(slots=True)
 class FakeProvider:
-    """core.dispatch.Registry over FakePlane and FakePorts."""
+    """core.services.service.Registry over FakePlane and FakePorts."""
 
     ports: FakePorts = field(default_factory=FakePorts)
     dps: list[Datapath] = field(default_factory=list)
@@ -208,11 +208,11 @@ class FakeProvider:
 
 
 class Peer:
-    """Asks a Dispatcher as OVS does."""
+    """Asks a Router as OVS does."""
 
     def __init__(self, provider: FakeProvider) -> None:
         self.provider = provider
-        self.dispatcher = Dispatcher(provider, lambda: 1000)
+        self.router = make_router(provider, lambda: 1000)
         self.seq = 100
 
     def message(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
@@ -234,7 +234,7 @@ class Peer:
 
     def send(self, datagram: bytes) -> list[Message]:
         """The messages that answer a datagram."""
-        return [message for reply in self.dispatcher.serve(datagram)
+        return [message for reply in self.router.serve(datagram)
                 for message in iter_messages(reply)]
 
     def do(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,

@@ -17,6 +17,7 @@ from dpif_bpf.wire import psample_messages as psample
 from dpif_bpf.wire.netlink import (
     GENL_HDRLEN,
     GENLMSGHDR,
+    NETLINK_GENERIC,
     NLM_F_REQUEST,
     NLMSG_ERROR,
     NLMSG_HDRLEN,
@@ -26,7 +27,6 @@ from dpif_bpf.wire.netlink import (
     nla_string,
 )
 
-_NETLINK_GENERIC = 16
 _GENL_ID_CTRL = 0x10
 _CTRL_CMD_GETFAMILY = 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
@@ -81,7 +81,7 @@ class Psample:
     def _resolve(self) -> None:
         name, group_name = self._names
         sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW
-                             | socket.SOCK_CLOEXEC, _NETLINK_GENERIC)
+                             | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
         try:
             sock.bind((0, 0))
             sock.send(build(

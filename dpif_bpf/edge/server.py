@@ -36,12 +36,11 @@ import ovs.vlog
 from dpif_bpf.core.devices import Poller
 from dpif_bpf.errors import BackendError
 from dpif_bpf.limited import Limited, msec
+from dpif_bpf.wire.netlink import NETLINK_GENERIC, NETLINK_NETFILTER
 
 HELLO = 0x0E
 """nlmsg_type of the transport's control message."""
 VERSION = 1
-NETLINK_GENERIC = 16
-NETLINK_NETFILTER = 12
 
 SNDBUF = 4 << 20
 """Bytes of replies and events that may wait in a client's socket."""

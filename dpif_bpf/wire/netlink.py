@@ -19,6 +19,10 @@ from struct import Struct
 
 from dpif_bpf.errors import DpifError, RequestError
 
+NETLINK_NETFILTER = 12
+NETLINK_GENERIC = 16
+"""Protocols of sockets."""
+
 NLMSG_ALIGNTO = 4
 NLMSG_NOOP = 1
 NLMSG_ERROR = 2

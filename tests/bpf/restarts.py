@@ -16,7 +16,7 @@ from typing import Self
 from devices import ip, network
 
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.dispatch import Dispatcher
+from dpif_bpf.core.services.families import make_router
 from dpif_bpf.edge import bpfprog
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
@@ -78,7 +78,7 @@ class Peer:
         self.provider = Provider(loader, self.ports, max_flows,
                                  lambda _pid, _message: True,
                                  lambda _group, _message: None)
-        self._dispatcher = Dispatcher(self.provider, msec)
+        self._router = make_router(self.provider, msec)
 
     def try_(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
              ) -> tuple[int, str | None]:
@@ -88,7 +88,7 @@ class Peer:
                         GENLMSGHDR.pack(cmd, 2, 0) + u.OVS_HEADER.pack(
                             dps[0].dp_ifindex if dps else 0)
                         + b"".join(attrs))
-        *_, ack = (message for data in self._dispatcher.serve(request)
+        *_, ack = (message for data in self._router.serve(request)
                    for message in iter_messages(data))
         error, text, _ = parse_error(ack)
         return error, text

@@ -34,7 +34,7 @@ from devices import (
 from oracle_state import attributes
 
 from dpif_bpf.abi import DropReason
-from dpif_bpf.core.dispatch import Dispatcher
+from dpif_bpf.core.services.families import make_router
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.pins import ensure_bpffs
 from dpif_bpf.edge.ports import Ports
@@ -162,7 +162,7 @@ class Switch:
             self.provider = Provider(loader, edge, MAX_FLOWS, self._taken,
                                      lambda _group, _message: None)
             stack.callback(self.provider.close)
-            self.dispatcher = Dispatcher(self.provider, msec)
+            self.router = make_router(self.provider, msec)
             near = {n: port.near for n, port in self.ports.items()}
             self.provider.set_bridges({"br": frozenset(
                 near[n] for n in bridge)})
@@ -208,7 +208,7 @@ class Switch:
                         7, GENLMSGHDR.pack(cmd, 1, 0)
                         + uapi.OVS_HEADER.pack(self._dp_ifindex)
                         + b"".join(attrs))
-        *_, ack = (message for data in self.dispatcher.serve(request)
+        *_, ack = (message for data in self.router.serve(request)
                    for message in iter_messages(data))
         code, text, _ = parse_error(ack)
         return code, text

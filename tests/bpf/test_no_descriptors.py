@@ -49,7 +49,7 @@ def refused_until_there_are(numbers: Iterable[int], switch: Switch,
     before = descriptors()
     for number in numbers:
         code = with_free(number, ask)
-        assert switch.dispatcher.broken is None
+        assert switch.router.broken is None
         if not code:
             return number
         assert code == errno.EMFILE

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.dispatch import Dispatcher
 from dpif_bpf.core.samples import Samples
+from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.ovs_vport import port_event
 from dpif_bpf.core.vport import LOCAL
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.wire import uapi as u
@@ -90,7 +91,7 @@ class Fuzz:
             self.provider.ports.add_device(name)
         self.told: list[str] = []
         self.now = 0
-        self.dispatcher = Dispatcher(self.provider, lambda: self.now,
+        self.router = make_router(self.provider, lambda: self.now,
                                      self.told.append)
         self.world = World(("dp1", "dp2", "dp3"), DEVICES + RENAMED)
         self.maker = Maker(rng, self.world)
@@ -106,9 +107,9 @@ class Fuzz:
         datagram = self.damage.datagram(self.seq)
         self.seq += 8
         before = self.state() if self.rng.random() < .1 else None
-        answers = Answers(self.dispatcher.serve(datagram)).check(datagram)
+        answers = Answers(self.router.serve(datagram)).check(datagram)
         self.answers.update(answers)
-        assert self.dispatcher.broken is None
+        assert self.router.broken is None
         assert not self.told
         if before is not None and all(answers):
             assert self.state() == before
@@ -116,11 +117,11 @@ class Fuzz:
 
     def begin(self) -> None:
         """A datapath with two ports, if their devices are there."""
-        list(self.dispatcher.serve(self.maker.new_datapath().encode(1)))
+        list(self.router.serve(self.maker.new_datapath().encode(1)))
         (dp,) = self.provider.dps
         self.world.indexes[:] = [dp.dp_ifindex]
         for device in DEVICES[:2]:
-            list(self.dispatcher.serve(
+            list(self.router.serve(
                 self.maker.new_port(device).encode(1)))
 
     def beside(self) -> None:
@@ -145,7 +146,7 @@ class Fuzz:
                 for dp in list(self.provider.dps):
                     port = dp.link_changed(event)
                     if port is not None:
-                        self.dispatcher.port_event(dp, port, False)
+                        port_event(self.provider, dp, port, False)
 
     def reap(self) -> None:
         """The executes have passed."""

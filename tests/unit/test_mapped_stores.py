@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from forests import KEY_BITS, Forest
 from mapped import mapped
-from test_dispatch import (
+from test_services import (
     OUTPUT,
     UFID,
     add_port,
@@ -28,7 +28,7 @@ from test_dispatch import (
     the_dp,
     the_plane,
 )
-from test_dispatch import peer as peer
+from test_services import peer as peer
 
 from dpif_bpf import abi
 from dpif_bpf.core.classifier.sizes import Sizes

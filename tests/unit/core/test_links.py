@@ -13,6 +13,7 @@ from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import Link, VportStats
 from dpif_bpf.core.plane import ANY_BRIDGE
+from dpif_bpf.core.services.ovs_vport import port_event
 from dpif_bpf.core.vport import LOCAL, RETIRED, Vport, VportTable
 from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire import uapi as u
@@ -109,7 +110,7 @@ def ports_of(peer: Peer) -> FakePorts:
 def follow(peer: Peer) -> None:
     """Lets the datapath hear of its devices."""
     for dp, port, gone in peer.provider.changes():
-        peer.dispatcher.port_event(dp, port, gone)
+        port_event(peer.provider, dp, port, gone)
 
 
 # Devices of the machine.
@@ -355,7 +356,7 @@ def test_dump_goes_on_when_its_datapath_has_gone(peer: Peer) -> None:
     many = 400
     for i in range(many):
         add(peer, f"n{i}", INTERNAL)
-    replies = peer.dispatcher.serve(peer.message(
+    replies = peer.router.serve(peer.message(
         VPORT, GET, flags=NLM_F_DUMP))
     next(replies)
     peer.provider.remove(dp_of(peer))

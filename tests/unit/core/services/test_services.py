@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""core: requests of the four families against a plane in memory.
+"""core.services: requests of four families against a plane in memory.
 
 What is expected is what Linux net/openvswitch/datapath.c does."""
 
@@ -16,8 +16,8 @@ import pytest
 from dpif_bpf import abi
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.core.dispatch import DUMP_BYTES
 from dpif_bpf.core.plane import ANY_BRIDGE
+from dpif_bpf.core.services.service import DUMP_BYTES
 from dpif_bpf.errors import BackendError
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import (
@@ -330,7 +330,7 @@ def test_flows_are_dumped_in_datagrams_that_peers_can_take(
                    nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2) * count)
         assert put(peer, match, mask(b"\xff" * 6), acts)[0] == 0
         wanted.append(eth_key(1, number.to_bytes(6, "big")))
-    *datagrams, _done = peer.dispatcher.serve(
+    *datagrams, _done = peer.router.serve(
         peer.message(FLOW, u.OVS_FLOW_CMD_GET, flags=NLM_F_DUMP))
     parts = [list(iter_messages(datagram)) for datagram in datagrams]
     assert [attrs(message)[u.OVS_FLOW_ATTR_KEY]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""core.dispatch: operations that there are not, and what nobody expected.
+"""core.services: operations that there are not, and what nobody expected.
 
 What generic netlink answers: Linux net/netlink/genetlink.c
 (``genl_family_rcv_msg``) and af_netlink.c (``netlink_rcv_skb``).
@@ -10,15 +10,21 @@ from __future__ import annotations
 import errno
 import struct
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from dpif_bpf.core import dispatch
 from dpif_bpf.core.actions import compiler
-from dpif_bpf.core.dispatch import REPORT_INTERVAL, Dispatcher
+from dpif_bpf.core.services import ovs_flow
+from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.ovs_datapath import DatapathService
+from dpif_bpf.core.services.router import REPORT_INTERVAL, Router
+from dpif_bpf.core.services.service import Call
 from dpif_bpf.errors import InternalError, RequestError, decoder
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import (
+    NETLINK_GENERIC,
+    NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -26,6 +32,7 @@ from dpif_bpf.wire.netlink import (
     NLMSG_ERROR,
     Message,
     build,
+    iter_messages,
     nla,
     nla_string,
     nla_u32,
@@ -56,13 +63,13 @@ class Reporter:
 
 
 class Asker(Peer):
-    """A peer of a dispatcher that reports, at a time of the test's."""
+    """A peer of a router that reports, at a time of the test's."""
 
     def __init__(self) -> None:
         super().__init__(FakeProvider())
         self.now = 1000
         self.reporter = Reporter()
-        self.dispatcher = Dispatcher(self.provider, lambda: self.now,
+        self.router = make_router(self.provider, lambda: self.now,
                                      self.reporter)
 
 
@@ -75,7 +82,7 @@ def peer() -> Asker:
 
 
 def counted(peer: Asker) -> tuple[int, int]:
-    counters = peer.dispatcher.counters
+    counters = peer.router.counters
     return counters["netlink_malformed"], counters["netlink_internal_error"]
 
 
@@ -141,7 +148,73 @@ def test_what_asks_for_nothing(peer: Asker, type_: int, flags: int) -> None:
     assert parse_error(ack)[0] == 0 and ack.seq == 5
 
 
+# Services of other protocols
+
+class Echo:
+    """A service of NETLINK_NETFILTER, whose dumps are told by the message
+    type, as those of ctnetlink are."""
+
+    protocol = NETLINK_NETFILTER
+    types = (DP, 0x101)
+
+    def find(self, message: Message) -> Call:
+        if message.type == DP:
+            raise RequestError(errno.EINVAL, "not this one")
+        return Call("echo", self.serve, dump=not message.flags & NLM_F_ACK)
+
+    def serve(self, message: Message) -> Iterator[bytes]:
+        yield message.raw
+
+
+def test_services_are_found_by_protocol_and_type() -> None:
+    generic = make_router(FakeProvider(), lambda: 0)
+    both = Router([Echo(), DatapathService(FakeProvider(), lambda: 0)],
+                  lambda: 0)
+    asked = build(0x101, NLM_F_REQUEST, 1, 2, b"1234")
+    (reply,) = generic.serve(asked, NETLINK_NETFILTER)
+    assert parse_error(*iter_messages(reply))[:2] == (
+        errno.EOPNOTSUPP, "message type 0x101 is not supported")
+    (reply,) = generic.serve(build(DP, NLM_F_REQUEST, 1, 2, bytes(8)),
+                             NETLINK_NETFILTER)
+    assert parse_error(*iter_messages(reply))[:2] == (
+        errno.EOPNOTSUPP, f"message type {DP:#x} is not supported")
+
+    reply, done = both.serve(asked, NETLINK_NETFILTER)
+    (message,) = iter_messages(done)
+    assert reply == asked and message.type == NLMSG_DONE
+    asked = build(0x101, NLM_F_REQUEST | NLM_F_ACK, 1, 2, b"1234")
+    reply, ack = both.serve(asked, NETLINK_NETFILTER)
+    assert reply == asked and parse_error(*iter_messages(ack))[0] == 0
+    for protocol, error in ((NETLINK_NETFILTER, errno.EINVAL),
+                            (NETLINK_GENERIC, errno.EOPNOTSUPP)):
+        (reply,) = both.serve(build(DP, NLM_F_REQUEST, 1, 2, bytes(8)),
+                              protocol)
+        assert parse_error(*iter_messages(reply))[0] == error
+
+
+@pytest.mark.parametrize("family", u.FAMILIES)
+def test_what_is_not_supported_names_its_family(peer: Asker,
+                                                family: int) -> None:
+    error, text = peer.do(family, 0)
+    assert error == errno.EOPNOTSUPP
+    assert text is not None and u.FAMILIES[family] in text
+
+
 # What nobody expected
+
+def test_finding_fails() -> None:
+    """Nothing is half changed by then."""
+    class Broken(Echo):
+        def find(self, message: Message) -> Call:
+            raise KeyError(message.type)
+
+    router = Router([Broken()], lambda: 0)
+    (reply,) = router.serve(build(0x101, NLM_F_REQUEST, 1, 2, b""),
+                            NETLINK_NETFILTER)
+    assert parse_error(*iter_messages(reply))[:2] == (
+        errno.EIO, "a message of type 0x101 failed unexpectedly")
+    assert router.broken is None
+
 
 def test_reading_fails(peer: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     """EINVAL, counted and told; nothing has changed."""
@@ -150,7 +223,7 @@ def test_reading_fails(peer: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
         error, text = put(peer)
     assert (error, text) == (errno.EINVAL, "the request cannot be read")
     assert counted(peer) == (1, 0)
-    assert peer.dispatcher.broken is None
+    assert peer.router.broken is None
     ((told, raised),) = peer.reporter.said
     assert "IndexError" in told
     assert raised is not None and isinstance(raised.__cause__, IndexError)
@@ -177,7 +250,7 @@ def test_serving_fails(peer: Asker, monkeypatch: pytest.MonkeyPatch,
     assert parse_error(first)[0] == errno.EIO
     assert second.type == DP
     assert counted(peer) == (0, 1)
-    broken = peer.dispatcher.broken
+    broken = peer.router.broken
     assert isinstance(broken, InternalError) and broken.__cause__ is raised
     assert "command 1 of ovs_flow" in broken.text
     assert put(peer) == (0, None)
@@ -193,7 +266,7 @@ def test_the_first_failure_is_kept(peer: Asker,
     monkeypatch.setattr(peer.provider.dps[0].flows, "put", fail)
     for _ in range(2):
         assert put(peer)[0] == errno.EIO
-    broken = peer.dispatcher.broken
+    broken = peer.router.broken
     assert broken is not None and broken.__cause__ is not None
     assert broken.__cause__.args == (1,)
     assert counted(peer) == (0, 2)
@@ -211,19 +284,19 @@ def test_asking_fails(peer: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     def stats(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(dispatch, "DUMP_FLOWS", 1)
+    monkeypatch.setattr(ovs_flow, "DUMP_FLOWS", 1)
     for number in range(2):
         attr = nla(u.OVS_KEY_ATTR_ETHERNET, bytes((1, number)) + bytes(10))
         assert peer.do(FLOW, u.OVS_FLOW_CMD_NEW, nla(
             u.OVS_FLOW_ATTR_KEY, attr), DROP)[0] == 0
-    replies = peer.dispatcher.serve(
+    replies = peer.router.serve(
         peer.message(FLOW, u.OVS_FLOW_CMD_GET, flags=NLM_F_DUMP))
     next(replies)
     monkeypatch.setattr(peer.provider.dps[0].flows, "stats", stats)
     (last,) = replies
     assert parse_error(Message(2, 0x300, 0, 0, last))[0] == errno.EIO
     assert counted(peer) == (0, 2)
-    assert peer.dispatcher.broken is None
+    assert peer.router.broken is None
 
 
 def test_failures_are_told_now_and_then(

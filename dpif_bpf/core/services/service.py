@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service is, and what services have in common.
+
+A service answers the messages of one netlink family: it tells the router by
+which message types it is found, and for each message what is to be called.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, TypeVarTuple
+
+from dpif_bpf.core.datapath import Datapath
+from dpif_bpf.core.vport import Vport
+from dpif_bpf.errors import BackendError, RequestError
+from dpif_bpf.wire import uapi
+from dpif_bpf.wire.messages import ATTRS_POS, DatapathRequest
+from dpif_bpf.wire.netlink import NETLINK_GENERIC, NLMSG_HDRLEN, Message
+
+DUMP_BYTES = 32768
+"""Messages of a dump are gathered into datagrams of at most this size, as
+the kernel does (NLMSG_GOODSIZE)."""
+
+Serve = Callable[[Message], Iterator[bytes]]
+"""A request → its replies, which are made as they are taken."""
+
+Clock = Callable[[], int]
+"""ms, monotonic."""
+
+_Args = TypeVarTuple("_Args")
+_Result = TypeVar("_Result")
+
+
+class Registry(Protocol):
+    """The datapaths of the provider."""
+
+    def datapaths(self) -> list[Datapath]:
+        """All of them."""
+
+    def make(self, request: DatapathRequest) -> Datapath:
+        """OVS_DP_CMD_NEW.
+
+        :raises RequestError: EEXIST
+        :raises BackendError: what keeps one of an earlier provider from
+            being taken over
+        """
+
+    def remove(self, dp: Datapath) -> None:
+        """OVS_DP_CMD_DEL."""
+
+    def absent(self, name: str) -> str | None:
+        """Why a datapath of an earlier provider is not taken over; None
+        when there is no such."""
+
+    def discard(self, name: str) -> bool:
+        """OVS_DP_CMD_DEL of one that is not taken over; False when there is
+        no such."""
+
+    def notify(self, group: int, message: bytes) -> None:
+        """Sends a notification to the members of a multicast group."""
+
+    def changes(self) -> Iterator[tuple[Datapath, Vport, bool]]:
+        """Ports whose devices have changed since the last call, or with
+        which they have ended (True); all that has happened so far."""
+
+    def reclaim(self) -> bool:
+        """Waits until what was removed can be used again; whether there was
+        anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is to be called for a message.
+
+    :param name: of the command, for people
+    :param reads: it changes nothing
+    :param dump: the replies end with NLMSG_DONE
+    """
+
+    name: str
+    serve: Serve
+    reads: bool = False
+    dump: bool = False
+
+
+class Service(Protocol):
+    """One netlink family.
+
+    :ivar protocol: NETLINK_GENERIC or NETLINK_NETFILTER
+    :ivar types: of the messages that are for it (nlmsg_type)
+    """
+
+    @property
+    def protocol(self) -> int: ...
+
+    @property
+    def types(self) -> Collection[int]: ...
+
+    def find(self, message: Message) -> Call:
+        """What is to be called, before attributes are looked at.
+
+        :raises RequestError: EINVAL without the family's headers,
+            EOPNOTSUPP when there is no such command
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of a generic netlink family, as its struct genl_ops in
+    the kernel.
+
+    :param serve: without NLM_F_DUMP
+    :param dump: with NLM_F_DUMP; None where it has none
+    :param reads: it changes nothing; a dump never does
+    """
+
+    serve: Serve
+    dump: Serve | None = None
+    reads: bool = False
+
+
+class GenericService:
+    """A generic netlink family, by its commands' table.
+
+    Its requests begin with genlmsghdr and struct ovs_header.
+
+    :param family: OVS_*_ID
+    :param commands: by OVS_*_CMD_*
+    """
+
+    protocol = NETLINK_GENERIC
+
+    def __init__(self, family: int, commands: Mapping[int, Command]) -> None:
+        self.types = (family,)
+        self._name = uapi.FAMILIES[family]
+        self._calls: dict[tuple[int, bool], Call] = {}
+        for cmd, command in commands.items():
+            name = f"command {cmd} of {self._name}"
+            self._calls[cmd, False] = Call(name, command.serve,
+                                           command.reads)
+            if command.dump is not None:
+                self._calls[cmd, True] = Call(name, command.dump, True, True)
+
+    def find(self, message: Message) -> Call:
+        """As genl_rcv_msg() of the kernel."""
+        if len(message.raw) < ATTRS_POS:
+            raise RequestError(errno.EINVAL,
+                               "no room for genlmsghdr and struct ovs_header")
+        cmd = message.raw[NLMSG_HDRLEN]
+        call = self._calls.get((cmd, message.is_dump))
+        if call is None:
+            what = "has no dump" if (cmd, False) in self._calls else (
+                "is not supported")
+            raise RequestError(errno.EOPNOTSUPP,
+                               f"command {cmd} of {self._name} {what}")
+        return call
+
+
+def numbered(registry: Registry, dp_ifindex: int) -> Datapath:
+    """The datapath of a number.
+
+    :raises RequestError: ENODEV
+    """
+    for dp in registry.datapaths():
+        if dp.dp_ifindex == dp_ifindex:
+            return dp
+    raise RequestError(errno.ENODEV, "no such datapath")
+
+
+def with_room(registry: Registry, call: Callable[[*_Args], _Result],
+              *args: *_Args) -> _Result:
+    """A call that does nothing when it raises ENOSPC: once more, if what
+    there is no room for can be had of what was removed of late."""
+    try:
+        return call(*args)
+    except BackendError as error:
+        if error.errno != errno.ENOSPC or not registry.reclaim():
+            raise
+    return call(*args)
+
+
+def gather(messages: Iterator[bytes]) -> Iterator[bytes]:
+    """Joins messages into datagrams of at most DUMP_BYTES, if they fit."""
+    parts: list[bytes] = []
+    size = 0
+    for message in messages:
+        if size + len(message) > DUMP_BYTES and parts:
+            yield b"".join(parts)
+            parts.clear()
+            size = 0
+        parts.append(message)
+        size += len(message)
+    if parts:
+        yield b"".join(parts)
