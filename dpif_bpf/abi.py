@@ -150,7 +150,7 @@ class Op(IntEnum):
     SET_IPV4 = 12
     SET_IPV6 = 13
     SET_TP = 14
-    ENCAP = 15
+    HEADER = 15
     TRUNC = 16
     JUMP = 17
     CLONE = 18
@@ -164,8 +164,8 @@ class Op(IntEnum):
 OVS_OP_MAX: Final = 24
 
 
-class Encap(IntEnum):
-    """``enum ovs_encap``: OVS_ENCAP_* without the prefix."""
+class Header(IntEnum):
+    """``enum ovs_header``: OVS_HEADER_* without the prefix."""
 
     PUSH_MPLS = 0
     ADD_MPLS = 1
@@ -180,7 +180,7 @@ class Encap(IntEnum):
     SET_SCTP = 10
 
 
-OVS_ENCAP_MAX: Final = 11
+OVS_HEADER_MAX: Final = 11
 
 
 class Stage(IntEnum):

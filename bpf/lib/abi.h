@@ -331,7 +331,7 @@ enum ovs_op {
 	OVS_OP_SET_IPV4,	/* data: struct ovs_set_ipv4 */
 	OVS_OP_SET_IPV6,	/* data: struct ovs_set_ipv6 */
 	OVS_OP_SET_TP,		/* arg: IPPROTO_TCP/UDP; data: ovs_set_tp */
-	OVS_OP_ENCAP,		/* arg: enum ovs_encap */
+	OVS_OP_HEADER,		/* arg: enum ovs_header; push, pop, set one */
 	OVS_OP_TRUNC,		/* imm: bytes that the next copy keeps; 0: all */
 	OVS_OP_JUMP,		/* imm: words, from the next instruction */
 	OVS_OP_CLONE,		/* imm: words of the block that follows, which
@@ -349,21 +349,24 @@ enum ovs_op {
 	OVS_OP_MAX,
 };
 
-/* What OVS_OP_ENCAP does: headers, and sets that are rare. */
-enum ovs_encap {
-	OVS_ENCAP_PUSH_MPLS,	/* imm: entry (be32); data: type (be16) */
-	OVS_ENCAP_ADD_MPLS,	/* likewise, before the Ethernet header */
-	OVS_ENCAP_POP_MPLS,	/* imm: type of what follows (be16) */
-	OVS_ENCAP_POP_MPLS_ETH,	/* what follows begins with Ethernet */
-	OVS_ENCAP_SET_MPLS,	/* imm: value (be32); data: mask (be32) */
-	OVS_ENCAP_PUSH_ETH,	/* data: dst, 2 bytes, src, 2 bytes */
-	OVS_ENCAP_POP_ETH,
-	OVS_ENCAP_PUSH_NSH,	/* imm: bytes of the header, which are the data;
+/*
+ * What OVS_OP_HEADER does to a header that few flows touch: it pushes, pops or
+ * sets it.
+ */
+enum ovs_header {
+	OVS_HEADER_PUSH_MPLS,	/* imm: entry (be32); data: type (be16) */
+	OVS_HEADER_ADD_MPLS,	/* likewise, before the Ethernet header */
+	OVS_HEADER_POP_MPLS,	/* imm: type of what follows (be16) */
+	OVS_HEADER_POP_MPLS_ETH, /* what follows begins with Ethernet */
+	OVS_HEADER_SET_MPLS,	/* imm: value (be32); data: mask (be32) */
+	OVS_HEADER_PUSH_ETH,	/* data: dst, 2 bytes, src, 2 bytes */
+	OVS_HEADER_POP_ETH,
+	OVS_HEADER_PUSH_NSH,	/* imm: bytes of the header, which are the data;
 				 * its next protocol is filled in */
-	OVS_ENCAP_POP_NSH,
-	OVS_ENCAP_SET_NSH,	/* data: struct ovs_set_nsh */
-	OVS_ENCAP_SET_SCTP,	/* data: struct ovs_set_tp */
-	OVS_ENCAP_MAX,
+	OVS_HEADER_POP_NSH,
+	OVS_HEADER_SET_NSH,	/* data: struct ovs_set_nsh */
+	OVS_HEADER_SET_SCTP,	/* data: struct ovs_set_tp */
+	OVS_HEADER_MAX,
 };
 
 struct ovs_insn {

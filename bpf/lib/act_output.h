@@ -8,7 +8,7 @@
 #include "port.h"
 
 /*
- * A GSO packet with headers that act_encap.h put in front.  Tags are in front
+ * A GSO packet with headers that OVS_OP_HEADER pushed.  Tags are in front
  * as well, but devices are told of them.
  */
 static __always_inline int ovs_gso_covered(struct ovs_ctx *ctx)

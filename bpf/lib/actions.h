@@ -10,7 +10,7 @@
 #ifndef OVS_ACTIONS_H
 #define OVS_ACTIONS_H
 
-#include "act_encap.h"
+#include "act_header.h"
 #include "act_flow.h"
 #include "act_meter.h"
 #include "act_output.h"
@@ -143,7 +143,7 @@ static __always_inline int ovs_wants_fresh(__u8 op, __u8 stale)
 	 1ULL << OVS_OP_CLONE | 1ULL << OVS_OP_PUSH_VLAN |		\
 	 1ULL << OVS_OP_POP_VLAN | 1ULL << OVS_OP_SET_ETH |		\
 	 1ULL << OVS_OP_SET_IPV4 | 1ULL << OVS_OP_SET_IPV6 |		\
-	 1ULL << OVS_OP_SET_TP | 1ULL << OVS_OP_ENCAP |			\
+	 1ULL << OVS_OP_SET_TP | 1ULL << OVS_OP_HEADER |			\
 	 1ULL << OVS_OP_DEC_TTL)
 
 _Static_assert(OVS_OP_MAX <= 64, "OVS_CHANGES");
@@ -195,8 +195,8 @@ static __always_inline long ovs_change(struct ovs_run *run,
 	case OVS_OP_SET_TP:
 		err = ovs_set_tp(ctx, pkt, at, insn.arg);
 		break;
-	case OVS_OP_ENCAP:
-		err = ovs_encap(ctx, pkt, insn.arg, insn.imm, at);
+	case OVS_OP_HEADER:
+		err = ovs_header(ctx, pkt, insn.arg, insn.imm, at);
 		break;
 	case OVS_OP_DEC_TTL:
 		err = ovs_dec_ttl(ctx, pkt);

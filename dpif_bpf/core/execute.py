@@ -56,7 +56,7 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
 
 
 def _with_room(key: bytes, packet: bytes) -> bytes:
-    """A layer-3 packet as the programs have it: bpf/lib/act_encap.h."""
+    """A layer-3 packet as the programs have it: bpf/lib/act_room.h."""
     eth_type = next(key[start:stop] for kind, start, stop in iter_attrs(key)
                     if kind == uapi.OVS_KEY_ATTR_ETHERTYPE)
     return bytes(12) + eth_type + packet

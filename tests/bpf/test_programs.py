@@ -287,7 +287,7 @@ def test_lists_of_a_shared_packet(dp: Datapath) -> None:
                 insn(Op.POP_VLAN), insn(Op.SET_ETH, data=zeros * 4),
                 insn(Op.SET_IPV4, data=zeros * 3),
                 insn(Op.SET_IPV6, data=zeros * 10),
-                insn(Op.SET_TP, arg=6, data=zeros), insn(Op.ENCAP),
+                insn(Op.SET_TP, arg=6, data=zeros), insn(Op.HEADER),
                 insn(Op.DEC_TTL, data=zeros), insn(Op.TRUNC, 20))
     dp.add_flow(leaving + insn(Op.OUTPUT_LAST, 2))
     assert dp.run(SYN).retval == TC_ACT_REDIRECT

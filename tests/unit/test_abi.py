@@ -22,7 +22,7 @@ ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
     "ovs_drop_reason": ("OVS_DROP_", abi.DropReason),
     "ovs_op": ("OVS_OP_", abi.Op),
     "ovs_stage": ("OVS_STAGE_", abi.Stage),
-    "ovs_encap": ("OVS_ENCAP_", abi.Encap),
+    "ovs_header": ("OVS_HEADER_", abi.Header),
 }
 
 

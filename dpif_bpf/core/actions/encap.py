@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from struct import Struct
 
-from dpif_bpf.abi import Encap, Op
+from dpif_bpf.abi import Header, Op
 from dpif_bpf.core.actions.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, MAC_PROTO_NONE, KeyFacts
@@ -47,10 +47,10 @@ def _check_below(name: str, facts: KeyFacts) -> None:
                   f" {facts.eth_type:#06x}")
 
 
-def _push(context: Context, kind: Encap, lse: bytes, eth_type: bytes,
+def _push(context: Context, kind: Header, lse: bytes, eth_type: bytes,
           facts: KeyFacts) -> None:
     context.facts = replace(facts, eth_type=int.from_bytes(eth_type, "big"))
-    context.insns.append(Insn(Op.ENCAP, kind, _raw(lse),
+    context.insns.append(Insn(Op.HEADER, kind, _raw(lse),
                               _WORD.pack(_raw(eth_type))))
 
 
@@ -61,7 +61,7 @@ def compile_push_mpls(context: Context, start: int, _stop: int) -> None:
     _check_type(name, int.from_bytes(raw[4:], "big"))
     facts = context.facts
     _check_below(name, facts)
-    _push(context, Encap.PUSH_MPLS, raw[:4], raw[4:], replace(
+    _push(context, Header.PUSH_MPLS, raw[:4], raw[4:], replace(
         facts, mpls_num_lse=facts.mpls_num_lse + 1 & _COUNT))
 
 
@@ -72,12 +72,12 @@ def compile_add_mpls(context: Context, start: int, _stop: int) -> None:
         context.actions, start)
     _check_type(name, int.from_bytes(eth_type, "big"))
     facts = context.facts
-    kind = Encap.PUSH_MPLS
+    kind = Header.PUSH_MPLS
     labels = facts.mpls_num_lse + 1 & _COUNT
     if flags & uapi.OVS_MPLS_L3_TUNNEL_FLAG_MASK:
         _check_below(name, facts)
     elif facts.mac_proto == MAC_PROTO_ETHERNET:
-        kind, labels = Encap.ADD_MPLS, 1
+        kind, labels = Header.ADD_MPLS, 1
         facts = replace(facts, mac_proto=MAC_PROTO_NONE)
     _push(context, kind, lse, eth_type, replace(facts, mpls_num_lse=labels))
 
@@ -93,13 +93,13 @@ def compile_pop_mpls(context: Context, start: int, _stop: int) -> None:
                   f" {facts.eth_type:#06x}")
     raw = context.actions[start:start + 2]
     below = int.from_bytes(raw, "big")
-    kind = Encap.POP_MPLS
+    kind = Header.POP_MPLS
     mac_proto = facts.mac_proto
     if below == ETH_P_TEB:
         if mac_proto == MAC_PROTO_ETHERNET:
             raise bad(f"{name} to Ethernet, of packets that have an Ethernet"
                       " header before the label")
-        kind, mac_proto = Encap.POP_MPLS_ETH, MAC_PROTO_ETHERNET
+        kind, mac_proto = Header.POP_MPLS_ETH, MAC_PROTO_ETHERNET
     elif below in _TPIDS and mac_proto == MAC_PROTO_NONE:
         raise bad(f"{name} to a VLAN tag, of packets without an Ethernet"
                   " header")
@@ -107,7 +107,7 @@ def compile_pop_mpls(context: Context, start: int, _stop: int) -> None:
     context.facts = replace(
         facts, mpls_num_lse=labels, mac_proto=mac_proto,
         eth_type=below if below in _MPLS and labels else 0)
-    context.insns.append(Insn(Op.ENCAP, kind, _raw(raw)))
+    context.insns.append(Insn(Op.HEADER, kind, _raw(raw)))
 
 
 def compile_push_eth(context: Context, start: int, _stop: int) -> None:
@@ -117,7 +117,7 @@ def compile_push_eth(context: Context, start: int, _stop: int) -> None:
                   " header")
     src, dst = uapi.OVS_ACTION_PUSH_ETH.unpack_from(context.actions, start)
     context.facts = replace(context.facts, mac_proto=MAC_PROTO_ETHERNET)
-    context.insns.append(Insn(Op.ENCAP, Encap.PUSH_ETH,
+    context.insns.append(Insn(Op.HEADER, Header.PUSH_ETH,
                               data=_ADDRESSES.pack(dst, src)))
 
 
@@ -129,4 +129,4 @@ def compile_pop_eth(context: Context, _start: int, _stop: int) -> None:
     if context.facts.vlan_tci & _VLAN_CFI:
         raise bad(f"{name} on packets with a VLAN tag")
     context.facts = replace(context.facts, mac_proto=MAC_PROTO_NONE)
-    context.insns.append(Insn(Op.ENCAP, Encap.POP_ETH))
+    context.insns.append(Insn(Op.HEADER, Header.POP_ETH))

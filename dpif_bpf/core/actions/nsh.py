@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from dpif_bpf.abi import SET_NSH, Encap, Op
+from dpif_bpf.abi import SET_NSH, Header, Op
 from dpif_bpf.core.actions.insn import Context, Insn, bad
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, MAC_PROTO_NONE, KeyFacts
@@ -124,7 +124,7 @@ def compile_push_nsh(context: Context, start: int, stop: int) -> None:
     context.facts = KeyFacts(
         eth_type=ETH_P_NSH, mac_proto=MAC_PROTO_NONE,
         tun_proto=facts.tun_proto, nsh_mdtype=mdtype, nsh_np=below)
-    context.insns.append(Insn(Op.ENCAP, Encap.PUSH_NSH, len(header),
+    context.insns.append(Insn(Op.HEADER, Header.PUSH_NSH, len(header),
                               header + bytes(-len(header) % 8)))
 
 
@@ -145,7 +145,7 @@ def compile_pop_nsh(context: Context, _start: int, _stop: int) -> None:
         eth_type=ETH_P_NSH, tun_proto=facts.tun_proto,
         mac_proto=(MAC_PROTO_ETHERNET if facts.nsh_np == _NP_ETHERNET
                    else MAC_PROTO_NONE))
-    context.insns.append(Insn(Op.ENCAP, Encap.POP_NSH))
+    context.insns.append(Insn(Op.HEADER, Header.POP_NSH))
 
 
 def compile_set_nsh(context: Context, start: int, stop: int,
@@ -182,7 +182,7 @@ def compile_set_nsh(context: Context, start: int, stop: int,
     mask_bits = _HEADER.pack(_fields(flags_mask, ttl_mask), 0, 0, path_mask)
     if any(mask_bits + md1_mask):
         context.insns.append(Insn(
-            Op.ENCAP, Encap.SET_NSH, data=SET_NSH.struct.pack(
+            Op.HEADER, Header.SET_NSH, data=SET_NSH.struct.pack(
                 value_bits, md1, mask_bits, md1_mask)))
 
 

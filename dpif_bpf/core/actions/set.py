@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 
-from dpif_bpf.abi import SET_ETH, SET_IPV4, SET_IPV6, SET_TP, Encap, Op
+from dpif_bpf.abi import SET_ETH, SET_IPV4, SET_IPV6, SET_TP, Header, Op
 from dpif_bpf.core.actions.insn import Context, Insn, bad
 from dpif_bpf.core.actions.nsh import compile_set_nsh
 from dpif_bpf.wire import uapi
@@ -187,7 +187,7 @@ def _udp(facts: KeyFacts, this: _Set) -> Insn:
 
 
 def _sctp(facts: KeyFacts, this: _Set) -> Insn:
-    return Insn(Op.ENCAP, Encap.SET_SCTP, data=_ports(
+    return Insn(Op.HEADER, Header.SET_SCTP, data=_ports(
         facts, this, IPPROTO_SCTP, "OVS_KEY_ATTR_SCTP"))
 
 
@@ -198,7 +198,7 @@ def _mpls(facts: KeyFacts, this: _Set) -> Insn:
         raise bad("OVS_KEY_ATTR_MPLS on packets of Ethernet type"
                   f" {facts.eth_type:#06x}")
     value, mask = (_U32.unpack(part)[0] for part in (this.value, this.mask))
-    return Insn(Op.ENCAP, Encap.SET_MPLS, value, _WORD.pack(mask))
+    return Insn(Op.HEADER, Header.SET_MPLS, value, _WORD.pack(mask))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpif_bpf.abi import INSN, Encap, Op
+from dpif_bpf.abi import INSN, Header, Op
 from dpif_bpf.core.actions.compiler import HANDLERS
 from dpif_bpf.core.actions.programs import compile_actions
 from dpif_bpf.errors import RequestError
@@ -145,11 +145,11 @@ def test_instructions() -> None:
     """Numbers of packets are as they are in the packets."""
     code = compile_actions(push(lse=LSE) + OUT, IP4).code
     insn = dict(zip(INSN.fields, INSN.struct.unpack_from(code), strict=True))
-    assert (insn["op"], insn["arg"]) == (Op.ENCAP, Encap.PUSH_MPLS)
+    assert (insn["op"], insn["arg"]) == (Op.HEADER, Header.PUSH_MPLS)
     assert code[INSN["imm"].slice] == LSE
     assert code[8:10] == b"\x88\x47"
     code = compile_actions(add(0) + PUSH_ETH + OUT, IP4).code
-    assert code[18:20] == Encap.PUSH_ETH.to_bytes(2, "little")
+    assert code[18:20] == Header.PUSH_ETH.to_bytes(2, "little")
     assert code[24:30] == bytes(range(6, 12))
     assert code[32:38] == bytes(range(6))
 
@@ -173,11 +173,11 @@ def test_ethernet_is_there_or_not(steps: list[bytes],
         at += 8 + 8 * words
         if op in {Op.PUSH_VLAN, Op.POP_VLAN, Op.SET_ETH}:
             assert ethernet
-        if op != Op.ENCAP:
+        if op != Op.HEADER:
             continue
-        if arg in {Encap.POP_ETH, Encap.ADD_MPLS}:
+        if arg in {Header.POP_ETH, Header.ADD_MPLS}:
             assert ethernet
             ethernet = False
-        elif arg in {Encap.PUSH_ETH, Encap.POP_MPLS_ETH}:
+        elif arg in {Header.PUSH_ETH, Header.POP_MPLS_ETH}:
             assert not ethernet
             ethernet = True

@@ -11,7 +11,7 @@ from errno import EINVAL
 
 import pytest
 
-from dpif_bpf.abi import INSN, SET_NSH, Encap, Op
+from dpif_bpf.abi import INSN, SET_NSH, Header, Op
 from dpif_bpf.core.actions.programs import compile_actions
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
@@ -189,7 +189,7 @@ def test_header() -> None:
     insn, data = first(push(
         nla(BASE, base(1, flags=0x17, ttl=0xff, np=9)),
         nla(MD1, bytes(range(16)))), IP4)
-    assert insn == (Op.ENCAP, 3, Encap.PUSH_NSH, 24)
+    assert insn == (Op.HEADER, 3, Header.PUSH_NSH, 24)
     assert data == bytes.fromhex("3fc6010000010203") + bytes(range(16))
 
 
@@ -198,7 +198,7 @@ def test_header() -> None:
 def test_header_of_type_2(size: int, kept: int) -> None:
     """Whole words get into the packet."""
     insn, data = first(md2(size), IP4)
-    assert insn == (Op.ENCAP, len(data) // 8, Encap.PUSH_NSH, 8 + kept)
+    assert insn == (Op.HEADER, len(data) // 8, Header.PUSH_NSH, 8 + kept)
     assert data[:8] == struct.pack("!HBBI", 0x1080 | 2 + kept // 4, 2, 0,
                                    0x00010203)
     assert data[8:8 + kept] == bytes(range(kept))
@@ -210,7 +210,7 @@ def test_set() -> None:
         nla(BASE, base(0, flags=2, ttl=3, path=5) + b"\xff\xff\0\0"
             + b"\0\0\0\xff"),
         nla(MD1, bytes(15) + b"\1" + bytes(15) + b"\x81")), facts(3))
-    assert insn == (Op.ENCAP, 6, Encap.SET_NSH, 0)
+    assert insn == (Op.HEADER, 6, Header.SET_NSH, 0)
     assert SET_NSH.struct.unpack(data) == (
         bytes.fromhex("20c0000000000005"), bytes(15) + b"\1",
         bytes.fromhex("3fc00000000000ff"), bytes(15) + b"\x81")

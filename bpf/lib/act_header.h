@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * MPLS and Ethernet headers that are pushed and popped, and what else
- * OVS_OP_ENCAP stands for (act_nsh.h, act_sctp.h).
+ * OVS_OP_HEADER: headers that few flows push, pop or set.  MPLS and Ethernet
+ * are here, NSH is in act_nsh.h, and SCTP, of which ports are set, in
+ * act_sctp.h.
  */
-#ifndef OVS_ACT_ENCAP_H
-#define OVS_ACT_ENCAP_H
+#ifndef OVS_ACT_HEADER_H
+#define OVS_ACT_HEADER_H
 
 #include "act_nsh.h"
 #include "act_room.h"
@@ -118,37 +119,37 @@ static __always_inline int ovs_pop_eth(struct ovs_ctx *ctx,
 	return 0;
 }
 
-/* OVS_OP_ENCAP, whose data begin at `at`.  Returns 0 or OVS_DROP_*. */
-__noinline int ovs_encap(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
-			 __u32 kind, __u32 imm, __u32 at)
+/* OVS_OP_HEADER, whose data begin at `at`.  Returns 0 or OVS_DROP_*. */
+__noinline int ovs_header(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+			  __u32 kind, __u32 imm, __u32 at)
 {
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
 	switch (kind) {
-	case OVS_ENCAP_PUSH_MPLS:
-	case OVS_ENCAP_ADD_MPLS:
+	case OVS_HEADER_PUSH_MPLS:
+	case OVS_HEADER_ADD_MPLS:
 		return ovs_push_mpls(ctx, pkt, imm, ovs_operand(at),
-				     kind == OVS_ENCAP_ADD_MPLS);
-	case OVS_ENCAP_POP_MPLS:
-	case OVS_ENCAP_POP_MPLS_ETH:
+				     kind == OVS_HEADER_ADD_MPLS);
+	case OVS_HEADER_POP_MPLS:
+	case OVS_HEADER_POP_MPLS_ETH:
 		return ovs_pop_mpls(ctx, pkt, imm,
-				    kind == OVS_ENCAP_POP_MPLS_ETH);
-	case OVS_ENCAP_SET_MPLS:
+				    kind == OVS_HEADER_POP_MPLS_ETH);
+	case OVS_HEADER_SET_MPLS:
 		return ovs_set_mpls(ctx, pkt, imm, ovs_operand(at));
-	case OVS_ENCAP_PUSH_ETH:
+	case OVS_HEADER_PUSH_ETH:
 		return ovs_push_eth(ctx, pkt, at);
-	case OVS_ENCAP_POP_ETH:
+	case OVS_HEADER_POP_ETH:
 		return ovs_pop_eth(ctx, pkt);
-	case OVS_ENCAP_PUSH_NSH:
+	case OVS_HEADER_PUSH_NSH:
 		return ovs_push_nsh(ctx, pkt, imm, at);
-	case OVS_ENCAP_POP_NSH:
+	case OVS_HEADER_POP_NSH:
 		return ovs_pop_nsh(ctx, pkt);
-	case OVS_ENCAP_SET_NSH:
+	case OVS_HEADER_SET_NSH:
 		return ovs_set_nsh(ctx, pkt, at);
-	case OVS_ENCAP_SET_SCTP:
+	case OVS_HEADER_SET_SCTP:
 		return ovs_set_sctp(ctx, pkt, at);
 	}
 	return OVS_DROP_BAD_INSN;
 }
 
-#endif /* OVS_ACT_ENCAP_H */
+#endif /* OVS_ACT_HEADER_H */
