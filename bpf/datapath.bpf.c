@@ -171,19 +171,19 @@ SEC("tc")
 int ovs_inject(struct ovs_ctx *ctx)
 {
 	struct ovs_cpu *cpu = ovs_cpu_get();
+	__u32 mark = ctx_mark(ctx), level, err;
 	struct ovs_slot *slot;
 	struct ovs_pkt *pkt;
-	__u32 level, err;
 
-	slot = ovs_slot_find(ctx_mark(ctx));
+	slot = ovs_slot_find(mark);
 	if (!cpu || !slot) {
 		ovs_count_drop(0, cpu ? OVS_DROP_SLOT : OVS_DROP_NO_STATE);
 		return CTX_DROP;
 	}
 	level = cpu->level;
 	if (level >= OVS_MAX_NESTING) {
-		slot->state &= ~(__u64)OVS_SLOT_ARMED;
 		ovs_count_drop(slot->bridge, OVS_DROP_NESTING);
+		ovs_slot_free(mark);
 		return CTX_DROP;
 	}
 	cpu->level = level + 1;
@@ -191,7 +191,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 	ovs_copy_meta(&pkt->key, &slot->key);
 	pkt->dirty |= OVS_DIRTY_META;
 	pkt->bridge = slot->bridge;
-	pkt->exec_slot = ctx_mark(ctx) & ((1 << OVS_SLOT_BITS) - 1);
+	pkt->slot = mark;
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
 	pkt->copies = 0;
@@ -202,7 +202,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->copy = slot->copy;
 	pkt->pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
-	pkt->sent = pkt->exec_slot > OVS_EXEC_SLOTS;
+	pkt->sent = ovs_slot_is_deferred(mark);
 	pkt->drop = 0;
 	ctx_set_mark(ctx, pkt->key.skb_mark);
 	ctx_set_priority(ctx, pkt->key.skb_priority);

@@ -346,7 +346,7 @@ KEY: Final = _record("ovs_key", """
 PKT: Final = _record("ovs_pkt", f"""
     key {KEY.size}s
     bridge I
-    exec_slot I
+    slot I
     recirc_depth B
     stale B
     sent B

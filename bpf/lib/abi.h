@@ -179,7 +179,7 @@ struct ovs_key {
 struct ovs_pkt {
 	struct ovs_key key;
 	__u32 bridge;
-	__u32 exec_slot;	/* slot to free at the exit, plus 1; 0: none */
+	__u32 slot;		/* mark of the one to free at the exit; 0: none */
 	__u8 recirc_depth;
 	__u8 stale;		/* OVS_STALE_*: not the packet's any more */
 	__u8 sent;		/* this list of actions made a copy */

@@ -154,8 +154,14 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
 	err = ctx_defer(run->ctx, cfg_inject_ifindex, mark);
 	if (!err)
 		return 0;
-	slot->state &= ~(__u64)OVS_SLOT_ARMED;
+	ovs_slot_free(mark);
 	return OVS_DROP_REDIRECT;
+}
+
+/* Whether a mark names a slot of the programs, and none of the provider. */
+static __always_inline int ovs_slot_is_deferred(__u32 mark)
+{
+	return (mark & ((1 << OVS_SLOT_BITS) - 1)) > OVS_EXEC_SLOTS;
 }
 
 /*
@@ -164,24 +170,17 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
  */
 static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)
 {
-	__u32 i = (mark & ((1 << OVS_SLOT_BITS) - 1)) - 1;
-	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &i);
-	__u64 whole;
-	__u32 state;
+	struct ovs_slot *slot = ovs_slot_of(mark);
+	__u64 state;
 
 	if (!slot)
 		return NULL;
-	whole = slot->state;
-	state = whole;
-	if (i >= OVS_EXEC_SLOTS &&
+	state = slot->state;
+	if (ovs_slot_is_deferred(mark) &&
 	    (__s32)((bpf_ktime_get_coarse_ns() >> 20) -
-		    (whole >> OVS_SLOT_TIME_SHIFT)) >= OVS_SLOT_STALE)
+		    (state >> OVS_SLOT_TIME_SHIFT)) >= OVS_SLOT_STALE)
 		return NULL;
-	if (!(state & OVS_SLOT_ARMED) ||
-	    (state >> OVS_SLOT_GEN_SHIFT & OVS_SLOT_GEN_MASK) !=
-	    mark >> OVS_SLOT_BITS)
-		return NULL;
-	return slot;
+	return ovs_slot_is_armed(state, mark) ? slot : NULL;
 }
 
 #endif /* OVS_ACT_RECIRC_H */

@@ -37,21 +37,45 @@ static __always_inline void ovs_count_drop(__u32 bridge, __u32 reason)
 		*count += 1;
 }
 
-/* Free the slot that a packet came in by. */
-static __always_inline void ovs_slot_free(__u32 index)
+/* The slot that a mark names; NULL when there is none of that number. */
+static __always_inline struct ovs_slot *ovs_slot_of(__u32 mark)
 {
-	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &index);
+	__u32 i = (mark & ((1 << OVS_SLOT_BITS) - 1)) - 1;
 
-	if (slot)
-		slot->state &= ~(__u64)OVS_SLOT_ARMED;
+	return bpf_map_lookup_elem(&ovs_slots, &i);
+}
+
+/* Whether a slot in that state is armed for the packet with that mark. */
+static __always_inline int ovs_slot_is_armed(__u32 state, __u32 mark)
+{
+	return state & OVS_SLOT_ARMED &&
+	       (state >> OVS_SLOT_GEN_SHIFT & OVS_SLOT_GEN_MASK) ==
+	       mark >> OVS_SLOT_BITS;
+}
+
+/*
+ * Free the slot that a mark names.  A packet may be so late that it counted as
+ * lost and another one has taken its slot: it is not the late one's to free.
+ */
+static __always_inline void ovs_slot_free(__u32 mark)
+{
+	struct ovs_slot *slot = ovs_slot_of(mark);
+	__u64 state;
+
+	if (!slot)
+		return;
+	state = OVS_READ_ONCE(slot->state);
+	if (ovs_slot_is_armed(state, mark))
+		__sync_val_compare_and_swap(&slot->state, state,
+					    state & ~(__u64)OVS_SLOT_ARMED);
 }
 
 /* The end of a packet's way: `verdict` is for the program to return. */
 static __always_inline int ovs_exit(struct ovs_cpu *cpu, struct ovs_pkt *pkt,
 				    int verdict)
 {
-	if (pkt->exec_slot)
-		ovs_slot_free(pkt->exec_slot - 1);
+	if (pkt->slot)
+		ovs_slot_free(pkt->slot);
 	if (pkt->drop)
 		ovs_count_drop(pkt->bridge, pkt->drop);
 	cpu->level--;

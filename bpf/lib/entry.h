@@ -20,7 +20,7 @@
  *
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
- * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in exec_slot,
+ * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
  * recirc_depth, stale, drop, cutlen, copies, family, copy and since; when it is
  * not parsed, zero in w[1] and w[4], too, else what ovs_parse() would fill in.
  * Everything else is either written by the later stages before they read it,
@@ -84,7 +84,7 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 	cpu->level = level + 1;
 	pkt->key.w[0] = port_no;
 	pkt->bridge = bridge;
-	pkt->exec_slot = 0;
+	pkt->slot = 0;
 	pkt->recirc_depth = 0;
 	pkt->stale = 0;
 	pkt->drop = 0;

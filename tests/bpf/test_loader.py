@@ -316,7 +316,7 @@ def test_state_that_the_entry_makes(generation: Generation) -> None:
     key = at + abi.PKT["key"].offset
     assert struct.unpack_from("=II", value, key) == (PORT, 0)
     assert read("bridge") == 44
-    for name in ("exec_slot", "recirc_depth", "stale", "drop"):
+    for name in ("slot", "recirc_depth", "stale", "drop"):
         assert read(name) == 0
 
 

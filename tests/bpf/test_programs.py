@@ -446,6 +446,42 @@ def test_a_slot_that_is_not_armed(dp: Datapath) -> None:
     view[6 * abi.SLOT.size] = 0
 
 
+def put_in_flight(dp: Datapath, **fields: int) -> None:
+    """Makes that the state of a packet at the first level, on all CPUs."""
+    info = dp.obj.map_info("ovs_cpu")
+    value = bytearray(info.slot_size)
+    if fields:
+        abi.CPU.struct.pack_into(value, 0, 1, *bytes(8), b"", _state(fields))
+    bpfsys.map_update(dp.obj.map_fd("ovs_cpu"), bytes(4),
+                      bytes(value) * bpfsys.possible_cpus())
+
+
+def _state(fields: dict[str, int]) -> bytes:
+    state = bytearray(abi.PKT.size)
+    for name, number in fields.items():
+        state[abi.PKT[name].slice] = U32.pack(number)
+    return bytes(state)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_late_packet_frees_its_own_slot(dp: Datapath, taken: bool) -> None:
+    """And not that of the packet which got the slot meanwhile, because the
+    late one counted as lost."""
+    pc = dp.code(insn(Op.OUTPUT_LAST, 2))
+    slot = abi.OVS_EXEC_SLOTS + 7
+    mark = arm(dp, slot, pc, meta_key(), 3)
+    if taken:
+        arm(dp, slot, pc, meta_key(), 4)
+    put_in_flight(dp, bridge=BRIDGE, slot=mark, pc=pc)
+    try:
+        verdict = dp.run(SYN, "ovs_act_own").retval
+        assert verdict == TC_ACT_REDIRECT
+        assert dp.slots_armed() == ([slot] if taken else [])
+    finally:
+        put_in_flight(dp)
+        dp.mapped("ovs_slots")[slot * abi.SLOT.size] = 0
+
+
 def arm_all(dp: Datapath, age: int | None) -> None:
     """Arms the programs' slots `age` times 2^20 ns ago, or frees them."""
     words = np.frombuffer(dp.mapped("ovs_slots"), dtype=np.uint64)
