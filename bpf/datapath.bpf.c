@@ -199,7 +199,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->exact = 0;
 	pkt->since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;
 	pkt->family = slot->family;
-	pkt->copy = slot->copy;
+	pkt->flags = slot->flags;
 	pkt->pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->sent = ovs_slot_is_deferred(mark);

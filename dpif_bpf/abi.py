@@ -71,6 +71,9 @@ OVS_SLOT_TIME_SHIFT: Final = 32
 OVS_STALE_KEY: Final = 1
 OVS_STALE_OFFSETS: Final = 2
 
+OVS_PKT_F_COPY: Final = 1
+OVS_PKT_F_ONE_OUTPUT: Final = 2
+
 OVS_DIRTY_META: Final = 1
 OVS_DIRTY_MPLS: Final = 2
 OVS_DIRTY_NSH: Final = 4
@@ -366,7 +369,7 @@ PKT: Final = _record("ovs_pkt", f"""
     l4_proto B
     copies B
     family H
-    copy B
+    flags B
     parsed B
     cached B
     pad B
@@ -538,7 +541,7 @@ SLOT: Final = _record("ovs_slot", f"""
     pc I
     bridge I
     recirc_depth B
-    copy B
+    flags B
     family H
     cutlen I
     l3_off H

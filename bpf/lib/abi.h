@@ -173,6 +173,9 @@ struct ovs_key {
  */
 #define OVS_STALE_KEY		1	/* the key */
 #define OVS_STALE_OFFSETS	2	/* the offsets of headers */
+#define OVS_PKT_F_COPY	1	/* deferred, not the packet that came in */
+#define OVS_PKT_F_ONE_OUTPUT	2	/* a copy for the output at pc, which
+					 * truncates it, and no more */
 #define OVS_DIRTY_META	1	/* w15 .. w22 or w28 .. w34 are not all zero */
 #define OVS_DIRTY_MPLS	2	/* w23, w24 are not all zero */
 #define OVS_DIRTY_NSH	4	/* w25 .. w27 are not all zero */
@@ -199,7 +202,7 @@ struct ovs_pkt {
 	__u8 l4_proto;		/* of the header at l4_off; 0: later fragment */
 	__u8 copies;		/* deferred, until the rest is deferred, too */
 	__u16 family;		/* see struct ovs_slot, as the next */
-	__u8 copy;
+	__u8 flags;		/* OVS_PKT_F_* */
 	__u8 parsed;		/* the entry did */
 	__u8 cached;		/* the last lookup was answered by the cache */
 	__u8 pad;
@@ -505,7 +508,7 @@ struct ovs_slot {
 	__u32 pc;		/* instructions to run; 0: look the key up */
 	__u32 bridge;
 	__u8 recirc_depth;
-	__u8 copy;		/* this is one, not the packet that came in */
+	__u8 flags;		/* OVS_PKT_F_* */
 	__u16 family;		/* slot of the packet's first copy, plus 1 */
 	__u32 cutlen;		/* as in struct ovs_pkt, these too */
 	__u16 l3_off;		/* 0: as parsed */

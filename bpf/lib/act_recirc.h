@@ -11,7 +11,7 @@
 #include "ctx.h"
 #include "drop.h"
 
-#define OVS_MAX_COPIES	8	/* that a list puts off without a break, so
+#define OVS_MAX_COPIES	8	/* that a list defers without a break, so
 				 * that those of a whole NAPI poll, 64
 				 * packets, find room in the backlog: 1000 */
 #define OVS_MAX_RUN	10	/* recirculations without a break: each takes
@@ -99,7 +99,7 @@ static __always_inline int ovs_may_cause(const struct ovs_pkt *pkt,
 	__u32 i = pkt->family - 1;
 	struct ovs_slot *slot;
 
-	if (!pkt->copy)
+	if (!(pkt->flags & OVS_PKT_F_COPY))
 		return 1;
 	slot = bpf_map_lookup_elem(&ovs_slots, &i);
 	if (!slot || slot->spent + cost > OVS_COPY_BUDGET)
@@ -117,11 +117,11 @@ struct ovs_run {
 
 /*
  * Send a copy to the inject device.  `pc` not 0: it runs the instructions
- * there; otherwise it is looked up again with `recirc_id`.  `rest`: it is the
- * packet itself that goes on there.
+ * there; otherwise it is looked up again with `recirc_id`.  `flags` are those
+ * of the copy; where it is the packet itself that goes on there, its own.
  */
 static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
-				  __u32 pc, int rest)
+				  __u32 pc, __u8 flags)
 {
 	struct ovs_pkt *pkt = run->pkt;
 	struct ovs_slot *slot;
@@ -139,7 +139,7 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
 		slot->spent = 0;
 	}
 	slot->family = pkt->family;
-	slot->copy = rest ? pkt->copy : 1;
+	slot->flags = flags;
 	slot->cutlen = pkt->cutlen;
 	slot->l3_off = !pc || pkt->stale & OVS_STALE_OFFSETS ?
 		       0 : pkt->l3_off;

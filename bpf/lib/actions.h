@@ -20,8 +20,6 @@
 #include "parse.h"
 #include "upcall.h"
 
-#define OVS_CUT_ONCE	(1U << 31)	/* of cutlen: one output, no more */
-
 /* End the list: the packet is dropped, and counted unless `reason` is 0. */
 static __always_inline long ovs_end(struct ovs_pkt *pkt, __u32 reason)
 {
@@ -46,7 +44,8 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id,
 	if (!ovs_may_cause(pkt, 1))
 		return OVS_DROP_COPIES;
 	if (unlikely(pkt->recirc_depth % OVS_MAX_RUN == OVS_MAX_RUN - 1))
-		return own ? ovs_defer(run, id, 0, 1) : OVS_DROP_SHARED;
+		return own ? ovs_defer(run, id, 0, pkt->flags) :
+			     OVS_DROP_SHARED;
 	pkt->recirc_depth++;
 	pkt->since = 0;
 	pkt->key.recirc_id = id;
@@ -70,36 +69,45 @@ static __always_inline void ovs_userspace(struct ovs_ctx *ctx,
 }
 
 /*
- * Put a copy off, which runs a block at `pc` or, when that is 0, is looked up
- * again as `id`.  After many of them the packet itself gets in line behind
- * them, with the rest of the list, from the instruction at `self` on.  A copy
- * at `self` is one for an output that truncates it.
+ * Defer the packet itself: behind the copies that it has deferred, it runs the
+ * rest of its list, from the instruction at `pc` on.  Where there is no room
+ * for it, it goes on with that instruction at once.
  */
-static __always_inline long ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
-				     __u32 self)
+static __always_inline long ovs_defer_rest(struct ovs_run *run, __u32 pc)
 {
 	struct ovs_pkt *pkt = run->pkt;
-	__u32 err = OVS_DROP_RECIRC_LIMIT;
-	int rest = pkt->copies >= OVS_MAX_COPIES;
+
+	pkt->copies = 0;
+	pkt->pc = pc;
+	return ovs_defer(run, 0, pc, pkt->flags) ? 0 :
+	       ovs_end(pkt, OVS_DROP_NONE);
+}
+
+/* Whether a copy may be made to run instructions or, `recirc`, a lookup. */
+static __always_inline __u32 ovs_may_copy(struct ovs_pkt *pkt, int recirc)
+{
+	if (recirc && pkt->recirc_depth >= OVS_MAX_RECIRC)
+		return OVS_DROP_RECIRC_LIMIT;
+	return ovs_may_cause(pkt, OVS_COPY_COST) ? OVS_DROP_NONE :
+						   OVS_DROP_COPIES;
+}
+
+/*
+ * Defer a copy, which runs instructions from `pc` on or, when that is 0, is
+ * looked up again as `id`.  One that is lost is counted, and the list goes on.
+ */
+static __always_inline void ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
+				     __u8 flags)
+{
+	struct ovs_pkt *pkt = run->pkt;
+	__u32 err = ovs_may_copy(pkt, !pc);
 
 	pkt->sent = 1;
 	pkt->copies++;
-	if (pc == self && !rest)
-		pkt->cutlen |= OVS_CUT_ONCE;
-	if (unlikely(rest)) {
-		pkt->copies = 0;
-		pkt->pc = pc = self;
-	}
-	if (pc || pkt->recirc_depth < OVS_MAX_RECIRC)
-		err = rest || ovs_may_cause(pkt, OVS_COPY_COST) ?
-		      ovs_defer(run, id, pc, rest) : OVS_DROP_COPIES;
-	if (unlikely(rest))	/* when there is no room for it, it goes on */
-		return err ? 0 : ovs_end(pkt, OVS_DROP_NONE);
-	if (pc == self)
-		pkt->cutlen = 0;
+	if (!err)
+		err = ovs_defer(run, id, pc, flags | OVS_PKT_F_COPY);
 	if (err)
 		ovs_count_drop(pkt->bridge, err);
-	return 0;
 }
 
 /*
@@ -153,6 +161,7 @@ static __always_inline long ovs_change(struct ovs_run *run,
 				       struct ovs_insn insn, __u32 pc)
 {
 	__u32 at = pc + 1, err = 0, copy_id = 0, copy_pc = 0;
+	__u8 copy_flags = 0;
 	struct ovs_ctx *ctx = run->ctx;
 	struct ovs_pkt *pkt = run->pkt;
 
@@ -160,12 +169,12 @@ static __always_inline long ovs_change(struct ovs_run *run,
 	case OVS_OP_OUTPUT:
 		/* Of a list, layout.py sees to that; not over recirculation. */
 		if (unlikely(pkt->cutlen)) {
-			if (pkt->cutlen & OVS_CUT_ONCE) {
-				pkt->cutlen &= ~OVS_CUT_ONCE;
+			if (pkt->flags & OVS_PKT_F_ONE_OUTPUT) {
 				ovs_output_last(ctx, pkt, insn.imm, 1);
 				return 1;
 			}
 			copy_pc = pc;
+			copy_flags = OVS_PKT_F_ONE_OUTPUT;
 			break;
 		}
 		ovs_output(ctx, pkt, insn.imm);
@@ -207,8 +216,13 @@ static __always_inline long ovs_change(struct ovs_run *run,
 	}
 	if (unlikely(err))
 		return ovs_end(pkt, err);
-	if (insn.op == OVS_OP_RECIRC || copy_pc)
-		return ovs_copy(run, copy_id, copy_pc, pc);
+	if (insn.op != OVS_OP_RECIRC && !copy_pc)
+		return 0;
+	if (unlikely(pkt->copies >= OVS_MAX_COPIES))
+		return ovs_defer_rest(run, pc);
+	ovs_copy(run, copy_id, copy_pc, copy_flags);
+	if (copy_flags)		/* the truncation was for this copy alone */
+		pkt->cutlen = 0;
 	return 0;
 }
 

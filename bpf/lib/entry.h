@@ -21,7 +21,7 @@
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
  * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
- * recirc_depth, stale, drop, cutlen, copies, family, copy and since; when it is
+ * recirc_depth, stale, drop, cutlen, copies, family, flags and since; when it is
  * not parsed, zero in w[1] and w[4], too, else what ovs_parse() would fill in.
  * Everything else is either written by the later stages before they read it,
  * or, like `dirty`, kept from packet to packet.
@@ -91,7 +91,7 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 	pkt->cutlen = 0;
 	pkt->copies = 0;
 	pkt->family = 0;
-	pkt->copy = 0;
+	pkt->flags = 0;
 	pkt->since = 0;
 	pkt->exact = 0;
 	return pkt;
