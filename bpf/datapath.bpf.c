@@ -20,17 +20,6 @@
 #include "lib/exact_fill.h"
 #include "lib/entry.h"
 
-/* The state of the packet in flight, for a program that a tail call runs. */
-#define OVS_STATE(cpu, pkt)				\
-	struct ovs_cpu *cpu = ovs_cpu_get();		\
-	struct ovs_pkt *pkt;				\
-							\
-	if (!cpu)					\
-		return CTX_DROP;			\
-	pkt = ovs_pkt_of(cpu);				\
-	if (!pkt)					\
-		return CTX_DROP
-
 /*
  * Look the key up.  A single output, which most flows are, is done here;
  * every other list of actions is stage ACT's, and what no flow matches is
@@ -90,9 +79,15 @@ int ovs_entry(struct ovs_ctx *ctx)
 SEC("tc")
 int ovs_rx(struct ovs_ctx *ctx)
 {
-	OVS_STATE(cpu, pkt);
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_pkt *pkt;
 	__u32 err, i;
 
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
 	if (likely(!pkt->recirc_depth) && unlikely(pkt->dirty)) {
 #pragma unroll
 		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
@@ -113,8 +108,14 @@ int ovs_rx(struct ovs_ctx *ctx)
 /* Stage ACT: the instructions at pkt->pc are those of a packet that is… */
 static __always_inline int ovs_act_as(struct ovs_ctx *ctx, int shared)
 {
-	OVS_STATE(cpu, pkt);
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_pkt *pkt;
 
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
 	return ovs_stage(ctx, cpu, pkt, unlikely(shared) ?
 			 OVS_STAGE_ACT_SHARED : OVS_STAGE_ACT_OWN);
 }
@@ -136,8 +137,14 @@ int ovs_act_cast(struct ovs_ctx *ctx)
 SEC("tc")
 int ovs_act_shared(struct ovs_ctx *ctx)
 {
-	OVS_STATE(cpu, pkt);
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_pkt *pkt;
 
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
 	return ovs_run_acts(ctx, cpu, pkt, 0);
 }
 
@@ -145,8 +152,14 @@ int ovs_act_shared(struct ovs_ctx *ctx)
 SEC("tc")
 int ovs_act_own(struct ovs_ctx *ctx)
 {
-	OVS_STATE(cpu, pkt);
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_pkt *pkt;
 
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
 	return ovs_run_acts(ctx, cpu, pkt, 1);
 }
 
@@ -154,9 +167,15 @@ int ovs_act_own(struct ovs_ctx *ctx)
 SEC("tc")
 int ovs_rx_l3(struct ovs_ctx *ctx)
 {
-	OVS_STATE(cpu, pkt);
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_pkt *pkt;
 	__u32 err;
 
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
 	err = ovs_receive_l3(ctx, pkt);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);

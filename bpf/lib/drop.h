@@ -8,7 +8,12 @@
 
 #include "maps.h"
 
-/* The packet that this run of programs handles; NULL when there is none. */
+/*
+ * The packet that this run of programs handles; NULL when there is none.  A
+ * program that a tail call runs checks both, `cpu` and this: with one check of
+ * what may be NULL for either reason, clang 14 keeps both on the stack, and the
+ * verifier goes through half as many instructions more.
+ */
 static __always_inline struct ovs_pkt *ovs_pkt_of(struct ovs_cpu *cpu)
 {
 	__u32 level = cpu->level - 1;
