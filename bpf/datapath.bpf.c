@@ -56,11 +56,11 @@ static __always_inline int ovs_process(struct ovs_ctx *ctx,
 	ovs_count_flow(ctx, cpu, pkt);
 	if (pkt->exact)
 		ovs_exact_fill(cpu, pkt);
-	pc = pkt->pc;
+	pc = pkt->list.pc;
 	insn = bpf_map_lookup_elem(&ovs_acts, &pc);
 	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST && !pkt->cutlen))
 		return ovs_output_only(ctx, cpu, pkt, insn->imm);
-	pkt->sent = 0;
+	pkt->list.sent = 0;
 	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT);
 }
 
@@ -88,11 +88,11 @@ int ovs_rx(struct ovs_ctx *ctx)
 	pkt = ovs_pkt_of(cpu);
 	if (!pkt)
 		return CTX_DROP;
-	if (likely(!pkt->recirc_depth) && unlikely(pkt->dirty)) {
+	if (likely(!pkt->recirc_depth) && unlikely(pkt->cpu.dirty)) {
 #pragma unroll
 		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
 			pkt->key.w[i] = 0;
-		pkt->dirty = 0;
+		pkt->cpu.dirty = 0;
 	}
 	if (!pkt->parsed) {
 		pkt->key.skb_priority = ctx_priority(ctx);
@@ -105,7 +105,7 @@ int ovs_rx(struct ovs_ctx *ctx)
 	return ovs_process(ctx, cpu, pkt);
 }
 
-/* Stage ACT: the instructions at pkt->pc are those of a packet that is… */
+/* Stage ACT: the instructions at pc are those of a packet that is… */
 static __always_inline int ovs_act_as(struct ovs_ctx *ctx, int shared)
 {
 	struct ovs_cpu *cpu = ovs_cpu_get();
@@ -208,20 +208,20 @@ int ovs_inject(struct ovs_ctx *ctx)
 	cpu->level = level + 1;
 	pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
 	ovs_copy_meta(&pkt->key, &slot->key);
-	pkt->dirty |= OVS_DIRTY_META;
+	pkt->cpu.dirty |= OVS_DIRTY_META;
 	pkt->bridge = slot->bridge;
 	pkt->slot = mark;
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
-	pkt->copies = 0;
+	pkt->list.copies = 0;
 	pkt->parsed = 1;
 	pkt->exact = 0;
-	pkt->since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;
+	pkt->list.since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;
 	pkt->family = slot->family;
 	pkt->flags = slot->flags;
-	pkt->pc = slot->pc;
+	pkt->list.pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
-	pkt->sent = ovs_slot_is_deferred(mark);
+	pkt->list.sent = ovs_slot_is_deferred(mark);
 	pkt->drop = 0;
 	ctx_set_mark(ctx, pkt->key.skb_mark);
 	ctx_set_priority(ctx, pkt->key.skb_priority);
@@ -238,7 +238,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 		pkt->l4_proto = slot->l4_proto;
 		pkt->routing = slot->routing;
 	}
-	if (pkt->pc)
+	if (pkt->list.pc)
 		return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT);
 	if (!pkt->recirc_depth)
 		pkt->recirc_depth = 1;	/* its metadata stay */

@@ -346,35 +346,17 @@ KEY: Final = _record("ovs_key", """
     """)
 """The flow key; words after `tun_opts` are ``unused``: zero."""
 
-PKT: Final = _record("ovs_pkt", f"""
-    key {KEY.size}s
-    bridge I
-    slot I
-    recirc_depth B
-    stale B
-    sent B
-    drop B
-    next B
-    dirty B
-    upcall_cmd B
-    routing B
-    flow I
+PKT_LIST: Final = _record("ovs_pkt_list", """
     pc I
-    cutlen I
-    upcall_desc I
-    verdict i
-    l3_off H
-    l4_off H
-    probes I
-    l4_proto B
-    copies B
-    family H
-    flags B
-    parsed B
-    cached B
-    pad B
     since I
-    exact I
+    copies I
+    sent B
+    next B
+    pad H
+    """)
+
+PKT_CPU: Final = _record("ovs_pkt_cpu", """
+    dirty I
     cache_on I
     cache_left I
     cache_hits I
@@ -382,7 +364,34 @@ PKT: Final = _record("ovs_pkt", f"""
     cache_depth I
     cache_wait I
     cache_period I
+    """)
+
+PKT: Final = _record("ovs_pkt", f"""
+    key {KEY.size}s
+    bridge I
+    slot I
+    flow I
+    cutlen I
+    upcall_desc I
+    verdict i
+    probes I
+    exact I
+    l3_off H
+    l4_off H
+    family H
+    l4_proto B
+    routing B
+    flags B
+    recirc_depth B
+    stale B
+    parsed B
+    cached B
+    upcall_cmd B
+    drop B
+    pad B
+    list {PKT_LIST.size}s
     cache_hash Q
+    cpu {PKT_CPU.size}s
     """)
 
 DEV: Final = _record("ovs_dev", """
@@ -607,7 +616,7 @@ ROOT: Final = _record("ovs_root", f"""
     tree {OVS_CLS_TREES * 8}s
     """)
 
-RECORDS: Final = (KEY, PKT, DEV, CPU, PORT, FLOW_STATS, DP_STATS, METER,
-                  INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP, SET_NSH, UPCALL,
-                  UPCALL_PARTS, UPCALL_USE, SLOT, BUCKET, DESC, DESCS, FLOW,
-                  VALUES, EXACT, ROOT)
+RECORDS: Final = (KEY, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, FLOW_STATS,
+                  DP_STATS, METER, INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP,
+                  SET_NSH, UPCALL, UPCALL_PARTS, UPCALL_USE, SLOT, BUCKET,
+                  DESC, DESCS, FLOW, VALUES, EXACT, ROOT)

@@ -144,7 +144,7 @@ static __always_inline void ovs_hash(struct ovs_ctx *ctx,
 	__u32 hash = ovs_jhash(ctx_hash(ctx), basis);
 
 	pkt->key.dp_hash = hash ? hash : 1;
-	pkt->dirty |= OVS_DIRTY_META;
+	pkt->cpu.dirty |= OVS_DIRTY_META;
 }
 
 /*

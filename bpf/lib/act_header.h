@@ -87,7 +87,7 @@ static __always_inline int ovs_set_mpls(struct ovs_ctx *ctx,
 	lse = OVS_MASKED(lse, value, mask);
 	if (ovs_store_lse(ctx, off, lse))
 		return OVS_DROP_SET;
-	pkt->dirty |= OVS_DIRTY_MPLS;
+	pkt->cpu.dirty |= OVS_DIRTY_MPLS;
 	pkt->key.mpls_lse[0] = lse;
 	return 0;
 }

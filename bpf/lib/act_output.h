@@ -70,7 +70,7 @@ static __always_inline void ovs_output(struct ovs_ctx *ctx,
 {
 	__u32 ifindex, reason;
 
-	pkt->sent = 1;
+	pkt->list.sent = 1;
 	ifindex = ovs_output_dev(ctx, pkt, port_no, &reason);
 	if (ifindex) {
 		if (ctx_output_copy(ctx, ifindex) >= 0)

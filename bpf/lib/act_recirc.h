@@ -128,7 +128,7 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
 	__u32 mark, now = 0;
 	long err;
 
-	mark = ovs_slot_take(run->cpu, pc ? &pkt->since : &now, &slot);
+	mark = ovs_slot_take(run->cpu, pc ? &pkt->list.since : &now, &slot);
 	if (!mark || !slot)
 		return OVS_DROP_DEFER_FULL;
 	slot->pc = pc;

@@ -47,9 +47,9 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id,
 		return own ? ovs_defer(run, id, 0, pkt->flags) :
 			     OVS_DROP_SHARED;
 	pkt->recirc_depth++;
-	pkt->since = 0;
+	pkt->list.since = 0;
 	pkt->key.recirc_id = id;
-	pkt->next = OVS_STAGE_LOOKUP;
+	pkt->list.next = OVS_STAGE_LOOKUP;
 	return OVS_DROP_NONE;
 }
 
@@ -59,7 +59,7 @@ static __always_inline void ovs_userspace(struct ovs_ctx *ctx,
 {
 	__u32 reason;
 
-	pkt->sent = 1;
+	pkt->list.sent = 1;
 	pkt->upcall_cmd = OVS_PACKET_CMD_ACTION;
 	pkt->upcall_desc = desc;
 	reason = ovs_upcall(ctx, pkt);
@@ -77,8 +77,8 @@ static __always_inline long ovs_defer_rest(struct ovs_run *run, __u32 pc)
 {
 	struct ovs_pkt *pkt = run->pkt;
 
-	pkt->copies = 0;
-	pkt->pc = pc;
+	pkt->list.copies = 0;
+	pkt->list.pc = pc;
 	return ovs_defer(run, 0, pc, pkt->flags) ? 0 :
 	       ovs_end(pkt, OVS_DROP_NONE);
 }
@@ -102,8 +102,8 @@ static __always_inline void ovs_copy(struct ovs_run *run, __u32 id, __u32 pc,
 	struct ovs_pkt *pkt = run->pkt;
 	__u32 err = ovs_may_copy(pkt, !pc);
 
-	pkt->sent = 1;
-	pkt->copies++;
+	pkt->list.sent = 1;
+	pkt->list.copies++;
 	if (!err)
 		err = ovs_defer(run, id, pc, flags | OVS_PKT_F_COPY);
 	if (err)
@@ -184,7 +184,7 @@ static __always_inline long ovs_change(struct ovs_run *run,
 		break;
 	case OVS_OP_CLONE:
 		copy_pc = at;
-		pkt->pc += insn.imm;
+		pkt->list.pc += insn.imm;
 		break;
 	case OVS_OP_PUSH_VLAN:
 		err = ovs_push_vlan(ctx, pkt, insn.arg, insn.imm);
@@ -211,14 +211,14 @@ static __always_inline long ovs_change(struct ovs_run *run,
 		err = ovs_dec_ttl(ctx, pkt);
 		if (err == OVS_DROP_TTL && insn.imm)
 			return 0;
-		pkt->pc += (__u32)ovs_operand(at);
+		pkt->list.pc += (__u32)ovs_operand(at);
 		break;
 	}
 	if (unlikely(err))
 		return ovs_end(pkt, err);
 	if (insn.op != OVS_OP_RECIRC && !copy_pc)
 		return 0;
-	if (unlikely(pkt->copies >= OVS_MAX_COPIES))
+	if (unlikely(pkt->list.copies >= OVS_MAX_COPIES))
 		return ovs_defer_rest(run, pc);
 	ovs_copy(run, copy_id, copy_pc, copy_flags);
 	if (copy_flags)		/* the truncation was for this copy alone */
@@ -231,14 +231,14 @@ static __always_inline long ovs_step(struct ovs_run *run, const int own)
 {
 	struct ovs_ctx *ctx = run->ctx;
 	struct ovs_pkt *pkt = run->pkt;
-	__u32 pc = pkt->pc, at = pc + 1, err;
+	__u32 pc = pkt->list.pc, at = pc + 1, err;
 	struct ovs_insn insn, *word;
 
 	word = bpf_map_lookup_elem(&ovs_acts, &pc);
 	if (!word)
 		return ovs_end(pkt, OVS_DROP_BAD_INSN);
 	insn = *word;
-	pkt->pc = at + insn.len;
+	pkt->list.pc = at + insn.len;
 	if (unlikely(pkt->stale) && ovs_wants_fresh(insn.op, pkt->stale)) {
 		err = ovs_refresh(ctx, pkt);
 		if (err)
@@ -253,7 +253,7 @@ static __always_inline long ovs_step(struct ovs_run *run, const int own)
 		ovs_output_last(ctx, pkt, insn.imm, own);
 		return 1;
 	case OVS_OP_END:
-		return ovs_end(pkt, pkt->sent ? OVS_DROP_NONE :
+		return ovs_end(pkt, pkt->list.sent ? OVS_DROP_NONE :
 						OVS_DROP_EXPLICIT);
 	case OVS_OP_DROP:
 		return ovs_end(pkt, insn.imm ? OVS_DROP_ACTION_ERROR :
@@ -275,15 +275,15 @@ static __always_inline long ovs_step(struct ovs_run *run, const int own)
 		ovs_trunc(ctx, pkt, insn.imm);
 		return 0;
 	case OVS_OP_JUMP:
-		pkt->pc += insn.imm;
+		pkt->list.pc += insn.imm;
 		return 0;
 	case OVS_OP_SAMPLE:
 		if (!ovs_sampled(insn.imm))
-			pkt->pc += (__u32)ovs_operand(at);
+			pkt->list.pc += (__u32)ovs_operand(at);
 		return 0;
 	case OVS_OP_CHECK_PKT_LEN:
 		if (ovs_longer(ctx, pkt, insn.imm))
-			pkt->pc += (__u32)ovs_operand(at);
+			pkt->list.pc += (__u32)ovs_operand(at);
 		return 0;
 	case OVS_OP_HASH:
 		ovs_hash(ctx, pkt, insn.imm);
@@ -293,7 +293,7 @@ static __always_inline long ovs_step(struct ovs_run *run, const int own)
 			return 0;
 		if (!insn.len)
 			return ovs_end(pkt, OVS_DROP_METER);
-		pkt->pc += (__u32)ovs_operand(at);
+		pkt->list.pc += (__u32)ovs_operand(at);
 		ovs_count_drop(pkt->bridge, OVS_DROP_METER);
 		return 0;
 	}
@@ -308,7 +308,7 @@ static long ovs_step_own(__u32 i, struct ovs_run *run)
 
 	if (ovs_step(run, 1))
 		return 1;
-	pc = run->pkt->pc;
+	pc = run->pkt->list.pc;
 	word = bpf_map_lookup_elem(&ovs_acts, &pc);
 	if (!word || word->op != OVS_OP_OUTPUT_LAST)
 		return 0;
@@ -322,8 +322,8 @@ static long ovs_step_shared(__u32 i, struct ovs_run *run)
 }
 
 /*
- * Run the instructions at `pkt->pc`; the program returns the result.  `own`:
- * the packet is known not to be shared.  A program that writes into packets
+ * Run the instructions at pc; the program returns the result.  `own`: the
+ * packet is known not to be shared.  A program that writes into packets
  * begins with what the verifier puts there: the packet's head is copied where
  * it is another one's, too, which a shared packet must not meet.
  */
@@ -334,14 +334,14 @@ static __always_inline int ovs_run_acts(struct ovs_ctx *ctx,
 	struct ovs_run run = { .ctx = ctx, .cpu = cpu, .pkt = pkt };
 
 	pkt->drop = OVS_DROP_BAD_INSN;	/* the end is never met */
-	pkt->next = 0;
+	pkt->list.next = 0;
 	pkt->verdict = CTX_DROP;
 	if (own)
 		bpf_loop(OVS_MAX_INSNS, ovs_step_own, &run, 0);
 	else
 		bpf_loop(OVS_MAX_INSNS, ovs_step_shared, &run, 0);
-	if (pkt->next)
-		return ovs_stage(ctx, cpu, pkt, pkt->next);
+	if (pkt->list.next)
+		return ovs_stage(ctx, cpu, pkt, pkt->list.next);
 	return ovs_exit(cpu, pkt, pkt->verdict);
 }
 

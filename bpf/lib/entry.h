@@ -21,10 +21,10 @@
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
  * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
- * recirc_depth, stale, drop, cutlen, copies, family, flags and since; when it is
- * not parsed, zero in w[1] and w[4], too, else what ovs_parse() would fill in.
- * Everything else is either written by the later stages before they read it,
- * or, like `dirty`, kept from packet to packet.
+ * recirc_depth, stale, drop, cutlen, family, flags, list.copies and list.since;
+ * when it is not parsed, zero in w[1] and w[4], too, else what ovs_parse() would
+ * fill in.  Everything else is either written by the later stages before they
+ * read it or, that is `cpu`, kept from packet to packet.
  * Every program that ends a packet's way gives the level back.
  */
 #ifndef OVS_ENTRY_H
@@ -89,10 +89,10 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 	pkt->stale = 0;
 	pkt->drop = 0;
 	pkt->cutlen = 0;
-	pkt->copies = 0;
+	pkt->list.copies = 0;
 	pkt->family = 0;
 	pkt->flags = 0;
-	pkt->since = 0;
+	pkt->list.since = 0;
 	pkt->exact = 0;
 	return pkt;
 }
@@ -201,12 +201,12 @@ static __always_inline int ovs_entry_run(struct ovs_ctx *ctx, __u32 bridge,
 	}
 	pkt = ovs_entry_state(cpu, level, bridge, port_no);
 	ovs_frame_store(&f, pkt);
-	if (unlikely(pkt->dirty))
+	if (unlikely(pkt->cpu.dirty))
 		goto call;
 	ovs_entry_count(ctx, cpu, bridge, id, &f);
 	pkt->flow = id;
-	pkt->pc = pc;
-	pkt->sent = 0;
+	pkt->list.pc = pc;
+	pkt->list.sent = 0;
 	stage = OVS_STAGE_ACT;
 	goto call;
 

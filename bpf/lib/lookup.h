@@ -248,7 +248,7 @@ __noinline __u32 ovs_cls_same_more(struct ovs_pkt *pkt, __u32 dnext,
 
 /*
  * Whether the flow that `edge` names matches in all bits of its mask; where
- * its actions begin goes to pkt->pc.
+ * its actions begin goes to pkt->list.pc.
  *
  * @cached: the edge is not from a tree of the packet's bridge
  */
@@ -277,7 +277,7 @@ static __always_inline int ovs_cls_same(struct ovs_pkt *pkt,
 	}
 	if (diff)
 		return 0;
-	pkt->pc = f->acts;
+	pkt->list.pc = f->acts;
 	return !d->next || ovs_cls_same_more(pkt, d->next, f->next);
 }
 
@@ -432,25 +432,25 @@ __noinline int ovs_cache_judge(struct ovs_pkt *pkt)
 
 	if (!pkt)
 		return 0;
-	asked = pkt->cache_period - pkt->cache_hits;
+	asked = pkt->cpu.cache_period - pkt->cpu.cache_hits;
 	if (asked > OVS_CACHE_PERIOD / 64)
-		pkt->cache_depth = pkt->cache_probes * 16 / asked;
-	pkt->cache_period = OVS_CACHE_PERIOD;
-	if (!pkt->cache_on) {
-		pkt->cache_on = pkt->cache_depth > OVS_CACHE_COST;
-	} else if ((__u64)pkt->cache_hits * pkt->cache_depth >
+		pkt->cpu.cache_depth = pkt->cpu.cache_probes * 16 / asked;
+	pkt->cpu.cache_period = OVS_CACHE_PERIOD;
+	if (!pkt->cpu.cache_on) {
+		pkt->cpu.cache_on = pkt->cpu.cache_depth > OVS_CACHE_COST;
+	} else if ((__u64)pkt->cpu.cache_hits * pkt->cpu.cache_depth >
 		   OVS_CACHE_PERIOD * OVS_CACHE_COST) {
-		pkt->cache_wait = 0;
+		pkt->cpu.cache_wait = 0;
 	} else {
-		pkt->cache_on = 0;
-		pkt->cache_wait = pkt->cache_wait * 2 ?: 1;
-		if (pkt->cache_wait > OVS_CACHE_REST)
-			pkt->cache_wait = OVS_CACHE_REST;
-		pkt->cache_period *= pkt->cache_wait;
+		pkt->cpu.cache_on = 0;
+		pkt->cpu.cache_wait = pkt->cpu.cache_wait * 2 ?: 1;
+		if (pkt->cpu.cache_wait > OVS_CACHE_REST)
+			pkt->cpu.cache_wait = OVS_CACHE_REST;
+		pkt->cpu.cache_period *= pkt->cpu.cache_wait;
 	}
-	pkt->cache_left = pkt->cache_period;
-	pkt->cache_hits = 0;
-	pkt->cache_probes = 0;
+	pkt->cpu.cache_left = pkt->cpu.cache_period;
+	pkt->cpu.cache_hits = 0;
+	pkt->cpu.cache_probes = 0;
 	return 0;
 }
 
@@ -489,7 +489,7 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines, __u32 desc)
 		return 0;
 	pkt->probes = 1;
 	pkt->cached = 1;
-	pkt->cache_hits++;
+	pkt->cpu.cache_hits++;
 	return edge;
 }
 
@@ -529,18 +529,18 @@ static __always_inline __u32 ovs_classify(struct ovs_pkt *pkt)
 		return 0;
 	lines = OVS_READ_ONCE(root->cache);
 	if (lines) {
-		if (!pkt->cache_left)
+		if (!pkt->cpu.cache_left)
 			ovs_cache_judge(pkt);
-		pkt->cache_left--;
-		if (pkt->cache_on)
+		pkt->cpu.cache_left--;
+		if (pkt->cpu.cache_on)
 			edge = ovs_cache_find(pkt, lines,
 					      OVS_READ_ONCE(root->desc));
 	}
 	if (!edge) {
 		edge = ovs_cls_forest(pkt, root);
 		if (lines) {
-			pkt->cache_probes += pkt->probes;
-			if (edge && pkt->cache_on)
+			pkt->cpu.cache_probes += pkt->probes;
+			if (edge && pkt->cpu.cache_on)
 				ovs_cache_store(pkt, lines, edge);
 		}
 	}

@@ -115,16 +115,16 @@ __noinline int ovs_parse(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 #pragma unroll
 	for (int i = 6; i < 15; i++)
 		key->w[i] = 0;
-	if (unlikely(pkt->dirty & OVS_DIRTY_MPLS)) {
+	if (unlikely(pkt->cpu.dirty & OVS_DIRTY_MPLS)) {
 		key->w[23] = 0;
 		key->w[24] = 0;
-		pkt->dirty &= ~OVS_DIRTY_MPLS;
+		pkt->cpu.dirty &= ~OVS_DIRTY_MPLS;
 	}
-	if (unlikely(pkt->dirty & OVS_DIRTY_NSH)) {
+	if (unlikely(pkt->cpu.dirty & OVS_DIRTY_NSH)) {
 		key->w[25] = 0;
 		key->w[26] = 0;
 		key->w[27] = 0;
-		pkt->dirty &= ~OVS_DIRTY_NSH;
+		pkt->cpu.dirty &= ~OVS_DIRTY_NSH;
 	}
 	pkt->l3_off = 0;
 	pkt->l4_off = 0;

@@ -43,7 +43,7 @@ static __always_inline void ovs_parse_mpls(struct ovs_parser *p)
 		.ctx = p->ctx, .key = &p->pkt->key, .off = p->off,
 	};
 
-	p->pkt->dirty |= OVS_DIRTY_MPLS;
+	p->pkt->cpu.dirty |= OVS_DIRTY_MPLS;
 	p->pkt->l3_off = p->off;
 	bpf_loop(MPLS_MAX_LABELS, ovs_parse_lse, &mpls, 0);
 	p->pkt->key.mpls_labels = mpls.labels;
@@ -56,7 +56,7 @@ static __always_inline void ovs_parse_nsh(struct ovs_parser *p)
 	__u32 word, len;
 	__u8 *nsh;
 
-	p->pkt->dirty |= OVS_DIRTY_NSH;
+	p->pkt->cpu.dirty |= OVS_DIRTY_NSH;
 	p->pkt->l3_off = p->off;
 	nsh = ovs_parse_at(p, NSH_BASE_HLEN);
 	if (!nsh)

@@ -135,7 +135,7 @@ class ClsObject:
             self._obj.map_fd("test_pkt"), bytes(4),
             self._obj.map_info("test_pkt").lookup_size)
         assert value is not None
-        at = abi.PKT["cache_on"].offset
+        at = abi.PKT["cpu"].offset + abi.PKT_CPU["cache_on"].offset
         return any(value[i + at] for i in range(0, len(value), abi.PKT.size))
 
     def bound(self) -> int:

@@ -28,7 +28,7 @@ static __always_inline struct ovs_pkt *test_pkt(__u32 i)
 	pkt->l3_off = pkt->l4_off = 0xa5a5;
 	pkt->l4_proto = pkt->routing = 0xa5;
 	pkt->stale = 0;
-	pkt->dirty = 0;
+	pkt->cpu.dirty = 0;
 	return pkt;
 }
 

@@ -446,21 +446,20 @@ def test_a_slot_that_is_not_armed(dp: Datapath) -> None:
     view[6 * abi.SLOT.size] = 0
 
 
-def put_in_flight(dp: Datapath, **fields: int) -> None:
-    """Makes that the state of a packet at the first level, on all CPUs."""
+def put_in_flight(dp: Datapath, pc: int = 0, **fields: int) -> None:
+    """Makes this the state of a packet at the first level, on all CPUs; no
+    packet is in flight without fields."""
     info = dp.obj.map_info("ovs_cpu")
     value = bytearray(info.slot_size)
     if fields:
-        abi.CPU.struct.pack_into(value, 0, 1, *bytes(8), b"", _state(fields))
+        state = bytearray(abi.PKT.size)
+        for name, number in fields.items():
+            state[abi.PKT[name].slice] = U32.pack(number)
+        at = abi.PKT["list"].offset + abi.PKT_LIST["pc"].offset
+        U32.pack_into(state, at, pc)
+        abi.CPU.struct.pack_into(value, 0, 1, *bytes(8), b"", state)
     bpfsys.map_update(dp.obj.map_fd("ovs_cpu"), bytes(4),
                       bytes(value) * bpfsys.possible_cpus())
-
-
-def _state(fields: dict[str, int]) -> bytes:
-    state = bytearray(abi.PKT.size)
-    for name, number in fields.items():
-        state[abi.PKT[name].slice] = U32.pack(number)
-    return bytes(state)
 
 
 @pytest.mark.parametrize("taken", [False, True])
@@ -472,7 +471,7 @@ def test_a_late_packet_frees_its_own_slot(dp: Datapath, taken: bool) -> None:
     mark = arm(dp, slot, pc, meta_key(), 3)
     if taken:
         arm(dp, slot, pc, meta_key(), 4)
-    put_in_flight(dp, bridge=BRIDGE, slot=mark, pc=pc)
+    put_in_flight(dp, pc, bridge=BRIDGE, slot=mark)
     try:
         verdict = dp.run(SYN, "ovs_act_own").retval
         assert verdict == TC_ACT_REDIRECT

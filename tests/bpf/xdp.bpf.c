@@ -30,10 +30,10 @@ int t_xdp(struct xdp_md *ctx)
 	pkt->key.w[4] = 0;
 	pkt->key.w[5] = 0;
 	pkt->bridge = 0;
-	if (pkt->dirty) {
+	if (pkt->cpu.dirty) {
 		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
 			pkt->key.w[i] = 0;
-		pkt->dirty = 0;
+		pkt->cpu.dirty = 0;
 	}
 	if (ovs_frame_parse(ctx, &f))
 		ovs_frame_store(&f, pkt);
