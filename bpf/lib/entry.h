@@ -21,10 +21,10 @@
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
  * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
- * recirc_depth, stale, drop, cutlen, family, flags, list.copies and list.since;
- * when it is not parsed, zero in w[1] and w[4], too, else what ovs_parse() would
- * fill in.  Everything else is either written by the later stages before they
- * read it or, that is `cpu`, kept from packet to packet.
+ * recirc_depth, stale, drop, cutlen, family, flags, list.copies and
+ * list.since; when it is not parsed, zero in w[1] and w[4], too, else what
+ * ovs_parse() would fill in.  Everything else is either written by the later
+ * stages before they read it or, as `cpu`, kept from packet to packet.
  * Every program that ends a packet's way gives the level back.
  */
 #ifndef OVS_ENTRY_H
@@ -50,8 +50,8 @@ static __always_inline int ovs_entry_drop(__u32 bridge, __u32 reason)
 
 /*
  * Whose port a device is.  ovs_devs knows, but its hash is the most expensive
- * thing in the entry; what it said last is kept, and holds while ovs_ports has the
- * device under that number.
+ * thing in the entry; what it said last is kept, and holds while ovs_ports has
+ * the device under that number.
  */
 static __always_inline int ovs_entry_port(struct ovs_cpu *cpu, __u32 ifindex,
 					  __u32 *port_no)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The cache of exact matches in front of the classifier (abi.h, struct
- * ovs_exact): the entry looks in it, and stage RX fills in what it missed.  A
- * line is taken by the packet that was missed there last.
+ * The cache of exact matches in front of the classifier (struct ovs_exact of
+ * abi_classifier.h): the entry looks in it, and stage RX fills in what it
+ * missed.  A line is taken by the packet that was missed there last.
  *
  * It pays when packets come again before others have taken their lines.  So it
  * is judged when it has missed twice as often as it has lines, and rests when

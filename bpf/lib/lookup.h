@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Megaflow lookup: the reader of the hash decision forest that abi.h
- * describes.  Global functions, so that the verifier looks at each one once,
- * whatever calls it.
+ * Megaflow lookup: the reader of the hash decision forest that
+ * abi_classifier.h describes.  Global functions, so that the verifier looks at
+ * each one once, whatever calls it.
  *
  * The provider changes the forest meanwhile.  Every word that leads on is
  * read once, and what it leads to stays as it is until this program has ended

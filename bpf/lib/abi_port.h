@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The part of abi.h that is about ports and bridges. */
+#ifndef OVS_ABI_PORT_H
+#define OVS_ABI_PORT_H
+
+#include <linux/types.h>
+
+#define OVS_MAX_PORTS		65536	/* DP_MAX_PORTS + 1 */
+#define OVS_MAX_BRIDGES		1024	/* 0: ports that no bridge owns */
+
+/*
+ * ovs_ports[port_no]: written by the provider, read by the programs.  Two words
+ * that are stored one by one, the second one last when a port comes and first
+ * when it goes.  It may change at any time, so that each is loaded once.
+ */
+#define OVS_PORT_F_USED		1
+#define OVS_PORT_F_INTERNAL	2	/* ifindex is the hidden end's */
+#define OVS_PORT_F_L3		4	/* carries no Ethernet header */
+#define OVS_PORT_F_VETH		8	/* hands GSO packets on as they are */
+struct ovs_port {
+	__u32 ifindex;		/* where packets of this port are sent */
+	__u32 mtu;		/* largest layer-3 packet; 0: no limit */
+	__u16 bridge;
+	__u8 flags;		/* OVS_PORT_F_* */
+	__u8 pad;
+	__u32 pad2;
+};
+
+_Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");
+
+#endif /* OVS_ABI_PORT_H */
