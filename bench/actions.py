@@ -225,7 +225,7 @@ ACTIONS: dict[int, tuple[Bench, ...]] = {
     u.OVS_ACTION_ATTR_CLONE: (
         Bench("clone, in place", nla(u.OVS_ACTION_ATTR_CLONE, nla_u32(
             u.OVS_ACTION_ATTR_OUTPUT, 99))),
-        Bench("clone, put off", nla(
+        Bench("clone, deferred", nla(
             u.OVS_ACTION_ATTR_CLONE, _PUSH_VLAN + nla_u32(
                 u.OVS_ACTION_ATTR_OUTPUT, 99)), repeat=FEW)),
     u.OVS_ACTION_ATTR_CHECK_PKT_LEN: (

@@ -133,7 +133,7 @@ int ovs_act_cast(struct ovs_ctx *ctx)
 	return ovs_act_as(ctx, ctx_is_shared_cast(ctx));
 }
 
-/* … shared with somebody: they leave it as it is. */
+/* … shared with its sender: they leave it as it is. */
 SEC("tc")
 int ovs_act_shared(struct ovs_ctx *ctx)
 {
@@ -148,7 +148,7 @@ int ovs_act_shared(struct ovs_ctx *ctx)
 	return ovs_run_acts(ctx, cpu, pkt, 0);
 }
 
-/* … nobody else's. */
+/* … not shared. */
 SEC("tc")
 int ovs_act_own(struct ovs_ctx *ctx)
 {

@@ -390,7 +390,7 @@ def main() -> int:
     ovs.daemon.daemonize_start()
     again = bool(served[0])
     if again:
-        # The monitor would end with a start that fails; what hinders it may
+        # The monitor would end with a start that fails; what prevents it may
         # pass.
         ovs.daemon.daemonize_complete()
         _reopen_log()

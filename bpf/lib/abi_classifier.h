@@ -93,10 +93,10 @@ struct ovs_values {
 };
 
 /*
- * A flow that this CPU found of late for exactly these key words, all that
- * differ among fresh packets whose headers ovs_frame_parse() knows.  It holds
- * while the flow has that stamp.  Those of IPv4 take the first cache line
- * alone.
+ * A flow that this CPU found recently for exactly these key words: all that can
+ * differ between packets from a port whose headers ovs_frame_parse() knows.  It
+ * is valid while the flow has that stamp.  One of IPv4 takes only the first
+ * cache line.
  */
 #define OVS_EXACT_LINES	4096
 struct ovs_exact {

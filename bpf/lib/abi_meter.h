@@ -13,8 +13,9 @@
  * A bucket has now * rate - spent, where `now` is CLOCK_MONOTONIC in ms, but
  * never more than burst * 1000: bits, or thousandths of packets.
  *
- * Who sets a band up writes `spent` last, and who takes from it reads `spent`
- * first: so nobody puts there what goes with another rate.
+ * The provider, setting a band up, writes `spent` last, and a program that
+ * takes from it reads `spent` first: so no value of one rate is stored with
+ * another.
  */
 #define OVS_METERS		(1 << 18)
 #define OVS_METER_EXTRA		(1 << 16)	/* 0 is not used */

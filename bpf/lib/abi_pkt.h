@@ -67,9 +67,9 @@ struct ovs_pkt_cpu {
 struct ovs_pkt {
 	struct ovs_key key;
 	__u32 bridge;
-	__u32 slot;		/* mark of the one to free at the exit; 0: none */
+	__u32 slot;		/* mark of that to free at the exit; 0: none */
 	__u32 flow;		/* id of the flow that matched */
-	__u32 cutlen;		/* bytes that OP_TRUNC cuts from the next copy */
+	__u32 cutlen;		/* bytes that TRUNC cuts from the next copy */
 	__u32 upcall_desc;	/* OP_USERSPACE descriptor */
 	__s32 verdict;		/* what the program returns */
 	__u32 probes;		/* hash probes of the last lookup */

@@ -35,7 +35,7 @@
  * use increments, so that a late packet of an earlier use is refused; from
  * bit 32 on a time in units of 2^20 ns, 0 in the provider's slots: that of
  * arming or, where `pc` says how a list goes on, when the first part of that
- * list was deferred.  So nothing is named long after it was found.  Arming is
+ * list was deferred: no slot names instructions for long.  Arming is
  * the last store before the packet is sent; the programs clear the bit when the
  * actions are done.
  */

@@ -54,7 +54,7 @@ enum ovs_drop_reason {
 	OVS_DROP_TRUNC,			/* a copy could not be cut */
 	OVS_DROP_TTL,			/* a TTL that ended */
 	OVS_DROP_METER,			/* a meter's band was exceeded */
-	OVS_DROP_SHARED,		/* somebody else's packet, too: no change */
+	OVS_DROP_SHARED,		/* the skb is shared: no change */
 	OVS_DROP_COPIES,		/* more than the copies of a packet may cause */
 	OVS_DROP_UPCALL_SHARE,		/* beyond the port's share: lost */
 	OVS_DROP_MAX = 64,

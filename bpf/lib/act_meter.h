@@ -17,8 +17,8 @@
 #define OVS_METER_TRIES	4
 
 /*
- * `spent` is never that far ahead of now * rate, but by what CPUs overdraw at
- * the same moment; what looks so was not used for 2^64 / rate ms.
+ * `spent` is ahead of now * rate only by what CPUs overdraw at the same moment,
+ * which is never that much; a bucket that looks so was idle for 2^64 / rate ms.
  */
 #define OVS_METER_DEBT	(1ULL << 48)
 
@@ -33,8 +33,8 @@ static __always_inline __u64 ovs_bucket(__u64 due, __u64 spent, __u64 size)
 }
 
 /*
- * Take a packet from a band's bucket; 0 when it has not got that much.  A CPU
- * that always meets another one takes it nonetheless: the bucket is in debt
+ * Take a packet from a band's bucket; 0 when it does not hold that much.  A CPU
+ * that loses every race for it takes it nonetheless: the bucket is in debt
  * then.
  */
 __noinline int ovs_meter_take(struct ovs_meter *band, __u64 now, __u32 len)
@@ -60,8 +60,8 @@ __noinline int ovs_meter_take(struct ovs_meter *band, __u64 now, __u32 len)
 
 /*
  * Whether a packet is more than meter `id` lets pass.  `now` is the time of
- * the last tick, in ms: where that is enough, nobody looks at the clock, which
- * costs as much as all the rest.
+ * the last tick, in ms: where that is enough, the clock is not read, which
+ * would cost as much as all the rest.
  */
 __noinline int ovs_meter(struct ovs_ctx *ctx, struct ovs_pkt *pkt, __u32 id,
 			 __u64 now)

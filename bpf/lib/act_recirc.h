@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * Recirculation, and copies that go their own way later: a slot of ovs_slots
- * takes what the packet cannot carry, and the copy enters again at the inject
- * device, where ovs_inject finds the slot by its mark.
+ * Recirculation, and copies that are deferred: a slot of ovs_slots takes the
+ * metadata that the packet cannot carry, and the copy enters again at the
+ * inject device, where ovs_inject finds the slot by its mark.
  */
 #ifndef OVS_ACT_RECIRC_H
 #define OVS_ACT_RECIRC_H
@@ -18,7 +18,7 @@
 				 * three tail calls, of which the kernel allows
 				 * 33 in a row */
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
-#define OVS_SLOT_STRIDE	128	/* where the CPUs begin, apart from another */
+#define OVS_SLOT_STRIDE	128	/* between where two CPUs begin to look */
 #define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;
 				 * core/actions/programs.py knows it, too */
 
@@ -165,8 +165,8 @@ static __always_inline int ovs_slot_is_deferred(__u32 mark)
 }
 
 /*
- * The slot that a mark names, or NULL when it is not armed for it.  What a
- * deferred copy is to run has gone when it comes too late.
+ * The slot that a mark names, or NULL when it is not armed for it.  Of a
+ * deferred copy that comes too late, the instructions may be gone.
  */
 static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)
 {

@@ -9,9 +9,16 @@
  * work with, and pushing Ethernet is writing the addresses.
  *
  * New headers come in by ctx_room_add(), as a part of the MAC header to the
- * kernel.  ctx_room_del(), which would take headers out, does so of IP packets
- * only; ctx_vlan_pop() does of every packet, 4 bytes at a time and its protocol
- * with them, once they look like VLAN tags.
+ * kernel.  Pushing an MPLS label:
+ *
+ *   as it came        |        dst src | 0800 | IP ...
+ *   ctx_room_add(4)   | xxxx | dst src | 0800 | IP ...
+ *   ovs_put_head()    | dst src | 8847 | xxxx | IP ...
+ *   its store         | dst src | 8847 | label | IP ...
+ *
+ * ctx_room_del(), which would take headers out, does so of IP packets only;
+ * ctx_vlan_pop() does of every packet, 4 bytes at a time and its protocol with
+ * them, once they look like VLAN tags.
  *
  * Taking two words (two MPLS labels) out in front of an IP header:
  *
@@ -27,6 +34,14 @@
  * A word goes with each pop, from where the type was, so that the two bytes of
  * the type move behind the last one: the labels' 8 bytes are the tags' 8 bytes
  * shifted by two.
+ *
+ * A frame below a label becomes the packet (ovs_uncover()); 14 bytes of
+ * Ethernet and 4 of the label are no whole words, so that two bytes come first:
+ *
+ *   as it came        |      dst src | 8847 | label | DST SRC | 0800 | IP ...
+ *   ctx_room_add(2)   | xx | dst src | 8847 | label | DST SRC | 0800 | IP ...
+ *   its addresses     | DST SRC | 20 bytes, five words         | 0800 | IP ...
+ *   ovs_take_out(5)   | DST SRC | 0800 | IP ...
  */
 #ifndef OVS_ACT_ROOM_H
 #define OVS_ACT_ROOM_H
@@ -36,7 +51,10 @@
 #define OVS_TYPE_OFF	(2 * ETH_ALEN)
 #define OVS_MAX_CUT	72	/* words of a header that is taken out */
 
-/* Bytes on one side of the headers' border: the sum of it begins there. */
+/*
+ * Bytes on one side of the end of the MAC header, where the sum over the packet
+ * begins.
+ */
 static __always_inline long ovs_store(struct ovs_ctx *ctx, __u32 off,
 				      const void *from, __u32 n)
 {
@@ -45,7 +63,7 @@ static __always_inline long ovs_store(struct ovs_ctx *ctx, __u32 off,
 	return ctx_store_csum(ctx, off, from, n);
 }
 
-/* Two bytes, as the border is between words. */
+/* Two bytes, as the MAC header ends between 16-bit words. */
 static __always_inline long ovs_store_word(struct ovs_ctx *ctx, __u32 off,
 					   __u16 word)
 {
@@ -53,8 +71,8 @@ static __always_inline long ovs_store_word(struct ovs_ctx *ctx, __u32 off,
 }
 
 /*
- * Whether there is a type at OVS_TYPE_OFF, and no tag; the type.  Tags and
- * LLC are nothing that a flow with such actions has.
+ * The type at OVS_TYPE_OFF, or 0 where there is a tag or LLC: no flow with such
+ * actions matches those.
  */
 static __always_inline __be16 ovs_plain_type(struct ovs_ctx *ctx)
 {
@@ -73,10 +91,10 @@ static long ovs_pop_tag(__u32 i, struct ovs_ctx **ctx)
 }
 
 /*
- * Take out the `n` words that were made look like tags, and let the
- * packet's protocol be the type behind them.  Two tags are pushed, of which the
- * first one gets into the frame: only then does the kernel look for more.
- * The last tag popped is the one that is beside the frame.
+ * Take out the `n` words that were made to look like tags, and make the type
+ * behind them the packet's protocol.  Two tags are pushed first, so that one is
+ * in the frame: only then does the kernel look for more there.  The last tag
+ * popped is the one beside the frame.
  */
 static __always_inline int ovs_cut(struct ovs_ctx *ctx, __u32 n)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * VLAN tags.  The outer tag is outside of the frame (ctx_vlan()), inner
- * ones are in it; the kernel's helpers move them in and out, which moves the
- * headers behind.  The key then waits for ovs_parse().
+ * VLAN tags.  The outer tag is outside of the frame (ctx_vlan()), inner ones
+ * are in it; the kernel's helpers move them in and out, which moves the
+ * headers behind.  The key is then stale until ovs_parse().
  */
 #ifndef OVS_ACT_VLAN_H
 #define OVS_ACT_VLAN_H

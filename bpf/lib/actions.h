@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * The interpreter of a flow's actions: one bpf_loop() over the instructions
- * in ovs_acts.  What takes much of the verifier is a global function, which
- * is verified by itself.  No action leads to another program but the last
- * one, when that is a recirculation: the kernel ends a way of more than 33
- * tail calls, which a list of actions must not meet.  A packet that is about
- * to meet it goes on as a deferred one.
+ * in ovs_acts.  What is expensive to verify is a global function, which is
+ * verified on its own.  No action leads to another program but the last one,
+ * when that is a recirculation: the kernel allows 33 tail calls in a row, a
+ * limit that no list of actions may reach.  A packet that is about to reach it
+ * is deferred.
  */
 #ifndef OVS_ACTIONS_H
 #define OVS_ACTIONS_H
@@ -53,7 +53,7 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id,
 	return OVS_DROP_NONE;
 }
 
-/* Hand a copy up; when it is lost, that is counted and the list goes on. */
+/* Send an upcall; when it is lost, that is counted and the list goes on. */
 static __always_inline void ovs_userspace(struct ovs_ctx *ctx,
 					  struct ovs_pkt *pkt, __u32 desc)
 {

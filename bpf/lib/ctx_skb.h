@@ -11,8 +11,8 @@ static __always_inline struct sk_buff *ctx_kernel(const struct ovs_ctx *ctx)
 }
 
 /*
- * Whether somebody else has the packet itself, too, and not a clone of it, as
- * pktgen does.  The kernel's own receivers begin with skb_share_check(); a
+ * Whether the skb itself, and not a clone of it, is shared with its sender, as
+ * by pktgen.  The kernel's own receivers begin with skb_share_check(); a
  * helper that finds it has to copy the head of such a packet, as any may that
  * changes a packet, and bpf_clone_redirect() always does, ends in a BUG() of
  * pskb_expand_head().
@@ -168,9 +168,9 @@ static __always_inline long ctx_trim(struct ovs_ctx *ctx, __u32 len)
 }
 
 /*
- * Send a copy.  The helper copies the head of the packet that stays, for the
- * sake of programs that write into it, which costs more than all the rest; the
- * kernel has no other one that sends a clone.
+ * Send a copy.  The helper unclones the packet that stays, for the sake of
+ * programs that write into it, which costs more than all the rest; the kernel
+ * has no other helper that sends a clone.
  */
 static __always_inline long ctx_output_copy(struct ovs_ctx *ctx,
 					    __u32 ifindex)

@@ -5,9 +5,9 @@
  * missed.  A line is taken by the packet that was missed there last.
  *
  * It pays when packets come again before others have taken their lines.  So it
- * is judged when it has missed twice as often as it has lines, and rests when
- * there were more misses than hits: a hit saves more than a miss costs.  It
- * rests each time for longer.
+ * is judged when it has missed twice as often as it has lines, and is left
+ * alone for a while when there were more misses than hits: a hit saves more
+ * than a miss costs.  That while becomes longer each time.
  */
 #ifndef OVS_EXACT_H
 #define OVS_EXACT_H
@@ -19,8 +19,8 @@
 #define OVS_EXACT_MAX_WAIT	6	/* rests become 2^6 times as long */
 
 /*
- * The line of a frame.  Fields that most packets differ in; who makes them
- * collide makes them miss, no more.
+ * The line of a frame, by fields that most packets differ in.  A sender who
+ * makes its packets collide makes them miss, no more.
  */
 static __always_inline __u32 ovs_exact_line(const struct ovs_frame *f,
 					    __u32 port)

@@ -412,7 +412,7 @@ static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt,
 }
 
 /*
- * The cache: edges of flows that this CPU found of late, two to a set, the
+ * The cache: edges of flows that this CPU found recently, two to a set, the
  * newer one first, four sets to a line.  The hash is over all bits that the
  * bridge's masks have; what is found is compared like any other flow, so that
  * nothing need be removed from it.
@@ -420,7 +420,7 @@ static __always_inline __u64 ovs_cls_forest(struct ovs_pkt *pkt,
  * It pays when flows are deep in their trees and few of them are in use, and
  * costs otherwise.  So it is judged after each period of OVS_CACHE_PERIOD
  * lookups: what the hits saved, in probes, against what looking in it costs.
- * When it did not pay it rests, each time for longer.
+ * When it did not pay it is left alone, each time for longer.
  */
 #define OVS_CACHE_PERIOD	8192
 #define OVS_CACHE_REST		32	/* periods at most */

@@ -9,7 +9,7 @@
 
 #include "common.h"
 
-/* Packets in flight on this CPU.  Programs alone. */
+/* Packets in flight on this CPU.  Used by programs only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -57,8 +57,8 @@ struct {
 } ovs_upcalls SEC(".maps");
 
 /*
- * Who has how much in ovs_upcalls and behind it, by port, and all together at
- * the end.  Programs take and refuse, the provider gives back.
+ * How much each port has in ovs_upcalls and behind it; the last element is the
+ * sum of all.  Programs take and refuse, the provider gives back.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

@@ -47,7 +47,7 @@ struct {
 	__type(value, struct ovs_root);
 } ovs_roots SEC(".maps");
 
-/* Flows found of late, edges by a hash of the key.  Programs alone. */
+/* Flows found recently, edges by a hash of the key.  Used by programs only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, OVS_CACHE_LINES);
@@ -55,7 +55,7 @@ struct {
 	__type(value, __u64[8]);
 } ovs_cls_cache SEC(".maps");
 
-/* Packets found of late, by a hash of the key.  Programs alone. */
+/* Packets seen recently, by a hash of the key.  Used by programs only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, OVS_EXACT_LINES);

@@ -89,8 +89,8 @@ static __noinline void ovs_upcall_fill(struct ovs_ctx *ctx,
 })
 
 /*
- * Bytes that go up: what truncation leaves, unless the provider needs all of
- * them to finish a checksum or to cut segments.
+ * Bytes of the packet in an upcall: what truncation leaves, unless the provider
+ * needs all of them to finish a checksum or to cut segments.
  */
 static __always_inline __u32 ovs_upcall_len(struct ovs_ctx *ctx,
 					    struct ovs_pkt *pkt)
@@ -104,7 +104,7 @@ static __always_inline __u32 ovs_upcall_len(struct ovs_ctx *ctx,
 	return len > cut ? len - cut : 1;
 }
 
-/* An SCTP GSO packet: only its buffers tell what is to be which packet. */
+/* An SCTP GSO packet: only its buffers tell where each packet begins. */
 static __always_inline __u32 ovs_upcall_sctp(struct ovs_ctx *ctx,
 					     struct ovs_pkt *pkt)
 {
@@ -174,8 +174,9 @@ static __always_inline int ovs_upcall_beyond(const struct ovs_upcall_use *port,
 }
 
 /*
- * Hand a copy up, for the miss or the action that `pkt` tells of.  Returns 0,
- * or OVS_DROP_* when it is lost, which is counted among the lost only.
+ * Send an upcall, for the miss or the action that `pkt` tells of.  Returns 0,
+ * or OVS_DROP_* when it is lost; here it is counted as lost, and by the caller
+ * as a drop.
  */
 __noinline int ovs_upcall(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 {

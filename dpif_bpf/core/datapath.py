@@ -316,7 +316,7 @@ class Datapath:
         """OVS_VPORT_CMD_DEL, and the end of a port whose device has gone.
 
         Its flows stay, as in the kernel: their owner deletes them.  The
-        record goes last: a provider that takes over amid this finds what
+        record goes last: a provider that takes over meanwhile finds what
         is left of the port, and not a hook that belongs to none.
         """
         self.vports.remove(port)

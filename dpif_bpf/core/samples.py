@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples for the psample family: OVS_ACTION_ATTR_PSAMPLE.
 
-The programs hand a copy up like an upcall; here it becomes a message to
+The programs send a copy like an upcall; here it becomes a message to
 whoever listens to the kernel's psample family, as execute_psample() of Linux
 net/openvswitch/actions.c sends it.
 """

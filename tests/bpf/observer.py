@@ -193,7 +193,7 @@ class Observer:
             wanted = [replace(event, priority=0) for event in wanted]
         reports = [_report_of(message) for message in messages]
         if expected.late:
-            # Copies that are put off come out of order.
+            # Deferred copies come out of order.
             for events in found, wanted, reports, reports_wanted:
                 events.sort(key=repr)
         where = f"port {packet.in_port}, {packet.frame.hex()}"

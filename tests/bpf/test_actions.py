@@ -295,7 +295,7 @@ def check(dp: Datapath, frame: bytes, actions: bytes, parsed: Extract,
     delta = {r: after[r] - before.get(r, 0) for r in after
              if after[r] != before.get(r, 0)}
     where = f"packet {frame.hex()}, {actions.hex()}: {delta} "
-    # A copy that is put off comes later.
+    # A deferred copy comes later.
     assert sorted(got.outputs) == sorted(expected.outputs), where
     wanted = sorted((event for event in expected.events
                      if isinstance(event, oracle.Upcall)),

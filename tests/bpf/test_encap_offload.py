@@ -103,7 +103,7 @@ def test_gso_there_and_back(dp: Datapath, actions: bytes) -> None:
     (PUSH + PUSH + pop_mpls(0x8847) + output(2), DropReason.GSO),
     # A copy that waits for the inject device comes back as MPLS.
     (PUSH + recirc(5) + output(2), DropReason.GSO),
-], ids=["pop to a label", "put off"])
+], ids=["pop to a label", "deferred"])
 def test_gso_that_cannot_be(dp: Datapath, actions: bytes,
                             reason: DropReason) -> None:
     frame, vnet = gso(V4 / TCP(flags="A") / BIG, TCPV4, SIZE)

@@ -381,7 +381,7 @@ def test_source_that_does_not_compile(files: Files, tmp_path: Path) -> None:
         wrong.close()
 
 
-def test_signals_do_not_hinder_a_load(shipped_object: None) -> None:
+def test_signals_do_not_prevent_a_load(shipped_object: None) -> None:
     """The verifier gives up at a pending signal, however often it is asked
     while they come faster than it is done."""
     ticks = 0

@@ -2,9 +2,9 @@
 """Flow extract against OVS's own: what ovs-ofctl says of a capture.
 
 ovs-ofctl runs miniflow_extract() of lib/flow.c, which the userspace datapath
-uses and which ovs-vswitchd runs on what the datapath hands up.  It differs
-from the kernel datapath's key_extract(), which is ours: DIFFERENCES has each
-difference that is known, and why.
+uses and which ovs-vswitchd runs on packets of upcalls.  It differs from the
+kernel datapath's key_extract(), which is ours: DIFFERENCES has each difference
+that is known, and why.
 """
 
 from __future__ import annotations

@@ -363,7 +363,7 @@ def test_recirculation_of_a_copy(dp: Datapath) -> None:
     insn(Op.RECIRC_LAST, 5), insn(Op.RECIRC, 5) + insn(Op.END)],
     ids=["of the packet", "of copies"])
 def test_recirculation_has_a_limit(dp: Datapath, actions: bytes) -> None:
-    """And tail calls have none: on the way the packet is put off."""
+    """And tail calls have none: on the way the packet is deferred."""
     before = count(dp, DropReason.RECIRC_LIMIT)
     tail_calls = count(dp, DropReason.TAIL_CALL)
     flow = dp.add_flow(actions)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No program becomes dear for the verifier unnoticed."""
+"""No program becomes expensive to verify unnoticed."""
 
 from __future__ import annotations
 

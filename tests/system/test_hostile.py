@@ -62,7 +62,7 @@ def other_type(size: int) -> bytes:
 def test_frame_that_no_attribute_holds(
         lab: Lab, write: Callable[[bytes, bytes], None]) -> None:
     """Longer than the MTU of the tap, as the kernel lets it be; it is lost
-    and counted, and one that can be held goes up."""
+    and counted, and one that can be held is an upcall."""
     big, sent = count(lab, "upcall_too_big"), count(lab, "upcall_sent")
     for number, size in enumerate((65535, 65518), 1):
         write(VNET_HDR_NONE, other_type(size))

@@ -51,7 +51,7 @@ def test_put_and_dumped(lab: Lab, hosts: list[Host], step: str,
 
 
 def test_every_copy_arrives(lab: Lab, hosts: list[Host]) -> None:
-    """More than one tail call each could make, and more than a list puts off
+    """More than one tail call each could make, and more than a list defers
     at a time; less than netdev_max_backlog."""
     one, two = hosts
     # The actions have a cookie, but none of ovs-vswitchd's.

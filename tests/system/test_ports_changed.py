@@ -371,7 +371,7 @@ def test_hidden_end_was_away(namespace: Namespace, ports: Ports,
 
 def test_hidden_end_moved_away(namespace: Namespace, ports: Ports,
                                elsewhere: Namespace) -> None:
-    """What is left of the pair does not hinder the next one."""
+    """What is left of the pair does not prevent the next one."""
     link = ports.create_internal("int0", HIDDEN)
     ports.start(link)
     namespace.ip(f"link set {HIDDEN} netns {elsewhere.pid}")

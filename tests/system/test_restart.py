@@ -165,7 +165,7 @@ def pinned(lab: Lab) -> list[str]:
 
 
 def test_changes_while_the_provider_is_away(own_lab: Lab) -> None:
-    """Devices that vanished or were renamed meanwhile do not hinder it."""
+    """Devices that vanished or were renamed meanwhile do not prevent it."""
     lab = own_lab
     lab.allowed += ["p2", "p3"]
     one, _two = two_hosts(lab)

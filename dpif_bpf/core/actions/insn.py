@@ -48,7 +48,7 @@ class PsampleDesc:
 
 
 Desc = UserspaceDesc | PsampleDesc
-"""What the provider must know of what OVS_OP_USERSPACE hands up."""
+"""What the provider must know of an upcall of OVS_OP_USERSPACE."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,7 @@ def numbered(registry: Registry, dp_ifindex: int) -> Datapath:
 def with_room(registry: Registry, call: Callable[[*_Args], _Result],
               *args: *_Args) -> _Result:
     """A call that does nothing when it raises ENOSPC: once more, if what
-    there is no room for can be had of what was removed of late."""
+    there is no room for can be had of what was removed recently."""
     try:
         return call(*args)
     except BackendError as error:

@@ -88,7 +88,7 @@ class Pairs:
 
     def _clear_unfinished(self, name: str, hidden: str) -> None:
         """Deletes pairs under these names that no port uses: what a provider
-        left that ended amid making or deleting one."""
+        left that ended while it made or deleted one."""
         for info in (self._rtnl.find(name=hidden),
                      self._rtnl.find(name=name)):
             if (info is not None and info.kind == "veth"

@@ -66,7 +66,7 @@ class Rtnl:
 
     def dump(self) -> list[rtnl.LinkInfo]:
         """All devices of our namespace, as of one moment if it can be had:
-        a dump amid which devices change may lack some that stay."""
+        a dump during which devices change may lack some that stay."""
         self._drain()           # one dump at a time, or EBUSY
         for _ in range(TRIES):
             links: list[rtnl.LinkInfo] = []

@@ -154,21 +154,29 @@ class _KeyPlan(_Plan):
 class _MaskPlan(_Plan):
     """A mask's plan.
 
-    An example.  The key holds ETHERTYPE 0x0800, IPV4 and TCP; whoever puts
+    An example.  The key holds ETHERTYPE 0x0800, IPV4 and UDP; whoever puts
     the flow sends a mask of the same three attributes.  The bytes of the mask
-    that IPV4 and TCP take mean something only where the type and the protocol
+    that IPV4 and UDP take mean something only where the type and the protocol
     are matched exactly, and which masks do that is seen from their values
     alone.  So the plan, made once for the layout, says where to look:
 
-    - ``eth`` has the bits of IPV4 and TCP: one of them set needs an exact
-      ETHERTYPE; ``proto`` those of TCP: one of them set needs an exact
+    - ``eth`` has the bits of IPV4 and UDP: one of them set needs an exact
+      ETHERTYPE; ``proto`` those of UDP: one of them set needs an exact
       protocol in IPV4.
     - ``never`` would have the bits of an attribute that the key has not got.
     - ``places`` moves the bytes into the image, as those of a key.
 
-    For each mask of this layout, three ANDs of big integers then check what
-    the kernel's match_validate() and ovs_nla_get_match() check attribute by
-    attribute, and one translate() makes the image.
+    Three masks of this layout::
+
+        ETHERTYPE  IPV4                  UDP
+        ffff       dst /24               -         good
+        ffff       dst /24, protocol ff  dst ffff  good
+        ffff       dst /24               dst ffff  EINVAL: a bit of ``proto``
+                                                   and no exact protocol
+
+    For each of them, some ANDs of big integers check what the kernel's
+    match_validate() and ovs_nla_get_match() check attribute by attribute, and
+    one translate() makes the image.
 
     :ivar exact: bits of the image that must be set
     :ivar tags: all bits and the CFI bit of the TCI of matched VLAN tags

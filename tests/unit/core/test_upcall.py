@@ -291,7 +291,7 @@ def test_sctp_packet_of_no_packets(per_cpu: Bench) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 8])
 def test_many_small_segments(per_cpu: Bench, size: int) -> None:
-    """The sender chose their size: so many go up, and no more."""
+    """The sender chose their size: there are so many upcalls, and no more."""
     large = bytes(Ether() / IP() / TCP() / Raw(bytes(65000)))
     per_cpu.record(packet=large, gso_size=size)
     assert counts(per_cpu) == (SEGMENTS, 1, 1, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UDP packets that go up as fragments, and big packets below NSH."""
+"""UDP packets whose upcalls are of fragments, and big packets below NSH."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SCTP GSO packets that go up as what they are to be cut into."""
+"""SCTP GSO packets, whose upcalls are of what they are to be cut into."""
 
 from __future__ import annotations
 
