@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -101,6 +102,7 @@ class Live:
     """A run.
 
     :param devices: that may become ports
+    :ivar datagram: the last one, and ``replies`` to it
     """
 
     def __init__(self, path: str, seed: int, devices: list[str]) -> None:
@@ -111,17 +113,20 @@ class Live:
         self.maker = Maker(rng, self.world, rare=20)
         self.damage = Damage(rng, self.maker)
         self.sent = 0
+        self.datagram = b""
+        self.replies: list[bytes] = []
         self.slowest = 0.
         self.answers: Counter[str] = Counter()
 
     def turn(self) -> None:
         if self.sent % LOOK == 0:
             self.look()
-        datagram = self.damage.datagram(8 * self.sent + 1)
+        self.replies = []
+        self.datagram = self.damage.datagram(8 * self.sent + 1)
         before = time.monotonic()
-        replies = self.provider.ask(datagram)
+        self.replies = self.provider.ask(self.datagram)
         self.slowest = max(self.slowest, time.monotonic() - before)
-        for code in Answers(replies).check(datagram):
+        for code in Answers(self.replies).check(self.datagram):
             self.answers[errno.errorcode.get(code, "-")] += 1
         self.sent += 1
 
@@ -172,9 +177,11 @@ def main() -> int:
                 told = time.monotonic()
                 print(live, flush=True)
         live.close()
-    except (AssertionError, OSError) as error:
+    except (AssertionError, OSError):
         print(f"{live}\n--seed={args.seed} failed in datagram {live.sent}:"
-              f" {error!r}", file=sys.stderr)
+              f" {live.datagram.hex()}", *(reply.hex() for reply in
+                                           live.replies), file=sys.stderr)
+        traceback.print_exc()
         return 1
     print(live)
     return 0
