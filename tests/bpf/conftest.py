@@ -49,3 +49,12 @@ def dp(datapath: Datapath) -> Iterator[Datapath]:
     yield datapath
     assert datapath.level() == 0, "a level of ovs_cpu leaked"
     assert not datapath.slots_armed(), "a slot leaked"
+
+
+@pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """All on one CPU: caches are a CPU's own."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    yield
+    os.sched_setaffinity(0, cpus)

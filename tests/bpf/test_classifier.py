@@ -193,15 +193,6 @@ def test_bound(obj: ClsObject) -> None:
     assert obj.bound() == 1
 
 
-@pytest.fixture
-def one_cpu() -> Iterator[None]:
-    """The cache is a CPU's own."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    yield
-    os.sched_setaffinity(0, before)
-
-
 PERIOD = 8192
 """OVS_CACHE_PERIOD of bpf/lib/lookup.h"""
 

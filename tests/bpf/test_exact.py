@@ -7,7 +7,6 @@ import os
 import random
 import struct
 import sys
-from collections.abc import Iterator
 
 import pytest
 from harness import TC_ACT_REDIRECT, TC_ACT_SHOT, Datapath, insn
@@ -30,15 +29,6 @@ ETH = Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02")
 FRAME = ETH / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(flags="A")
 FRAME6 = ETH / IPv6(src="2001:db8::1", dst="2001:db8::2") / TCP(flags="A")
 SET_MARK = insn(Op.SET_MARK, 9, data=struct.pack("=Q", 0xffffffff))
-
-
-@pytest.fixture
-def one_cpu() -> Iterator[None]:
-    """The cache is a CPU's own."""
-    cpus = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cpus)})
-    yield
-    os.sched_setaffinity(0, cpus)
 
 
 def exact(dp: Datapath) -> int:

@@ -96,7 +96,7 @@ def test_shared_stripes_count_atomically(shipped_object: None) -> None:
         assert struct.unpack_from("=Q", view, flow * 32)[0] == packets
 
 
-def test_datapath_statistics(dp: Datapath) -> None:
+def test_datapath_statistics(dp: Datapath, one_cpu: None) -> None:
     before = dp.dp_stats()
     dp.run(SYN)
     dp.add_flow(insn(Op.OUTPUT_LAST, 2))
