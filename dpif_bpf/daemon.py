@@ -253,7 +253,7 @@ class Daemon:
             dp = instance.dp
             lines.append(f"{dp.name}: generation"
                          f" {instance.plane.gen.number}")
-            names = dp.bridge_names()
+            names = dp.bridges.names()
             for port in sorted(dp.vports.by_no.values(),
                                key=lambda port: port.port_no):
                 link = port.link
@@ -287,7 +287,7 @@ class Daemon:
             f"{instance.dp.name} {names.get(bridge, '-')}"
             f" {reason.name.lower()}: {count}"
             for instance in self._chosen(argv)
-            for names in (instance.dp.bridge_names(),)
+            for names in (instance.dp.bridges.names(),)
             for bridge, drops in instance.drops().items()
             for reason, count in drops.items())
 
@@ -297,7 +297,7 @@ class Daemon:
             dp = instance.dp
             lines.append(f"{dp.name}:")
             lines += show(instance.plane.classifier.statistics(),
-                          dp.counters(), dp.bridge_names(),
+                          dp.counters(), dp.bridges.names(),
                           instance.plane.steps())
         return "\n".join(lines)
 

@@ -100,3 +100,18 @@ def failures(*steps: Callable[[], object]) -> list[DpifError]:
         except DpifError as error:
             raised.append(error)
     return raised
+
+
+class Finish:
+    """Takes all steps of what ends, whichever fail, and tells of those.
+
+    :param name: whose end it is, in what is told
+    """
+
+    def __init__(self, name: str, report: Callable[[str], object]) -> None:
+        self._name = name
+        self._report = report
+
+    def __call__(self, what: str, *steps: Callable[[], object]) -> None:
+        for error in failures(*steps):
+            self._report(f"{self._name}: {what}: {error}")

@@ -100,8 +100,8 @@ class Provider:
             dp.change(request)
             instance.plane.gen.commit()
             instance.plane.hook_inject()
-            dp.make_port(name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
-                         (request.upcall_pid or 0,))
+            dp.ports.make(name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
+                          (request.upcall_pid or 0,))
         except DpifError:
             self._maker.destroy(instance)
             raise
@@ -270,7 +270,7 @@ class Provider:
             for dp in self.datapaths():
                 known = dp.vports.by_hook.get(event.link.hook_ifindex)
                 try:
-                    port = dp.link_changed(event)
+                    port = dp.ports.link_changed(event)
                 except DpifError as error:
                     self._fell_behind(dp, f"port {event.link.name}", error)
                     port = known
@@ -290,8 +290,8 @@ class Provider:
         follow yet."""
         behind = self._behind.pop(dp.name, None)
         for what, call in (
-                ("the bridges", partial(dp.set_bridges, self._bridges)),
-                ("its ports", dp.mend)):
+                ("the bridges", partial(dp.bridges.set, self._bridges)),
+                ("its ports", dp.ports.mend)):
             try:
                 call()
             except DpifError as error:

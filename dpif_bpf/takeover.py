@@ -26,6 +26,7 @@ from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import PortEdge
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.flow_table import Flow
+from dpif_bpf.core.port_types import PORT_TYPES
 from dpif_bpf.core.vport import LOCAL
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.loader import Loader
@@ -37,7 +38,6 @@ from dpif_bpf.errors import (
 )
 from dpif_bpf.instance import Instance, Maker, attempt
 from dpif_bpf.limited import msec
-from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import VportRequest
 
 vlog = ovs.vlog.Vlog("provider")
@@ -246,11 +246,9 @@ class Takeovers:
 
     def _free(self, port: VportRequest) -> None:
         """Gives a device back what becoming a port has changed."""
-        if port.type == uapi.OVS_VPORT_TYPE_INTERNAL:
-            return
-        with contextlib.suppress(RequestError):  # it has gone
-            self._ports.release(self._ports.adopt_netdev(
-                port.name or "", port.ifindex or 0))
+        kind = PORT_TYPES.get(port.type or 0)
+        if kind is not None:
+            kind.give_back(self._ports, port.name or "", port.ifindex or 0)
 
     def numbers(self) -> set[int]:
         """Numbers of datapaths that there are devices of, but for those that
@@ -292,7 +290,7 @@ def _kept(old: Generation) -> restore.Kept:
 
 def _hooks(dp: Datapath) -> list[Callable[[], None]]:
     """What hooks each port that is not hooked."""
-    return [partial(dp.hook_port, port) for port in dp.vports.by_no.values()
+    return [partial(dp.ports.hook, port) for port in dp.vports.by_no.values()
             if not port.hooked]
 
 
@@ -331,7 +329,7 @@ class _Replay:
         """
         for request in self._kept.ports:
             try:
-                self._dp.adopt_port(request)
+                self._dp.ports.adopt(request)
             except RequestError as error:
                 self.told.append(f"port {request.name} is not there any"
                                  f" more: {error}")

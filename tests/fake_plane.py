@@ -173,7 +173,7 @@ class FakeProvider:
                       lambda: 0, Samples(self.psample),
                       self.reports.append)
         dp.change(request)
-        dp.make_port(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
+        dp.ports.make(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                      (request.upcall_pid or 0,))
         self.dps.append(dp)
         self.planes.append(plane)
@@ -195,7 +195,7 @@ class FakeProvider:
     def changes(self) -> Iterator[tuple[Datapath, Vport, bool]]:
         for event in self.ports.run():
             for dp in self.dps:
-                port = dp.link_changed(event)
+                port = dp.ports.link_changed(event)
                 if port is not None:
                     yield dp, port, port.port_no not in dp.vports.by_no
 

@@ -15,8 +15,9 @@ import errno
 from dataclasses import dataclass
 
 from dpif_bpf.core.actions.programs import Program, ProgramCache
+from dpif_bpf.core.classifier.forest import Classifier
 from dpif_bpf.core.flow_stats import total
-from dpif_bpf.core.plane import ANY_BRIDGE, Plane
+from dpif_bpf.core.plane import ANY_BRIDGE, Statistics
 from dpif_bpf.core.records import FLOW_BASE, FLOW_PREFIX, Records
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
@@ -65,9 +66,10 @@ class FlowTable:
         through :meth:`move_port`
     """
 
-    def __init__(self, plane: Plane, programs: ProgramCache,
-                 records: Records) -> None:
-        self._plane = plane
+    def __init__(self, classifier: Classifier, stats: Statistics,
+                 programs: ProgramCache, records: Records) -> None:
+        self._classifier = classifier
+        self._stats = stats
         self._programs = programs
         self._records = records
         self._by_ufid: dict[bytes, Flow] = {}
@@ -141,7 +143,7 @@ class FlowTable:
             self._set_actions(flow, request)
         if request.clear:
             for flow_id in flow.places.values():
-                self._plane.set_flow_stats(flow_id, (0, 0, 0, 0))
+                self._stats.set_flow_stats(flow_id, (0, 0, 0, 0))
         return flow
 
     def get(self, request: FlowRequest) -> Flow:
@@ -161,7 +163,7 @@ class FlowTable:
     def delete(self, flow: Flow) -> None:
         """Takes a flow out; its packets miss from now on."""
         for flow_id in flow.places.values():
-            self._plane.classifier.delete(flow_id)
+            self._classifier.delete(flow_id)
             self._records.drop(FLOW_BASE + flow_id)
             del self._by_id[flow_id]
         flow.places.clear()
@@ -180,7 +182,7 @@ class FlowTable:
     def stats(self, flows: list[Flow]) -> list[tuple[int, int, int, int]]:
         """Packets, bytes, used (ms, CLOCK_MONOTONIC, 0: never) and TCP flags
         of each flow, read in one go."""
-        rows = self._plane.flow_stats(
+        rows = self._stats.flow_stats(
             [flow_id for flow in flows for flow_id in flow.places.values()])
         if len(rows) == len(flows):
             return rows
@@ -201,7 +203,7 @@ class FlowTable:
         :raises BackendError: ENOSPC when there is no room; there is no such
             bridge then
         """
-        self._plane.classifier.add_root(bridge)
+        self._classifier.add_root(bridge)
         self._bridges.add(bridge)
         try:
             for flow in self.snapshot():
@@ -232,7 +234,7 @@ class FlowTable:
         for port_no, owner in list(self._bridge_of.items()):
             if owner == bridge:
                 del self._bridge_of[port_no]
-        self._plane.classifier.remove_root(bridge)
+        self._classifier.remove_root(bridge)
 
     def move_port(self, port_no: int, bridge: int) -> None:
         """Moves the flows of `port_no` to the root of `bridge`.
@@ -263,7 +265,7 @@ class FlowTable:
 
     def _move(self, flows: list[Flow], bridge: int) -> None:
         """Moves flows that are in one root each."""
-        self._plane.classifier.move_all(
+        self._classifier.move_all(
             [flow_id for flow in flows for flow_id in flow.places.values()],
             bridge)
         for flow in flows:
@@ -295,7 +297,7 @@ class FlowTable:
         full key meets it."""
         flow = self._named(ufid, match)
         if flow is None:
-            flow_id = self._plane.classifier.lookup(
+            flow_id = self._classifier.lookup(
                 self._bridge_of.get(match.full_key & _IN_PORT, ANY_BRIDGE),
                 match.full_key)
             if flow_id is not None:
@@ -331,7 +333,7 @@ class FlowTable:
         return flow
 
     def _place(self, flow: Flow, bridge: int) -> None:
-        flow_id = self._plane.classifier.insert(
+        flow_id = self._classifier.insert(
             bridge, flow.match.key, flow.match.mask, flow.program.pc)
         flow.places[bridge] = flow_id
         self._by_id[flow_id] = flow
@@ -343,7 +345,7 @@ class FlowTable:
 
     def _unplace(self, flow: Flow, bridge: int) -> None:
         flow_id = flow.places.pop(bridge)
-        self._plane.classifier.delete(flow_id)
+        self._classifier.delete(flow_id)
         self._records.drop(FLOW_BASE + flow_id)
         del self._by_id[flow_id]
 
@@ -365,7 +367,7 @@ class FlowTable:
                 self._programs.release(program)
                 raise
         for flow_id in ids:
-            self._plane.classifier.set_acts(flow_id, program.pc)
+            self._classifier.set_acts(flow_id, program.pc)
         self._programs.release(flow.program)
         flow.program, flow.parts, flow.body = program, parts, body
 

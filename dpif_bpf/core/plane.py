@@ -38,8 +38,8 @@ class DpCounters:
                           self.cache_hit + other.cache_hit)
 
 
-class Plane(Protocol):
-    """One generation: maps, programs and hooks of one datapath."""
+class Memory(Protocol):
+    """Maps that the core writes."""
 
     classifier: Classifier
     acts: memoryview
@@ -51,11 +51,19 @@ class Plane(Protocol):
     flow_ids: int
     """Ids of flows are below this."""
 
+
+class PortMaps(Protocol):
+    """The ports that programs know."""
+
     def write_port(self, port_no: int, entry: PortEntry) -> None:
         """Makes `port_no` known to the programs, or changes it."""
 
     def clear_port(self, port_no: int) -> None:
         """Forgets a port: output to it is dropped and counted."""
+
+
+class Hooks(Protocol):
+    """Pipelines of bridges, and which devices' packets come to them."""
 
     def add_bridge(self, bridge: int) -> None:
         """Loads the pipeline of a bridge."""
@@ -83,8 +91,9 @@ class Plane(Protocol):
     def detach(self, ifindex: int) -> None:
         """Takes the hooks off; a device that has gone is no error."""
 
-    def counters(self) -> DpCounters:
-        """Sums over all bridges and CPUs."""
+
+class UpcallShares(Protocol):
+    """What ports have of the way to ovs-vswitchd."""
 
     def upcall_done(self, port_no: int, units: int) -> None:
         """An upcall of a port, or of none, is not under way any more: it
@@ -96,6 +105,10 @@ class Plane(Protocol):
     def upcalls_refused(self, port_no: int) -> int:
         """Upcalls that went beyond a port's share, and are lost."""
 
+
+class Executes(Protocol):
+    """Packets that the provider sends."""
+
     def execute(self, program: Program, pc: int, bridge: int,
                 key: bytes, packet: bytes, now: int) -> bool:
         """Sends `packet` through the instructions at `pc`.
@@ -106,6 +119,13 @@ class Plane(Protocol):
         :returns: False when no slot was free and the packet is lost
         """
 
+
+class Statistics(Protocol):
+    """What programs count."""
+
+    def counters(self) -> DpCounters:
+        """Sums over all bridges and CPUs."""
+
     def set_flow_stats(self, flow_id: int,
                        counted: tuple[int, int, int, int]) -> None:
         """Sets the counters of a flow to those of flow_stats()."""
@@ -114,3 +134,11 @@ class Plane(Protocol):
             self, flow_ids: list[int]) -> list[tuple[int, int, int, int]]:
         """Packets, bytes, used (ms, CLOCK_MONOTONIC, 0: never) and the OR of
         the TCP flags of each flow, summed over CPUs."""
+
+
+class Plane(Memory, PortMaps, Hooks, UpcallShares, Executes, Statistics,
+            Protocol):
+    """One generation: maps, programs and hooks of one datapath.
+
+    Each part of the core asks for those of its parts that it needs.
+    """

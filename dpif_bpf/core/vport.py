@@ -33,6 +33,7 @@ class Vport:
     :param link: the device behind it
     :param upcall_pids: sockets for its misses under per-vport dispatch;
         (0,) sends none
+    :param options: of its type, as core.port_types keeps them
     :param bridge: id of the bridge that owns it
     :param hooked: whether its packets come to this datapath's programs
     """
@@ -42,6 +43,7 @@ class Vport:
     name: str
     link: Link
     upcall_pids: tuple[int, ...]
+    options: bytes | None = None
     bridge: int = ANY_BRIDGE
     upcall_success: int = 0
     upcall_fail: int = 0

@@ -87,7 +87,7 @@ def test_bridge(switch: Switch) -> None:
     def ask() -> int:
         # The provider has logged what it was, and tries again.
         switch.provider.set_bridges(bridges)
-        return 0 if "lack" in dp.bridges else errno.EMFILE
+        return 0 if "lack" in dp.bridges.by_name else errno.EMFILE
 
     assert refused_until_there_are(count(), switch, ask) == 3
 

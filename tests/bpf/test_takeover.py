@@ -289,7 +289,7 @@ def test_failed_takeover_touches_nothing(
     assert indexes(peer) == kept and len(peer.dp.flows) == 3
     assert len(programs(site)) == len(before)
     assert not set(programs(site)) & set(before)
-    assert peer.dp.bridges == {}
+    assert peer.dp.bridges.by_name == {}
     assert peer.del_dp() == (0, None)
     assert site.devices() == {"p1", "p1x", "p2", "p2x"}
     assert site.pinned() == set()
@@ -466,7 +466,7 @@ def test_counters_stay(whole: Site) -> None:
     no_port = flow(1, 2, output(99))
     assert peer.put(*no_port) == (0, None)
     provider.set_bridges({"br0": frozenset({"p1"})})
-    number = peer.dp.bridges["br0"]
+    number = peer.dp.bridges.by_name["br0"]
     for _ in range(3):
         count(peer, "p1", 1)
         count(peer, "p1", 2)
@@ -480,7 +480,7 @@ def test_counters_stay(whole: Site) -> None:
     assert peer.dp.counters() == seen
     assert peer.instance.drops() == {0: {abi.DropReason.NO_PORT: 3}}
     provider.set_bridges({"br1": frozenset({"p1"})})
-    assert peer.dp.bridges == {"br1": number}
+    assert peer.dp.bridges.by_name == {"br1": number}
     assert peer.dp.counters() == seen
     assert peer.instance.drops() == {
         0: {abi.DropReason.NO_PORT: 3}, number: {}}

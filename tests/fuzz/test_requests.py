@@ -56,7 +56,7 @@ class FuzzProvider(FakeProvider):
                       Samples(self.psample))
         try:
             dp.change(request)
-            dp.make_port(name, u.OVS_VPORT_TYPE_INTERNAL, LOCAL,
+            dp.ports.make(name, u.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                          (request.upcall_pid or 0,))
         except DpifError:
             dp.close()
@@ -136,7 +136,7 @@ class Fuzz:
             bridges = {f"br{n}": frozenset(rng.sample(DEVICES + RENAMED, 3))
                        for n in rng.sample(range(3), rng.randrange(4))}
             for dp in self.provider.dps:
-                dp.set_bridges(bridges)
+                dp.bridges.set(bridges)
         if rng.random() < .03:
             name = rng.choice(sorted(ports.devices))
             new = rng.choice((*DEVICES, *RENAMED, None))
@@ -144,7 +144,7 @@ class Fuzz:
                 ports.change(name, new_name=new, mtu=rng.choice((68, 1500)))
             for event in ports.run():
                 for dp in list(self.provider.dps):
-                    port = dp.link_changed(event)
+                    port = dp.ports.link_changed(event)
                     if port is not None:
                         port_event(self.provider, dp, port, False)
 

@@ -182,7 +182,7 @@ class Bench:
         (self.dp,) = provider.dps
         self.dp.per_cpu_pids = (PID, PID)
         provider.ports.add_device("p1")
-        self.dp.make_port("p1", u.OVS_VPORT_TYPE_NETDEV, 1, (PID, PID))
+        self.dp.ports.make("p1", u.OVS_VPORT_TYPE_NETDEV, 1, (PID, PID))
         descs: list[Desc] = [
             UserspaceDesc(PID), UserspaceDesc(PID, b"", b""),
             UserspaceDesc(PID, bytes(NLA_PAYLOAD_MAX), bytes(16)),

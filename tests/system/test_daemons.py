@@ -140,16 +140,16 @@ def test_modules_are_not_those_of_the_directory(tmp_path: Path) -> None:
 FAULTY = """
 import sys
 from dpif_bpf import daemon
-from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import LinkChange
+from dpif_bpf.core.ports import Ports
 
 def link_changed(self, event):
     if event.link.name == "boom":
         raise ZeroDivisionError("a fault")
     return real(self, event)
 
-real = Datapath.link_changed
-Datapath.link_changed = link_changed
+real = Ports.link_changed
+Ports.link_changed = link_changed
 sys.exit(daemon.main())
 """
 

@@ -88,7 +88,7 @@ def test_every_writer(peer: Peer) -> None:
                        number.to_bytes(16, "big"))) == (0, None)
     assert put(peer, nla(u.OVS_FLOW_ATTR_KEY, v6), nla(
         u.OVS_FLOW_ATTR_MASK, wide), OUTPUT, UFID) == (0, None)
-    dp.set_bridges({"br0": frozenset({"p1"})})
+    dp.bridges.set({"br0": frozenset({"p1"})})
     assert peer.do(u.OVS_FLOW_ID, u.OVS_FLOW_CMD_SET, UFID, nla(
         u.OVS_FLOW_ATTR_KEY, v6), nla(u.OVS_FLOW_ATTR_MASK, wide), nla(
         u.OVS_FLOW_ATTR_ACTIONS, nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2) * 9),
@@ -104,8 +104,8 @@ def test_every_writer(peer: Peer) -> None:
     dp.meters.delete(5)
     peer.provider.ports.change("p1", mtu=9000)
     for event in peer.provider.ports.run():
-        dp.link_changed(event)
-    dp.set_bridges({})
+        dp.ports.link_changed(event)
+    dp.bridges.set({})
     plane.settle()
     assert peer.do(u.OVS_FLOW_ID, u.OVS_FLOW_CMD_DEL) == (0, None)
     plane.settle()

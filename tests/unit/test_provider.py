@@ -58,7 +58,7 @@ class World:
 
     def owners(self) -> dict[str, str]:
         """Name of each port to that of its bridge."""
-        names = {ANY_BRIDGE: "-", **self.dp.bridge_names()}
+        names = {ANY_BRIDGE: "-", **self.dp.bridges.names()}
         return {port.name: names[port.bridge]
                 for port in self.dp.vports.by_no.values() if port.port_no}
 
@@ -127,7 +127,7 @@ def test_bridges_are_followed_but_for_what_fails(
     behind = {name for name, bridge in world.owners().items()
               if bridge != WANTED[name]}
     if step <= 2:
-        assert len(behind) == 2 and len(world.dp.bridges) == 1
+        assert len(behind) == 2 and len(world.dp.bridges.by_name) == 1
     else:
         assert len(behind) == 1
     assert [level for level, _ in world.logged] == ["warn"]

@@ -46,8 +46,8 @@ class VportService(GenericService):
     def _new(self, message: Message) -> Iterator[bytes]:
         request = self._request(message)
         dp = numbered(self._registry, request.dp_ifindex)
-        port = dp.add_port(request)
-        return self._tell(request, dp.port_reply(port))
+        port = dp.ports.add(request)
+        return self._tell(request, dp.ports.reply(port))
 
     def _delete(self, message: Message) -> Iterator[bytes]:
         request = self._request(message)
@@ -55,28 +55,28 @@ class VportService(GenericService):
         if port.port_no == LOCAL:
             raise RequestError(errno.EINVAL,
                                "the local port goes with its datapath")
-        shown = dp.port_reply(port)
-        dp.delete_port(port)
+        shown = dp.ports.reply(port)
+        dp.ports.delete(port)
         return self._tell(request, shown)
 
     def _get(self, message: Message) -> Iterator[bytes]:
         request = self._request(message)
         dp, port = self._port(request)
         return iter((encode_vport(ReplyHeader(message.seq, message.pid),
-                                  request.cmd, dp.port_reply(port)),))
+                                  request.cmd, dp.ports.reply(port)),))
 
     def _dump(self, message: Message) -> Iterator[bytes]:
         request = self._request(message)
         dp = numbered(self._registry, request.dp_ifindex)
         header = ReplyHeader(message.seq, message.pid, True)
-        return gather(encode_vport(header, request.cmd, dp.port_reply(port))
+        return gather(encode_vport(header, request.cmd, dp.ports.reply(port))
                       for port in list(dp.vports.by_no.values()))
 
     def _set(self, message: Message) -> Iterator[bytes]:
         request = self._request(message)
         dp, port = self._port(request)
-        dp.set_port(port, request)
-        return self._tell(request, dp.port_reply(port))
+        dp.ports.set(port, request)
+        return self._tell(request, dp.ports.reply(port))
 
     def _tell(self, request: VportRequest,
               shown: VportReply) -> Iterator[bytes]:
@@ -115,7 +115,7 @@ def port_event(registry: Registry, dp: Datapath, port: Vport,
     """Tells the multicast group of a change that no request made."""
     _notify(registry,
             uapi.OVS_VPORT_CMD_DEL if gone else uapi.OVS_VPORT_CMD_SET,
-            dp.port_reply(port))
+            dp.ports.reply(port))
 
 
 def _notify(registry: Registry, cmd: int, shown: VportReply) -> None:

@@ -110,7 +110,7 @@ class World:
                            ("p2", u.OVS_VPORT_TYPE_NETDEV),
                            ("i3", u.OVS_VPORT_TYPE_INTERNAL)):
             assert add_port(self.peer, name, kind) == 0
-        self.dp.set_bridges(BRIDGES)
+        self.dp.bridges.set(BRIDGES)
         for attrs in ((key(1), mask(), output(2), ufid(1)),
                       (key(2), mask(), userspace(7)),
                       (key(1, bytes(6)), mask(0), output(1, 2), ufid(3)),
@@ -142,7 +142,7 @@ class World:
         """All that there is; devices, bridges and flows have no numbers
         here, as those may be others the second time."""
         dp, plane, ports = self.dp, self.plane, self.ports
-        bridges = {0: "-", **dp.bridge_names()}
+        bridges = {0: "-", **dp.bridges.names()}
         device = {d.link.hook_ifindex: name
                   for name, d in ports.devices.items()}
         machine: dict[str, object] = {
@@ -182,7 +182,7 @@ class World:
                       for no, port in dp.vports.by_no.items()},
             "names": (dp.vports.by_name.keys(),
                       {device[hook] for hook in dp.vports.by_hook}),
-            "bridges": dp.bridges.keys(),
+            "bridges": dp.bridges.by_name.keys(),
             "flows": {(flow.match.key, flow.match.mask):
                       (flow.body, sorted(bridges[bridge]
                                          for bridge in flow.places))
@@ -243,13 +243,13 @@ def gone(world: World) -> int:
     """A device vanishes: its port ends."""
     port = world.dp.vports.by_name.get("p1")
     if port is not None:
-        world.dp.link_changed(LinkEvent(LinkChange.GONE, port.link))
+        world.dp.ports.link_changed(LinkEvent(LinkChange.GONE, port.link))
     return 0
 
 
 def bigger(world: World) -> int:
     port = world.dp.vports.by_name["p1"]
-    return caught(lambda: world.dp.link_changed(LinkEvent(
+    return caught(lambda: world.dp.ports.link_changed(LinkEvent(
         LinkChange.MTU, replace(port.link, mtu=9000))))
 
 
@@ -294,18 +294,18 @@ OPS = {
         nla(u.OVS_PACKET_ATTR_KEY, nla_u32(u.OVS_KEY_ATTR_IN_PORT, 1)),
         nla(u.OVS_PACKET_ATTR_ACTIONS,
             nla_u32(u.OVS_ACTION_ATTR_OUTPUT, 2) * 3))),
-    "new bridge": Op(lambda world: caught(lambda: world.dp.set_bridges(
+    "new bridge": Op(lambda world: caught(lambda: world.dp.bridges.set(
         {**BRIDGES, "br2": frozenset()})), partial=True),
     "port to another bridge": Op(lambda world: caught(
-        lambda: world.dp.set_bridges(
+        lambda: world.dp.bridges.set(
             {"br0": frozenset({"i3"}), "br1": frozenset({"p1", "p2"})})),
         partial=True),
     "bridges change": Op(lambda world: caught(
-        lambda: world.dp.set_bridges(
+        lambda: world.dp.bridges.set(
             {"br2": frozenset({"p1"}), "br3": frozenset({"i3"})})),
         partial=True),
     "no bridges": Op(lambda world: caught(
-        lambda: world.dp.set_bridges({})), partial=True),
+        lambda: world.dp.bridges.set({})), partial=True),
     "mtu": Op(bigger, partial=True),
     "datapath del": Op(lambda world: caught(world.dp.close), ends=True),
 }
@@ -409,7 +409,7 @@ def consistent(world: World) -> None:
             bridge = dp.vports.by_no[flow.in_port].bridge
             assert list(flow.places) == [bridge]
     assert plane.classifier._roots.keys() == dp.flows._bridges
-    assert set(dp.bridges.values()) | {0} == dp.flows._bridges
+    assert set(dp.bridges.by_name.values()) | {0} == dp.flows._bridges
 
 
 def test_hook_that_stays() -> None:
@@ -432,7 +432,7 @@ def test_hook_that_stays() -> None:
 def test_bridge_that_a_port_cannot_leave() -> None:
     """It stays until the port has left; then its number is free."""
     world = World()
-    number = world.dp.bridges["br0"]
+    number = world.dp.bridges.by_name["br0"]
     real = world.plane.attach
 
     def attach(ifindex: int, bridge: int, layer3: bool) -> None:
@@ -442,15 +442,15 @@ def test_bridge_that_a_port_cannot_leave() -> None:
 
     world.plane.attach = attach  # type: ignore[method-assign]
     only = {"br1": BRIDGES["br1"]}
-    assert caught(lambda: world.dp.set_bridges(only)) == errno.EIO
+    assert caught(lambda: world.dp.bridges.set(only)) == errno.EIO
     consistent(world)
-    assert world.dp.bridges["br0"] == number
+    assert world.dp.bridges.by_name["br0"] == number
     assert world.dp.vports.by_name["p1"].bridge == number
     world.plane.attach = real  # type: ignore[method-assign]
-    world.dp.set_bridges(only)
-    assert "br0" not in world.dp.bridges
-    world.dp.set_bridges({**only, "br9": frozenset({"p1"})})
-    assert world.dp.bridges["br9"] == number
+    world.dp.bridges.set(only)
+    assert "br0" not in world.dp.bridges.by_name
+    world.dp.bridges.set({**only, "br9": frozenset({"p1"})})
+    assert world.dp.bridges.by_name["br9"] == number
     consistent(world)
 
 
@@ -461,9 +461,9 @@ def test_port_without_a_hook_is_hooked_later() -> None:
     port.hooked = False
     world.plane.detach(port.link.hook_ifindex)
     world.faults.arm(1, errno.ENOMEM)
-    assert caught(lambda: world.dp.set_bridges(BRIDGES)) == errno.ENOMEM
+    assert caught(lambda: world.dp.bridges.set(BRIDGES)) == errno.ENOMEM
     assert not port.hooked
-    world.dp.set_bridges(BRIDGES)
+    world.dp.bridges.set(BRIDGES)
     assert port.hooked
     assert world.plane.hooks[port.link.hook_ifindex] == port.bridge
 
@@ -471,8 +471,8 @@ def test_port_without_a_hook_is_hooked_later() -> None:
 def test_local_port_is_the_last_to_go() -> None:
     world = World()
     order: list[int] = []
-    real = world.dp.delete_port
-    world.dp.delete_port = lambda port: (  # type: ignore[method-assign]
+    real = world.dp.ports.delete
+    world.dp.ports.delete = lambda port: (  # type: ignore[method-assign]
         order.append(port.port_no), real(port))[1]
     world.dp.close()
     assert sorted(order) == [0, 1, 2, 3] and order[-1] == LOCAL

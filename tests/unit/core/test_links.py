@@ -231,10 +231,10 @@ def test_what_could_not_be_followed_is_mended(
     with pytest.raises(BackendError):
         follow(peer)
     assert faults.struck
-    dp_of(peer).mend()
+    dp_of(peer).ports.mend()
     assert plane.ports[1].mtu == 9000 and plane.hooks[index] == ANY_BRIDGE
     plane.detach(index)
-    dp_of(peer).mend()
+    dp_of(peer).ports.mend()
     assert index not in plane.hooks, "once is enough"
 
 
@@ -246,10 +246,10 @@ def test_mending_goes_on_after_an_error(peer: Peer, faults: Faults) -> None:
             follow(peer)
     faults.arm(1, errno.ENOMEM)
     with pytest.raises(BackendError):
-        dp_of(peer).mend()
+        dp_of(peer).ports.mend()
     assert {no: plane_of(peer).ports[no].mtu for no in (1, 2)} == {
         1: 1500, 2: 9000}
-    dp_of(peer).mend()
+    dp_of(peer).ports.mend()
     assert plane_of(peer).ports[1].mtu == 9000
 
 
@@ -260,7 +260,7 @@ def test_port_that_has_gone_is_not_mended(peer: Peer, faults: Faults) -> None:
         follow(peer)
     ports_of(peer).vanish("p1")
     follow(peer)
-    dp_of(peer).mend()
+    dp_of(peer).ports.mend()
     assert 1 not in plane_of(peer).ports
 
 
@@ -268,7 +268,7 @@ def test_port_that_has_gone_is_not_mended(peer: Peer, faults: Faults) -> None:
 
 def test_internal_port_has_its_own_name(peer: Peer) -> None:
     dp = dp_of(peer)
-    dp.set_bridges({"br0": frozenset({"i3"})})
+    dp.bridges.set({"br0": frozenset({"i3"})})
     ports_of(peer).change("i3", new_name="eth0", netnsid=7)
     ports_of(peer).set_stats("eth0", VportStats(tx_packets=3))
     (reply,) = peer.ask(VPORT, GET, nla_string(u.OVS_VPORT_ATTR_NAME, "i3"))
@@ -277,9 +277,9 @@ def test_internal_port_has_its_own_name(peer: Peer) -> None:
     assert number(got[u.OVS_VPORT_ATTR_NETNSID]) == 7
     assert struct.unpack("8Q", got[u.OVS_VPORT_ATTR_STATS])[1] == 3
     assert told(peer) == [(SET, "i3")]
-    assert dp.vports.by_name["i3"].bridge == dp.bridges["br0"]
-    dp.set_bridges({"br1": frozenset({"i3"}), "br0": frozenset({"eth0"})})
-    assert dp.vports.by_name["i3"].bridge == dp.bridges["br1"]
+    assert dp.vports.by_name["i3"].bridge == dp.bridges.by_name["br0"]
+    dp.bridges.set({"br1": frozenset({"i3"}), "br0": frozenset({"eth0"})})
+    assert dp.vports.by_name["i3"].bridge == dp.bridges.by_name["br1"]
     assert get(peer, "eth0") == -1
     ports_of(peer).change("eth0", new_name="lan")
     follow(peer)
@@ -291,7 +291,7 @@ def test_internal_port_has_its_own_name(peer: Peer) -> None:
 def test_internal_port_is_made_anew(peer: Peer) -> None:
     """It is the same port, at home and under its name."""
     dp = dp_of(peer)
-    dp.set_bridges({"br0": frozenset({"i3"})})
+    dp.bridges.set({"br0": frozenset({"i3"})})
     before = dp.vports.by_name["i3"].link
     ports_of(peer).change("i3", new_name="eth0", netnsid=7)
     follow(peer)
@@ -304,7 +304,7 @@ def test_internal_port_is_made_anew(peer: Peer) -> None:
     assert (now.name, now.netnsid) == ("i3", None)
     assert now.hook_ifindex == before.hook_ifindex
     assert now.hook_ifindex in ports_of(peer).started
-    assert plane_of(peer).hooks[now.hook_ifindex] == dp.bridges["br0"]
+    assert plane_of(peer).hooks[now.hook_ifindex] == dp.bridges.by_name["br0"]
     assert set(ports_of(peer).devices) >= {"i3", "ovsh0p3"}
 
 
@@ -327,12 +327,12 @@ def test_internal_port_that_cannot_be_made_anew_ends(
     events = ports_of(peer).run()
     assert events
     with pytest.raises(BackendError):
-        dp_of(peer).link_changed(events[0])
+        dp_of(peer).ports.link_changed(events[0])
     assert faults.struck
     assert get(peer, "i3") == -1
     assert "i3" not in ports_of(peer).devices
     assert "ovsh0p3" not in ports_of(peer).devices
-    dp_of(peer).mend()
+    dp_of(peer).ports.mend()
     assert add(peer, "i3", INTERNAL) == 4
 
 
@@ -345,7 +345,7 @@ def test_local_port_is_made_anew_in_the_end(
     with pytest.raises(BackendError):
         follow(peer)
     assert get(peer, "p1") == 1
-    dp_of(peer).mend()
+    dp_of(peer).ports.mend()
     assert dp_of(peer).dp_ifindex == before
     assert before in plane_of(peer).hooks
     assert "ovs-bpf" in ports_of(peer).devices
@@ -374,7 +374,7 @@ def again(peer: Peer) -> tuple[Datapath, list[str]]:
     refused = []
     for request in kept.ports:
         try:
-            dp.hook_port(dp.adopt_port(request))
+            dp.ports.hook(dp.ports.adopt(request))
         except RequestError as error:
             assert error.errno == errno.ENODEV
             assert request.name is not None

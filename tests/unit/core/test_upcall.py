@@ -39,7 +39,7 @@ class Bench:
                      nla_u32(u.OVS_DP_ATTR_USER_FEATURES, features))
         (self.dp,) = self.peer.provider.dps
         self.peer.provider.ports.add_device("p1")
-        self.port = self.dp.make_port("p1", u.OVS_VPORT_TYPE_NETDEV, 1,
+        self.port = self.dp.ports.make("p1", u.OVS_VPORT_TYPE_NETDEV, 1,
                                       (31, 32, 33))
         self.sent: list[tuple[int, dict[int, bytes]]] = []
         self.taken: bool | None = True
@@ -426,4 +426,4 @@ def test_refused_upcalls_are_failures_of_the_port(per_cpu: Bench) -> None:
     per_cpu.taken = False
     per_cpu.record()
     per_cpu.plane.refused[1] = 5
-    assert per_cpu.dp.port_reply(per_cpu.port).upcall_stats == (0, 6)
+    assert per_cpu.dp.ports.reply(per_cpu.port).upcall_stats == (0, 6)

@@ -130,7 +130,7 @@ def bench() -> tuple[Peer, FakePsample]:
                    nla_string(u.OVS_DP_ATTR_NAME, "ovs-bpf"),
                    nla_u32(u.OVS_DP_ATTR_UPCALL_PID, 0))[0] == 0
     provider.ports.add_device("p1")
-    provider.dps[0].make_port("p1", u.OVS_VPORT_TYPE_NETDEV, 1, (0,))
+    provider.dps[0].ports.make("p1", u.OVS_VPORT_TYPE_NETDEV, 1, (0,))
     return peer, provider.psample
 
 

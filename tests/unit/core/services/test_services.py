@@ -261,7 +261,7 @@ def test_port_whose_device_goes(peer: Peer) -> None:
     peer.provider.ports.vanish("p1")
     peer.provider.events.clear()
     for event in peer.provider.ports.run():
-        port = the_dp(peer).link_changed(event)
+        port = the_dp(peer).ports.link_changed(event)
         assert port is not None and port.name == "p1"
     assert "p1" not in the_dp(peer).vports.by_name
     assert 1 not in the_plane(peer).ports
@@ -274,7 +274,7 @@ def test_other_end_of_an_internal_port(peer: Peer) -> None:
     assert plane.ends == {local.hook_ifindex: local.ifindex}
     peer.provider.ports.change(local.name, netnsid=3)
     for event in peer.provider.ports.run():
-        dp.link_changed(event)
+        dp.ports.link_changed(event)
     assert plane.ends == {local.hook_ifindex: None}
 
 
@@ -287,9 +287,9 @@ def test_other_end_that_cannot_be_hooked_at_once(peer: Peer) -> None:
     (event,) = peer.provider.ports.run()
     faults.arm(1, errno.EIO)
     with pytest.raises(BackendError):
-        dp.link_changed(event)
+        dp.ports.link_changed(event)
     assert plane.ends == {local.hook_ifindex: local.ifindex}
-    dp.mend()
+    dp.ports.mend()
     assert plane.ends == {local.hook_ifindex: None}
 
 
@@ -448,8 +448,8 @@ def test_flows_follow_their_port_to_its_bridge(peer: Peer) -> None:
     dp, plane = the_dp(peer), the_plane(peer)
     put(peer, key(1), mask(), OUTPUT, UFID)
     (flow,) = dp.flows.snapshot()
-    dp.set_bridges({"br0": frozenset({"p1"})})
-    bridge = dp.bridges["br0"]
+    dp.bridges.set({"br0": frozenset({"p1"})})
+    bridge = dp.bridges.by_name["br0"]
     assert list(flow.places) == [bridge]
     hook = dp.vports.by_no[1].link.hook_ifindex
     assert plane.hooks[hook] == bridge
@@ -460,7 +460,7 @@ def test_flows_follow_their_port_to_its_bridge(peer: Peer) -> None:
     assert plane.classifier.lookup(ANY_BRIDGE, packet) is not None
     plane.settle()
     assert plane.classifier.lookup(ANY_BRIDGE, packet) is None
-    dp.set_bridges({})
+    dp.bridges.set({})
     assert list(flow.places) == [ANY_BRIDGE]
     assert plane.hooks[hook] == ANY_BRIDGE
     assert plane.bridges == {ANY_BRIDGE}
@@ -468,14 +468,14 @@ def test_flows_follow_their_port_to_its_bridge(peer: Peer) -> None:
 
 def test_flow_for_any_port_is_in_every_bridge(peer: Peer) -> None:
     dp, plane = the_dp(peer), the_plane(peer)
-    dp.set_bridges({"br0": frozenset({"p1"})})
+    dp.bridges.set({"br0": frozenset({"p1"})})
     any_port = nla(u.OVS_FLOW_ATTR_MASK, nla(
         u.OVS_KEY_ATTR_ETHERTYPE, b"\xff\xff"))
     assert put(peer, key(1), any_port, OUTPUT, UFID) == (0, None)
     (flow,) = dp.flows.snapshot()
-    assert set(flow.places) == {ANY_BRIDGE, dp.bridges["br0"]}
-    dp.set_bridges({"br1": frozenset({"p2"})})
-    assert set(flow.places) == {ANY_BRIDGE, dp.bridges["br1"]}
+    assert set(flow.places) == {ANY_BRIDGE, dp.bridges.by_name["br0"]}
+    dp.bridges.set({"br1": frozenset({"p2"})})
+    assert set(flow.places) == {ANY_BRIDGE, dp.bridges.by_name["br1"]}
     assert peer.do(FLOW, u.OVS_FLOW_CMD_DEL, UFID)[0] == 0
     assert not len(plane.classifier)
 
@@ -502,16 +502,16 @@ def test_port_whose_flows_find_no_room(
         put(peer, key(1, bytes(5) + dst), mask(), OUTPUT, ufid)
     with monkeypatch.context() as patch, pytest.raises(BackendError):
         no_room_for(patch, plane, 2)
-        dp.set_bridges({"br0": frozenset({"p1"})})
+        dp.bridges.set({"br0": frozenset({"p1"})})
     plane.settle()
-    bridge = dp.bridges["br0"]
+    bridge = dp.bridges.by_name["br0"]
     for flow in dp.flows.snapshot():
         assert list(flow.places) == [ANY_BRIDGE]
         assert plane.classifier.lookup(ANY_BRIDGE, flow.match.key) is not None
         assert plane.classifier.lookup(bridge, flow.match.key) is None
     hook = dp.vports.by_no[1].link.hook_ifindex
     assert plane.hooks[hook] == plane.ports[1].bridge == ANY_BRIDGE
-    dp.set_bridges({"br0": frozenset({"p1"})})
+    dp.bridges.set({"br0": frozenset({"p1"})})
     assert {tuple(flow.places) for flow in dp.flows.snapshot()} == {(bridge,)}
 
 
@@ -544,7 +544,7 @@ def test_full_table(peer: Peer) -> None:
 def test_actions_that_find_no_room(peer: Peer) -> None:
     """The old ones stay, in every bridge and for the next provider."""
     dp, plane = the_dp(peer), the_plane(peer)
-    dp.set_bridges({"br0": frozenset({"p1"})})
+    dp.bridges.set({"br0": frozenset({"p1"})})
     any_port = nla(u.OVS_FLOW_ATTR_MASK, nla(
         u.OVS_KEY_ATTR_ETHERTYPE, b"\xff\xff"))
     put(peer, key(1), any_port, OUTPUT, UFID)
@@ -579,7 +579,7 @@ def test_actions_that_find_no_room(peer: Peer) -> None:
 
 def test_replay_gives_the_same_datapath(peer: Peer) -> None:
     dp = the_dp(peer)
-    dp.set_bridges({"br0": frozenset({"p1"})})
+    dp.bridges.set({"br0": frozenset({"p1"})})
     put(peer, key(1), mask(), OUTPUT, UFID)
     put(peer, key(2), mask(), DROP)
     put(peer, key(3), mask(), DROP)
@@ -595,7 +595,7 @@ def test_replay_gives_the_same_datapath(peer: Peer) -> None:
                      dp.samples)
     again.change(kept.datapath)
     for request in kept.ports:
-        again.hook_port(again.adopt_port(request))
+        again.ports.hook(again.ports.adopt(request))
     for _, flow in kept.flows:
         again.flows.put(flow)
     assert again.dp_ifindex == dp.dp_ifindex
