@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from types import MappingProxyType
 from typing import Final
 
@@ -620,3 +620,64 @@ RECORDS: Final = (KEY, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, FLOW_STATS,
                   DP_STATS, METER, INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP,
                   SET_NSH, UPCALL, UPCALL_PARTS, UPCALL_USE, SLOT, BUCKET,
                   DESC, DESCS, FLOW, VALUES, EXACT, ROOT)
+
+
+class Life(Enum):
+    """What a new generation of the packet path does about a map."""
+
+    FRESH = "it makes one of its own, empty"
+    SHARED = "it takes the very map of the generation before"
+    ADOPTED = "it makes one of its own, and takes over what the other tells"
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """A map of bpf/lib/maps.h or maps_classifier.h.
+
+    :param size: bytes of an element, 0 for a ring buffer
+    :param entries: elements that it has; None: sized when it is loaded
+    :param per_cpu: a BPF_MAP_TYPE_PERCPU_ARRAY; otherwise, unless it is
+        FRESH, a BPF_MAP_TYPE_ARRAY with BPF_F_MMAPABLE
+    :param version: of what an element means.  It grows, and OVS_ABI_VERSION
+        with it, with each change to that; a map of another version is not
+        taken over and begins empty.  0: nobody asks, as it is FRESH.
+    """
+
+    life: Life
+    size: int
+    entries: int | None = None
+    per_cpu: bool = False
+    version: int = 0
+
+
+FIRST_LAYOUTS: Final = 2
+"""OVS_ABI_VERSION of the first providers whose maps have version 1 below.
+These pinned no versions."""
+
+MAPS: Final[Mapping[str, Map]] = {
+    "ovs_acts": Map(Life.FRESH, 8),
+    "ovs_buckets": Map(Life.FRESH, BUCKET.size),
+    "ovs_cls_bound": Map(Life.FRESH, 8),
+    "ovs_cls_cache": Map(Life.FRESH, 64),
+    "ovs_cpu": Map(Life.FRESH, CPU.size),
+    "ovs_descs": Map(Life.FRESH, DESCS.size),
+    "ovs_devs": Map(Life.FRESH, 4),
+    "ovs_dpstats": Map(Life.ADOPTED, DP_STATS.size, OVS_MAX_BRIDGES, True, 1),
+    "ovs_drops": Map(Life.ADOPTED, 8, OVS_MAX_BRIDGES * OVS_DROP_MAX, True,
+                     1),
+    "ovs_exact": Map(Life.FRESH, EXACT.size),
+    "ovs_flow_stats": Map(Life.ADOPTED, FLOW_STATS.size, version=1),
+    "ovs_flows": Map(Life.FRESH, FLOW.size),
+    "ovs_meters": Map(Life.SHARED, METER.size, OVS_METERS + OVS_METER_EXTRA,
+                      version=1),
+    "ovs_nlmem": Map(Life.ADOPTED, 8, version=1),
+    "ovs_ports": Map(Life.FRESH, PORT.size),
+    "ovs_progs": Map(Life.FRESH, 4),
+    "ovs_roots": Map(Life.FRESH, ROOT.size),
+    "ovs_slots": Map(Life.FRESH, SLOT.size),
+    "ovs_upcall_use": Map(Life.FRESH, UPCALL_USE.size),
+    "ovs_upcalls": Map(Life.FRESH, 0),
+    "ovs_values": Map(Life.FRESH, VALUES.size),
+}
+"""All maps of a generation.  What is in ovs_nlmem has a version of its own
+besides (core/records.py): without it there is no datapath to be taken over."""

@@ -10,11 +10,9 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
-    Sequence,
 )
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from operator import sub
 
 import ovs.vlog
@@ -24,10 +22,11 @@ from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.core.devices import InjectPair
-from dpif_bpf.core.flow_stats import FlowCounts, FlowStats, total
+from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
+from dpif_bpf.earlier import counters_of, flow_stats_of
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.hooks import EndHooks, Hooks
@@ -48,7 +47,6 @@ _REFUSED = abi.UPCALL_USE["refused"].offset // 8
 INJECT = "ovs_inject"
 KEEP, RESTORE = "ovs_keep", "ovs_restore"
 METERS = "ovs_meters"
-_NOTHING = FlowCounts(0, 0, 0, 0)
 MAX_STRIPES = 64
 """CPUs beyond this many count in the stripes of others, atomically."""
 NS = 1000000
@@ -142,16 +140,6 @@ class Hooking:
             self._clsact.close()
 
 
-LAYOUT = {
-    "ovs_acts": 8, "ovs_nlmem": 8, METERS: abi.METER.size,
-    "ovs_ports": abi.PORT.size, "ovs_slots": abi.SLOT.size,
-    "ovs_flow_stats": abi.FLOW_STATS.size, "ovs_dpstats": abi.DP_STATS.size,
-    "ovs_flows": abi.FLOW.size, "ovs_values": abi.VALUES.size,
-    "ovs_buckets": abi.BUCKET.size,
-    "ovs_roots": abi.ROOT.size, "ovs_drops": 8}
-"""Bytes of an element of the maps that are written or read here."""
-
-
 def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
          shared: Mapping[str, int] | None = None) -> Generation:
     """A new generation with room for `max_flows` flows.
@@ -172,90 +160,7 @@ def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
         "ovs_flow_stats": (stripes + 1) * sizes.flows,
         "ovs_acts": ACTS_WORDS,
         "ovs_nlmem": memory_words(sizes.flows),
-    }, shared, LAYOUT)
-
-
-def fits(gen: Generation, name: str, entries: int | None = None) -> bool:
-    """Whether a map of an earlier generation is what it would be in one of
-    ours, with so many elements."""
-    if name not in gen.maps:
-        return False
-    info = gen.map_info(name)
-    return (info.value_size == LAYOUT[name]
-            and entries in (None, info.max_entries))
-
-
-def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
-    """What a generation counted, summed over bridges."""
-    total = DpCounters()
-    for bridge in bridges:
-        total += DpCounters(*gen.dp_stats(bridge))
-    return total
-
-
-class Earlier:
-    """What an earlier generation counts, as long as ports are hooked to it.
-
-    What it has in another layout counts as nothing.
-
-    :param trusted: whether its maps are known to be of this version
-    :ivar differing: those that have another layout
-    """
-
-    def __init__(self, gen: Generation, trusted: bool) -> None:
-        wanted = {"ovs_flows": None, "ovs_flow_stats": None,
-                  "ovs_dpstats": abi.OVS_MAX_BRIDGES,
-                  "ovs_drops": abi.OVS_MAX_BRIDGES * abi.OVS_DROP_MAX,
-                  METERS: abi.OVS_METERS + abi.OVS_METER_EXTRA}
-        self._gen = gen
-        self.differing = [name for name, entries in wanted.items()
-                          if not (trusted and fits(gen, name, entries))]
-        self._stats: FlowStats | None = None
-        if not {"ovs_flows", "ovs_flow_stats"} & set(self.differing):
-            self._flows = gen.map_info("ovs_flows").max_entries
-            self._stats = flow_stats_of(gen)
-
-    def shared(self) -> dict[str, int]:
-        """Maps by name that the next generation takes: the meters, so that
-        buckets have what they have, and no packet is counted twice or not
-        at all."""
-        if METERS in self.differing:
-            return {}
-        return {METERS: self._gen.map_fd(METERS)}
-
-    def counters(self) -> DpCounters:
-        """Packets, over all bridges that there were."""
-        if "ovs_dpstats" in self.differing:
-            return DpCounters()
-        return counters_of(self._gen, range(abi.OVS_MAX_BRIDGES))
-
-    def drops(self) -> tuple[int, ...]:
-        """Drops by reason."""
-        if "ovs_drops" in self.differing:
-            return (0,) * abi.OVS_DROP_MAX
-        return self._gen.all_drops()
-
-    def flows(self, places: Iterable[Sequence[int]]) -> list[FlowCounts]:
-        """What was counted for flows.
-
-        :param places: the ids that each one had
-        """
-        groups = list(places)
-        ids = [flow_id for group in groups for flow_id in group]
-        if self._stats is None or max(ids, default=0) >= self._flows:
-            return [_NOTHING] * len(groups)
-        counted = self._stats.read(ids)
-        rows = map(FlowCounts, counted.packets.tolist(),
-                   counted.bytes.tolist(), counted.used.tolist(),
-                   counted.tcp_flags.tolist())
-        return [total(islice(rows, len(group))) for group in groups]
-
-
-def flow_stats_of(gen: Generation) -> FlowStats:
-    """The statistics of a generation's flows."""
-    flows = gen.map_info("ovs_flows").max_entries
-    stripes = gen.map_info("ovs_flow_stats").max_entries // flows
-    return FlowStats(gen.mapped("ovs_flow_stats"), stripes, flows)
+    }, shared, abi.MAPS)
 
 
 def flow_rows(stats: FlowStats, flow_ids: list[int]

@@ -253,6 +253,9 @@ class Daemon:
             dp = instance.dp
             lines.append(f"{dp.name}: generation"
                          f" {instance.plane.gen.number}")
+            if instance.anew:
+                lines.append("  begun anew, as they had another layout: "
+                             + ", ".join(instance.anew))
             names = dp.bridges.names()
             for port in sorted(dp.vports.by_no.values(),
                                key=lambda port: port.port_no):

@@ -39,6 +39,8 @@ class Instance:
     :param unsettled: ms, when what a takeover could not hook, or remove, is
         tried again; 0: it is all done
     :param delay: ms until then
+    :param anew: maps of the generation before that had another layout, so
+        that what they had was not taken over
     """
 
     dp: Datapath
@@ -50,6 +52,7 @@ class Instance:
     tidied: int = 0
     unsettled: int = 0
     delay: int = 0
+    anew: tuple[str, ...] = ()
 
     def counters(self) -> dict[str, int]:
         """Events since the start, by name (coverage/show)."""

@@ -20,7 +20,7 @@ from operator import add
 
 import ovs.vlog
 
-from dpif_bpf.bpf_plane import Earlier, Hooking, fits
+from dpif_bpf.bpf_plane import Hooking
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import PortEdge
@@ -28,6 +28,7 @@ from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.flow_table import Flow
 from dpif_bpf.core.port_types import PORT_TYPES
 from dpif_bpf.core.vport import LOCAL
+from dpif_bpf.earlier import RECORDS, Earlier, fits
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.errors import (
@@ -159,7 +160,7 @@ class Takeovers:
 
     def _replace(self, old: Generation, kept: restore.Kept) -> Instance:
         started = msec()
-        earlier = Earlier(old, kept.fits)
+        earlier = Earlier(old, kept.version)
         instance = self._maker.build(old.dp, kept.number, old.number + 1,
                                      earlier.shared())
         dp = instance.dp
@@ -172,6 +173,7 @@ class Takeovers:
             dp.keep()
             replay.flows()
             replay.flow_counters()
+            instance.anew = tuple(earlier.differing)
             instance.plane.gen.commit()
         except BaseException:
             self._maker.abandon(instance)
@@ -282,10 +284,10 @@ class Takeovers:
 
 
 def _kept(old: Generation) -> restore.Kept:
-    if not fits(old, "ovs_nlmem"):
+    if not fits(old, RECORDS):
         raise BackendError(errno.EPROTO,
                            "the pinned records have another layout")
-    return restore.read(old.mapped("ovs_nlmem").cast("Q"))
+    return restore.read(old.mapped(RECORDS).cast("Q"))
 
 
 def _hooks(dp: Datapath) -> list[Callable[[], None]]:

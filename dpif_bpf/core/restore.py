@@ -46,8 +46,7 @@ class Kept:
     :param number: of the datapath, for device names
     :param base: packets that it had counted when that provider began
     :param dropped: packets that it had dropped then, by reason
-    :param fits: whether the maps beside the records are those that this
-        version has
+    :param version: OVS_ABI_VERSION of that provider
     :param flows: id in the old classifier and request of each flow, in the
         order in which they were put
     :param unreadable: what is wrong with records that are not among these
@@ -56,7 +55,7 @@ class Kept:
     number: int
     base: DpCounters
     dropped: tuple[int, ...]
-    fits: bool
+    version: int
     datapath: DatapathRequest
     ports: list[VportRequest] = field(default_factory=list)
     flows: list[tuple[int, FlowRequest]] = field(default_factory=list)
@@ -100,7 +99,7 @@ def _datapath(data: bytes, version: int) -> Kept:
     dropped = counted[5:] or [0] * abi.OVS_DROP_MAX
     return Kept(
         number, DpCounters(*counted[:5]), tuple(dropped),
-        (version or 1) == abi.OVS_ABI_VERSION,
+        version or 1,
         decode_datapath(_request(uapi.OVS_DATAPATH_ID, uapi.OVS_DP_CMD_NEW,
                                  data[prefix.size:])))
 

@@ -87,6 +87,7 @@ class Generation:
     :param constants: values of CONST_HOLES by name
     :ivar dp: the datapath's name
     :ivar number: grows with each generation of a datapath
+    :ivar layouts: versions of maps' layouts, as far as they are pinned
     """
 
     def __init__(self, pins: PinRoot, dp: str, number: int, path: Path,
@@ -98,6 +99,7 @@ class Generation:
         self._path = path
         self._template = template
         self._constants = constants
+        self.layouts: Mapping[str, int] = {}
         self._maps: dict[str, int] = {}
         self._progs: dict[str, int] = {}
         self._info: dict[str, bpfsys.MapInfo] = {}
@@ -107,6 +109,7 @@ class Generation:
             with backend_errors(f"cannot open {path}"):
                 self._open(path / "maps", self._maps, bpfsys.MAP)
                 self._open(path / "progs", self._progs, bpfsys.PROG)
+                self.layouts = pins.layouts(path)
         except BackendError:
             self.close()
             raise

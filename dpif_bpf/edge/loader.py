@@ -126,13 +126,13 @@ class Loader:
     def create(self, dp: str, rodata: Mapping[str, int],
                sizes: Mapping[str, int],
                shared: Mapping[str, int] | None = None,
-               layout: Mapping[str, int] | None = None) -> Generation:
+               maps: Mapping[str, abi.Map] | None = None) -> Generation:
         """Load a generation; nobody uses it yet.
 
         :param rodata: constants of bpf/lib/config.h
         :param sizes: elements of maps by name
         :param shared: descriptors of maps that are there, by name
-        :param layout: bytes that an element of a map has to have, by name
+        :param maps: what maps of the object have to be, by name
         :raises BackendError: with the verifier's log when it is refused;
             EPROTO when the object is another version's
         """
@@ -153,12 +153,15 @@ class Loader:
                 _check_version(obj)
                 choose_programs(obj)
                 obj.load()
-                _check_layout(obj, layout or {})
+                _check_layout(obj, maps or {})
                 progs = {name: obj.prog_fd(name) for name in obj.loading}
                 fill_stages(obj.map_fd("ovs_progs"), progs)
                 with backend_errors(f"cannot pin {dp}"):
                     for kind in ("maps", "progs", "bridges"):
                         (path / kind).mkdir()
+                    for name, wanted in (maps or {}).items():
+                        if wanted.version:
+                            self.pins.note_layout(path, name, wanted.version)
                 for name in obj.maps:
                     bpfsys.obj_pin(obj.map_fd(name), path / "maps" / name)
                 for name, fd in progs.items():
@@ -220,10 +223,10 @@ def _check_version(obj: BpfObject) -> None:
                            " version of ovs-bpfd")
 
 
-def _check_layout(obj: BpfObject, layout: Mapping[str, int]) -> None:
-    for name, size in layout.items():
+def _check_layout(obj: BpfObject, maps: Mapping[str, abi.Map]) -> None:
+    for name, wanted in maps.items():
         found = obj.map_info(name).value_size
-        if found != size:
+        if found != wanted.size:
             raise BackendError(
                 errno.EPROTO, f"{obj.path} has another layout: {name} has"
-                f" elements of {found} bytes, not of {size}")
+                f" elements of {found} bytes, not of {wanted.size}")

@@ -6,6 +6,8 @@
     ROOT/DP/links/IFINDEX       tcx links (edge.hooks),
     ROOT/DP/links/IFINDEX-NAME  those of the other end of an internal port
     ROOT/DP/N/maps/NAME         generation N of the datapath: every map,
+    ROOT/DP/N/layouts/NAME-V    an empty directory: map NAME has version V of
+                                its layout (abi.MAPS),
     ROOT/DP/N/progs/NAME        every program,
     ROOT/DP/N/bridges/ID/progs  and each bridge's program array
     ROOT/DP/N/bridges/ID/entry  and entry program,
@@ -41,6 +43,7 @@ PIN_ROOT = Path("/sys/fs/bpf/ovs")
 _BPFFS = Path("/sys/fs/bpf")
 _NEW = "new-"
 _LINKS = "links"
+_LAYOUTS = "layouts"
 
 
 @contextlib.contextmanager
@@ -176,6 +179,28 @@ class PinRoot:
         path = self.directory(dp) / f"{_NEW}{number}"
         path.mkdir(parents=True)
         return number, path
+
+    @staticmethod
+    def note_layout(path: Path, name: str, version: int) -> None:
+        """Say which version of its layout a map of a generation has.
+
+        :param path: the generation's directory
+        :raises OSError:
+        """
+        (path / _LAYOUTS / f"{name}-{version}").mkdir(parents=True)
+
+    @staticmethod
+    def layouts(path: Path) -> dict[str, int]:
+        """What note_layout() said, by the maps' names.
+
+        :raises OSError:
+        """
+        if not (path / _LAYOUTS).is_dir():
+            return {}
+        noted = (entry.name.rpartition("-")
+                 for entry in (path / _LAYOUTS).iterdir())
+        return {name: int(version) for name, _, version in noted
+                if version.isdecimal()}
 
     def commit(self, dp: str, number: int) -> Path:
         """Make a generation valid; return its directory."""

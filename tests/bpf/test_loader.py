@@ -19,9 +19,9 @@ import pytest
 from objects import HEADERS, TOP, compile_object
 
 from dpif_bpf import abi
-from dpif_bpf.bpf_plane import METERS, Earlier
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.plane import DpCounters
+from dpif_bpf.earlier import Earlier
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import ENTRY, Generation
 from dpif_bpf.edge.loader import Files, Loader
@@ -114,7 +114,7 @@ def test_generations_share_meters(loader: Loader,
     generation.mapped("ovs_meters")[:8] = b"counted "
     generation.commit()
     with loader.open_pinned(DP) as old:
-        shared = Earlier(old, True).shared()
+        shared = Earlier(old, abi.OVS_ABI_VERSION).shared()
         assert shared == {"ovs_meters": old.map_fd("ovs_meters")}
         with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096},
                            shared) as new:
@@ -135,15 +135,54 @@ def test_maps_of_another_layout(loader: Loader) -> None:
     """They are not taken for something else, and count as nothing."""
     with loader.create(DP, {"cfg_verdict": 500}, {
             "ovs_acts": 4096, "ovs_meters": 4096}) as odd:
-        earlier = Earlier(odd, True)
-        assert METERS in earlier.differing and earlier.shared() == {}
-        assert earlier.differing == [METERS]
-        other = Earlier(odd, False)  # of another version, though of one size
-        assert other.differing == ["ovs_flows", "ovs_flow_stats",
-                                   "ovs_dpstats", "ovs_drops", METERS]
+        earlier = Earlier(odd, abi.FIRST_LAYOUTS)
+        assert earlier.shared() == {}
+        assert earlier.differing == ["ovs_meters"]
+        other = Earlier(odd, 1)  # of another version, though of one size
+        assert other.differing == ["ovs_dpstats", "ovs_drops",
+                                   "ovs_flow_stats", "ovs_meters"]
         assert other.flows([[1], [2, 3]]) == [FlowCounts(0, 0, 0, 0)] * 2
         assert other.counters() == DpCounters()
         assert not any(other.drops())
+
+
+def test_layouts_are_pinned_beside_maps(loader: Loader) -> None:
+    with loader.create(DP, {}, {}, maps=abi.MAPS) as made:
+        made.commit()
+    wanted = {name: ours.version for name, ours in abi.MAPS.items()
+              if ours.version}
+    with loader.open_pinned(DP) as found:
+        assert found.layouts == wanted
+        # What the records say is of no account then.
+        assert Earlier(found, 77).differing == []
+        assert set(found.maps) == abi.MAPS.keys()
+
+
+@pytest.mark.parametrize(("name", "kind", "size", "entries"), [
+    ("ovs_meters", bpfsys.MAP_TYPE_ARRAY, abi.METER.size, 7),
+    ("ovs_meters", bpfsys.MAP_TYPE_HASH, abi.METER.size,
+     abi.OVS_METERS + abi.OVS_METER_EXTRA),
+    ("ovs_dpstats", bpfsys.MAP_TYPE_ARRAY, abi.DP_STATS.size,
+     abi.OVS_MAX_BRIDGES),
+    ("ovs_drops", bpfsys.MAP_TYPE_PERCPU_ARRAY, 16,
+     abi.OVS_MAX_BRIDGES * abi.OVS_DROP_MAX),
+    ("ovs_flow_stats", bpfsys.MAP_TYPE_ARRAY, abi.FLOW_STATS.size, 3)])
+def test_a_map_of_another_kind_or_size(loader: Loader, name: str, kind: int,
+                                       size: int, entries: int) -> None:
+    """It alone begins anew, whatever its version says."""
+    with loader.create(DP, {}, {}, maps=abi.MAPS) as made:
+        made.commit()
+    pin = loader.pins.directory(DP) / "1" / "maps" / name
+    pin.unlink()
+    fd = bpfsys.map_create(kind, 4, size, entries, name=name)
+    bpfsys.obj_pin(fd, pin)
+    os.close(fd)
+    with loader.open_pinned(DP) as found:
+        earlier = Earlier(found, abi.OVS_ABI_VERSION)
+        assert earlier.differing == [name]
+        earlier.flows([[1], [2]])
+        earlier.counters()
+        earlier.drops()
 
 
 def test_generation_is_found_once_it_is_valid(

@@ -9,7 +9,7 @@ import gc
 import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,10 @@ from restarts import (
 )
 
 from dpif_bpf import abi, takeover
-from dpif_bpf.bpf_plane import LAYOUT
 from dpif_bpf.core import records
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.loader import Files
+from dpif_bpf.edge.pins import remove_tree
 from dpif_bpf.edge.psample_group import Psample
 from dpif_bpf.errors import BackendError
 from dpif_bpf.wire import uapi as u
@@ -139,9 +139,38 @@ def test_fewer_flows_than_there_were(site: Site, log: list[str]) -> None:
     assert peer.put(*flow(1, count, output(2))) == (0, None)
 
 
-def test_meters_of_another_version(site: Site, log: list[str],
-                                   monkeypatch: pytest.MonkeyPatch) -> None:
-    """They begin empty; flows that use them are there."""
+def newer_layout(site: Site) -> None:
+    """ovs_meters gets the next version's layout."""
+    layouts, = (site.pins / NAME).glob("[0-9]*/layouts")
+    version = abi.MAPS["ovs_meters"].version
+    (layouts / f"ovs_meters-{version}").rename(
+        layouts / f"ovs_meters-{version + 1}")
+
+
+def other_size(site: Site) -> None:
+    maps, = (site.pins / NAME).glob("[0-9]*/maps")
+    (maps / "ovs_meters").unlink()
+    fd = bpfsys.map_create(bpfsys.MAP_TYPE_ARRAY, 4, abi.METER.size, 7)
+    bpfsys.obj_pin(fd, maps / "ovs_meters")
+    os.close(fd)
+
+
+def of_old_provider(site: Site) -> None:
+    """One that pinned no versions, of another OVS_ABI_VERSION."""
+    layouts, = (site.pins / NAME).glob("[0-9]*/layouts")
+    remove_tree(layouts)
+    fd = bpfsys.obj_get(layouts.with_name("maps") / "ovs_nlmem")
+    words = bpfsys.mmap_array(fd, bpfsys.map_info(fd)).cast("Q")
+    words[2] += 1
+    os.close(fd)
+
+
+@pytest.mark.parametrize("differ", [newer_layout, other_size,
+                                    of_old_provider])
+def test_meters_of_another_layout(
+        site: Site, log: list[str],
+        differ: Callable[[Site], None]) -> None:
+    """They begin empty, which is told; flows that use them are there."""
     peer = furnish(site, 1)
     band = nla(u.OVS_BAND_ATTR_UNSPEC, nla_u32(
         u.OVS_BAND_ATTR_TYPE, u.OVS_METER_BAND_TYPE_DROP)
@@ -156,11 +185,12 @@ def test_meters_of_another_version(site: Site, log: list[str],
     peer = site.start()
     assert len(peer.dp.meters) == 1 and not any(
         "layout" in line for line in log)
-    words = peer.instance.plane.nlmem
-    words[2] += 1	# OVS_ABI_VERSION of who wrote it
+    assert peer.instance.anew == ()
     site.stop(peer)
+    differ(site)
     peer = site.start()
     assert len(peer.dp.meters) == 0 and len(peer.dp.flows) == 2
+    assert "ovs_meters" in peer.instance.anew
     assert any("another layout" in line and "ovs_meters" in line
                for line in log)
     peer.ask(u.OVS_METER_ID, u.OVS_METER_CMD_SET, *meter)
@@ -347,7 +377,8 @@ def test_object_of_another_version(site: Site, stages: Files,
         assert "another version" in peer.provider.left()[0].reason
         assert peer.new_dp("other")[0] == errno.EPROTO
         site.stop(peer)
-    monkeypatch.setitem(LAYOUT, "ovs_flows", 7)
+    monkeypatch.setattr(abi, "MAPS", {
+        **abi.MAPS, "ovs_flows": abi.Map(abi.Life.FRESH, 7)})
     peer = site.start()
     reason = peer.provider.left()[0].reason
     assert "ovs_flows has elements of" in reason and "not of 7" in reason

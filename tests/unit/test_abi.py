@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -125,3 +126,52 @@ def test_record_lookup() -> None:
     assert abi.KEY["tun_opts"].end == abi.OVS_KEY_USED * 8
     with pytest.raises(KeyError):
         abi.KEY["ipv4_source"]
+
+
+# Maps
+
+MAP = re.compile(r"struct \{([^}]*)\} (ovs_\w+) SEC\(\"\.maps\"\);")
+LAYOUTS = {
+    "ovs_dpstats": (1, abi.DP_STATS, "6fb2"),
+    "ovs_flow_stats": (1, abi.FLOW_STATS, "bcfe"),
+    "ovs_meters": (1, abi.METER, "a498"),
+}
+"""Version, element, and the beginning of a digest of its fields: whoever
+changes fields, or what they mean, makes another version of it, so that what
+an earlier provider left is not taken for something else."""
+
+
+def digest(record: abi.Record) -> str:
+    return hashlib.sha256(repr([
+        (name, field.offset, field.size)
+        for name, field in record.fields.items()]).encode()).hexdigest()[:4]
+
+
+def declared() -> dict[str, str]:
+    """The maps of the headers."""
+    found = {}
+    for name in ("maps.h", "maps_classifier.h"):
+        found.update({name: body for body, name in MAP.findall(
+            ABI_H.with_name(name).read_text("utf-8"))})
+    return found
+
+
+def test_every_map_is_said() -> None:
+    assert declared().keys() == abi.MAPS.keys()
+
+
+@pytest.mark.parametrize("name", [
+    name for name, ours in abi.MAPS.items() if ours.life != abi.Life.FRESH])
+def test_maps_that_outlive_a_generation(name: str) -> None:
+    ours, body = abi.MAPS[name], declared()[name]
+    assert ours.version >= 1
+    assert ours.per_cpu == ("BPF_MAP_TYPE_PERCPU_ARRAY" in body)
+    assert ours.per_cpu != ("BPF_F_MMAPABLE" in body)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_changed_layout_is_another_version(name: str) -> None:
+    version, record, fields = LAYOUTS[name]
+    ours = abi.MAPS[name]
+    assert (ours.version, ours.size) == (version, record.size)
+    assert digest(record) == fields
