@@ -12,7 +12,6 @@ from collections.abc import (
     Mapping,
 )
 from dataclasses import dataclass
-from functools import partial
 from operator import sub
 
 import ovs.vlog
@@ -27,14 +26,13 @@ from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
 from dpif_bpf.core.port_map import PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.earlier import counters_of, flow_stats_of
-from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge import bpfsys
 from dpif_bpf.edge.generation import Generation
-from dpif_bpf.edge.hooks import EndHooks, Hooks
+from dpif_bpf.edge.hook_kinds import TC
 from dpif_bpf.edge.inject import ExecSlots, Injector
 from dpif_bpf.edge.loader import Loader
-from dpif_bpf.edge.ports import Clsact
-from dpif_bpf.edge.ports.clsact import EGRESS
-from dpif_bpf.errors import BackendError, failures
+from dpif_bpf.errors import BackendError
+from dpif_bpf.hooking import Hooking
 
 vlog = ovs.vlog.Vlog("plane")
 
@@ -45,7 +43,8 @@ _GIVEN = abi.UPCALL_USE["given"].offset // 8
 _REFUSED = abi.UPCALL_USE["refused"].offset // 8
 
 INJECT = "ovs_inject"
-KEEP, RESTORE = "ovs_keep", "ovs_restore"
+END_PROGRAMS = "ovs_keep", "ovs_restore"
+"""At the end of an internal port's pair that people use."""
 METERS = "ovs_meters"
 MAX_STRIPES = 64
 """CPUs beyond this many count in the stripes of others, atomically."""
@@ -53,91 +52,6 @@ NS = 1000000
 """Nanoseconds in the milliseconds of OVS_FLOW_ATTR_USED."""
 ACTS_WORDS = 1 << 20
 """ovs_acts: 8 MiB.  Equal lists of actions are there once."""
-
-
-class Hooking:
-    """Hooks devices by tcx links, or by clsact filters before Linux 6.6."""
-
-    def __init__(self, loader: Loader, dp: str) -> None:
-        self._hooks: Hooks | None = None
-        self._clsact: Clsact | None = None
-        self._stale: set[int] = set()
-        """Devices that an earlier provider hooked."""
-        self._ours: set[int] = set()
-        """Devices that this one hooked, or tried to."""
-        self._ends: dict[str, EndHooks] = {}
-        """By program: hooks of the other ends of internal ports."""
-        if Hooks.supported():
-            links = loader.pins.links(dp)
-            self._hooks = Hooks(links)
-            self._ends = {
-                KEEP: EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS),
-                RESTORE: EndHooks(links, "restore",
-                                  bpfprog.ATTACH_TCX_INGRESS)}
-            try:
-                for hooks in (self._hooks, *self._ends.values()):
-                    self._stale.update(hooks.adopt())
-            except BackendError:
-                self.close()
-                raise
-        else:
-            self._clsact = Clsact()
-
-    def attach(self, ifindex: int, prog_fd: int, name: str) -> None:
-        """Hooks a device, or replaces the program that it has."""
-        self._ours.add(ifindex)
-        if self._hooks is not None:
-            self._hooks.attach(ifindex, prog_fd)
-        elif self._clsact is not None:
-            self._clsact.attach(ifindex, prog_fd, name)
-
-    def attach_end(self, hidden: int, ifindex: int | None, keep_fd: int,
-                   restore_fd: int) -> None:
-        """Hooks the other end of an internal port's pair.
-
-        :param ifindex: None when it is in another namespace: hooks that
-            went there with it get the programs, too
-        """
-        if self._clsact is None:
-            self._ends[KEEP].attach_end(hidden, ifindex, keep_fd)
-            self._ends[RESTORE].attach_end(hidden, ifindex, restore_fd)
-        elif ifindex is not None:
-            self._clsact.attach(ifindex, keep_fd, KEEP, EGRESS)
-            self._clsact.attach(ifindex, restore_fd, RESTORE)
-
-    def detach(self, ifindex: int) -> None:
-        """Unhooks a device, and the other end of an internal port's pair,
-        unless by clsact, which ends with it; no error when it has gone."""
-        self._ours.discard(ifindex)
-        for ends in self._ends.values():
-            ends.detach(ifindex)
-        if self._hooks is not None:
-            self._hooks.detach(ifindex)
-        elif self._clsact is not None:
-            self._clsact.detach(ifindex)
-
-    def prune(self, more: Iterable[int] = ()) -> None:
-        """Unhooks what an earlier provider hooked and this one did not.
-
-        :param more: devices that it may have hooked: clsact filters are
-            not found otherwise
-        :raises BackendError: of the first that failed; the others are done
-        """
-        failed = failures(*(
-            partial(self.detach, ifindex)
-            for ifindex in self._stale.union(more) - self._ours))
-        self._stale = set()
-        if failed:
-            raise failed[0]
-
-    def close(self) -> None:
-        """The programs stay on their devices."""
-        for ends in self._ends.values():
-            ends.close()
-        if self._hooks is not None:
-            self._hooks.close()
-        elif self._clsact is not None:
-            self._clsact.close()
 
 
 def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
@@ -224,8 +138,8 @@ class BpfPlane:
 
     def hook_inject(self) -> None:
         """From now on executes and deferred copies come here."""
-        self._hooking.attach(self._pair.receiver, self.gen.prog_fd(INJECT),
-                             INJECT)
+        self._hooking.attach(TC, self._pair.receiver,
+                             self.gen.prog_fd(INJECT), INJECT)
 
     def renew_inject(self) -> None:
         """The pair has been made anew: what was on its way is lost."""
@@ -279,13 +193,14 @@ class BpfPlane:
     def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
         pipeline = self.gen.bridge(bridge)
         self._hooking.attach(
-            ifindex, pipeline.entry_l3_fd if layer3 else pipeline.entry_fd,
+            TC, ifindex,
+            pipeline.entry_l3_fd if layer3 else pipeline.entry_fd,
             "ovs_entry")
 
     def attach_end(self, hidden: int, ifindex: int | None) -> None:
         try:
-            self._hooking.attach_end(hidden, ifindex, self.gen.prog_fd(KEEP),
-                                     self.gen.prog_fd(RESTORE))
+            self._hooking.attach_end(
+                hidden, ifindex, *map(self.gen.prog_fd, END_PROGRAMS))
         except BackendError as error:
             vlog.info(f"packets of an internal port lose their priority:"
                       f" {error}")

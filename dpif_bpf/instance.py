@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import ovs.vlog
 
 from dpif_bpf import abi
-from dpif_bpf.bpf_plane import BpfPlane, Hooking, load
+from dpif_bpf.bpf_plane import BpfPlane, load
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import InjectPair, PortEdge
 from dpif_bpf.core.plane import ANY_BRIDGE
@@ -26,6 +26,7 @@ from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.ring import UpcallRing
 from dpif_bpf.errors import failures
+from dpif_bpf.hooking import Hooking
 from dpif_bpf.limited import msec
 
 vlog = ovs.vlog.Vlog("provider")

@@ -20,7 +20,6 @@ from operator import add
 
 import ovs.vlog
 
-from dpif_bpf.bpf_plane import Hooking
 from dpif_bpf.core import restore
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import PortEdge
@@ -37,6 +36,7 @@ from dpif_bpf.errors import (
     RequestError,
     failures,
 )
+from dpif_bpf.hooking import Hooking
 from dpif_bpf.instance import Instance, Maker, attempt
 from dpif_bpf.limited import msec
 from dpif_bpf.wire.messages import VportRequest

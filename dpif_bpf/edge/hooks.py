@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs on devices' ingress by pinned tcx links (Linux 6.6 and newer).
+"""Programs at hooks of devices by pinned links (tcx: Linux 6.6 and newer).
 
-A link is pinned as DIRECTORY/IFINDEX.  So it outlives the provider, and the
-next one finds it and replaces its program in place, without a packet lost.
-Links belong to a datapath and not to one generation of it.  On older kernels
-the hooks are clsact filters, which live in the kernel without a pin
-(``edge.ports``).
+A hook is of a kind: a place where programs can be, and a name.  A device can
+have one of each kind.  A link is pinned as DIRECTORY/IFINDEX-KIND, and at
+ports' ingress, where all began, as DIRECTORY/IFINDEX.  So it outlives the
+provider, and the next one finds it and replaces its program in place, without
+a packet lost.  Links belong to a datapath and not to one generation of it.
+On older kernels the hooks are clsact filters, which live in the kernel without
+a pin (``edge.ports``).
 """
 
 from __future__ import annotations
@@ -16,20 +18,23 @@ import os
 from pathlib import Path
 
 from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.hook_kinds import HookKind
 from dpif_bpf.edge.pins import backend_errors, open_link
 from dpif_bpf.errors import BackendError
 
 
 class Hook:
-    """One program on one device's ingress.
+    """One program at one device's hook.
 
     :ivar ifindex: the device, in the network namespace that it was hooked in
     """
 
-    __slots__ = ("_fd", "_path", "ifindex")
+    __slots__ = ("_fd", "_kind", "_path", "ifindex")
 
-    def __init__(self, ifindex: int, fd: int, path: Path) -> None:
+    def __init__(self, kind: HookKind, ifindex: int, fd: int,
+                 path: Path) -> None:
         self.ifindex = ifindex
+        self._kind = kind
         self._fd = fd
         self._path = path
 
@@ -52,7 +57,7 @@ class Hook:
         """
         info = bpfprog.link_info(self._fd)
         return (info.ifindex == self.ifindex
-                and info.link_id in bpfprog.tcx_links(self.ifindex))
+                and info.link_id in self._kind.links(self.ifindex))
 
     def prog_id(self) -> int:
         """The kernel's id of the program."""
@@ -76,28 +81,20 @@ class Hook:
 
 
 class Hooks:
-    """The hooks of one datapath.
+    """The hooks of one kind and one datapath.
 
     :param directory: where the links are pinned, on a bpffs; made when
         there is something to pin
     """
 
-    _suffix = ""
-    """Of the pins' names."""
-    _where = bpfprog.ATTACH_TCX_INGRESS
-
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kind: HookKind) -> None:
         self._directory = directory
+        self._kind = kind
         self._hooks: dict[int, Hook] = {}
 
     @staticmethod
     def _alive(hook: Hook) -> bool:
         return hook.alive()
-
-    @staticmethod
-    def supported() -> bool:
-        """Whether the kernel has tcx links."""
-        return bpfprog.has_tcx()
 
     def adopt(self) -> list[int]:
         """Open the links that an earlier provider pinned.
@@ -112,12 +109,11 @@ class Hooks:
         with backend_errors(f"cannot read {self._directory}"):
             paths = sorted(self._directory.iterdir())
         for path in paths:
-            name = path.name.removesuffix(self._suffix)
-            if (name.isdigit() and path.name == name + self._suffix
-                    and int(name) not in self._hooks):
-                fd = open_link(path)
+            number = self._kind.number(path.name)
+            if number is not None and number not in self._hooks:
+                fd = open_link(path, self._kind.link_type)
                 if fd is not None:
-                    self._adopt(Hook(int(name), fd, path))
+                    self._adopt(Hook(self._kind, number, fd, path))
         return list(self._hooks)
 
     def _adopt(self, hook: Hook) -> None:
@@ -136,7 +132,7 @@ class Hooks:
         """Hook a device of this network namespace, or replace its program.
 
         :raises BackendError: ENODEV there is no such device, EINVAL the
-            kernel has no tcx (see supported()), EEXIST something that is
+            kernel has no such links, EEXIST something that is
             not ours has the pin's place
         """
         return self._update(ifindex, prog_fd) or self._create(
@@ -157,8 +153,8 @@ class Hooks:
         return None
 
     def _create(self, number: int, ifindex: int, prog_fd: int) -> Hook:
-        fd = bpfprog.link_create(prog_fd, ifindex, self._where)
-        path = self._directory / f"{number}{self._suffix}"
+        fd = bpfprog.link_create(prog_fd, ifindex, self._kind.where)
+        path = self._directory / self._kind.pin(number)
         try:
             with backend_errors(f"cannot pin {path}"):
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -167,13 +163,13 @@ class Hooks:
         except BackendError:
             os.close(fd)  # and with it goes the link
             raise
-        self._hooks[number] = hook = Hook(number, fd, path)
+        self._hooks[number] = hook = Hook(
+            self._kind, number, fd, path)
         return hook
 
-    @staticmethod
-    def _make_room(path: Path) -> None:
+    def _make_room(self, path: Path) -> None:
         """Unpin a link of a device that had this index before."""
-        fd = open_link(path)
+        fd = open_link(path, self._kind.link_type)
         if fd is not None:
             os.close(fd)
             path.unlink()
@@ -202,15 +198,7 @@ class EndHooks(Hooks):
 
     Such an end can be in another namespace, where its hooks go with it: it
     goes by the index of the hidden end here.
-
-    :param name: of these hooks, in the names of the pins
-    :param where: ATTACH_TCX_INGRESS or ATTACH_TCX_EGRESS
     """
-
-    def __init__(self, directory: Path, name: str, where: int) -> None:
-        super().__init__(directory)
-        self._suffix = f"-{name}"
-        self._where = where
 
     @staticmethod
     def _alive(hook: Hook) -> bool:

@@ -3,8 +3,9 @@
 
 ::
 
-    ROOT/DP/links/IFINDEX       tcx links (edge.hooks),
-    ROOT/DP/links/IFINDEX-NAME  those of the other end of an internal port
+    ROOT/DP/links/IFINDEX       links at ports' ingress (edge.hooks),
+    ROOT/DP/links/IFINDEX-KIND  at hooks of other kinds, of the same device or
+                                of the other end of an internal port's pair
     ROOT/DP/N/maps/NAME         generation N of the datapath: every map,
     ROOT/DP/N/layouts/NAME-V    an empty directory: map NAME has version V of
                                 its layout (abi.MAPS),
@@ -36,6 +37,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from dpif_bpf.edge import bpfprog, bpfsys
+from dpif_bpf.edge.hook_kinds import HOOK_KINDS
 from dpif_bpf.errors import BackendError
 
 PIN_ROOT = Path("/sys/fs/bpf/ovs")
@@ -108,13 +110,14 @@ def remove_tree(path: Path) -> None:
     path.rmdir()
 
 
-def open_link(path: Path) -> int | None:
-    """The descriptor of a pinned tcx link; None when there is no such."""
+def open_link(path: Path, link_type: int) -> int | None:
+    """The descriptor of a pinned link of a type (LINK_TYPE_*); None when
+    there is no such."""
     try:
         fd = bpfsys.obj_get(path, bpfsys.LINK)
     except BackendError:
         return None
-    if bpfprog.link_info(fd).link_type == bpfprog.LINK_TYPE_TCX:
+    if bpfprog.link_info(fd).link_type == link_type:
         return fd
     os.close(fd)
     return None
@@ -159,7 +162,7 @@ class PinRoot:
         return self.root / pin_name(dp)
 
     def links(self, dp: str) -> Path:
-        """Where a datapath's tcx links are."""
+        """Where a datapath's links are."""
         return self.directory(dp) / _LINKS
 
     def generations(self, dp: str) -> list[int]:
@@ -250,8 +253,8 @@ class PinRoot:
         if not links.is_dir():
             return
         for path in links.iterdir():
-            number = path.name.partition("-")[0]
-            fd = open_link(path) if number.isdigit() else None
+            fd = next((open_link(path, kind.link_type) for kind in HOOK_KINDS
+                       if kind.number(path.name) is not None), None)
             if fd is not None:
                 os.close(fd)
                 path.unlink()

@@ -20,6 +20,7 @@ from netns import Namespace
 
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import Generation
+from dpif_bpf.edge.hook_kinds import KEEP, TC, HookKind
 from dpif_bpf.edge.hooks import EndHooks, Hooks
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import remove_tree
@@ -48,7 +49,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(scope="module", autouse=True)
 def tcx() -> None:
-    if not Hooks.supported():
+    if not bpfprog.has_tcx():
         pytest.skip("the kernel has no tcx links (Linux 6.6)")
 
 
@@ -103,7 +104,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_attach_replace_detach(loader: Loader, far: socket.socket) -> None:
     vb = socket.if_nametoindex("vb")
     with new_generation(loader, vb, 1, 2) as generation:
-        hooks = Hooks(loader.pins.links(DP))
+        hooks = Hooks(loader.pins.links(DP), TC)
         hook = hooks.attach(vb, generation.bridge(1).entry_fd)
         assert hook.alive() and vb in hooks and len(hooks) == 1
         assert (loader.pins.links(DP) / str(vb)).exists()
@@ -125,11 +126,11 @@ def test_attach_replace_detach(loader: Loader, far: socket.socket) -> None:
 def test_next_provider_adopts(loader: Loader, far: socket.socket) -> None:
     vb = socket.if_nametoindex("vb")
     with new_generation(loader, vb, 1, 2) as generation:
-        first = Hooks(loader.pins.links(DP))
+        first = Hooks(loader.pins.links(DP), TC)
         first.attach(vb, generation.bridge(1).entry_fd)
         link, = bpfprog.tcx_links(vb)
         first.close()
-        second = Hooks(loader.pins.links(DP))
+        second = Hooks(loader.pins.links(DP), TC)
         assert second.adopt() == [vb]
         second.attach(vb, generation.bridge(2).entry_fd)
         assert bpfprog.tcx_links(vb) == [link]
@@ -140,7 +141,7 @@ def test_next_provider_adopts(loader: Loader, far: socket.socket) -> None:
 
 def test_no_such_device(loader: Loader, far: socket.socket) -> None:
     with new_generation(loader, 1, 1) as generation:
-        hooks = Hooks(loader.pins.links(DP))
+        hooks = Hooks(loader.pins.links(DP), TC)
         with pytest.raises(BackendError, match="9999"):
             hooks.attach(9999, generation.bridge(1).entry_fd)
         assert 9999 not in hooks
@@ -152,7 +153,7 @@ def test_device_goes_and_its_index_comes_again(
     vb = socket.if_nametoindex("vb")
     with new_generation(loader, vb, 1) as generation:
         entry = generation.bridge(1).entry_fd
-        hooks = Hooks(loader.pins.links(DP))
+        hooks = Hooks(loader.pins.links(DP), TC)
         old = hooks.attach(vb, entry)
         namespace.ip("link del va")
         namespace.ip(f"link add vc index {vb} type veth peer name vd")
@@ -162,7 +163,7 @@ def test_device_goes_and_its_index_comes_again(
         assert len(bpfprog.tcx_links(vb)) == 1
         hooks.close()
         namespace.ip("link del vc")
-        after = Hooks(loader.pins.links(DP))
+        after = Hooks(loader.pins.links(DP), TC)
         assert after.adopt() == []
         assert not list(loader.pins.links(DP).iterdir())
 
@@ -173,9 +174,9 @@ def test_link_of_another_namespace_is_not_adopted(
     elsewhere.ip(f"link add vc index {vb} type veth peer name vd")
     with new_generation(loader, vb, 1) as generation:
         with elsewhere.entered():
-            Hooks(loader.pins.links(DP)).attach(
+            Hooks(loader.pins.links(DP), TC).attach(
                 vb, generation.bridge(1).entry_fd)
-        hooks = Hooks(loader.pins.links(DP))
+        hooks = Hooks(loader.pins.links(DP), TC)
         assert hooks.adopt() == []
         hooks.attach(vb, generation.bridge(1).entry_fd)
         far.send(FRAME)
@@ -191,9 +192,9 @@ def test_ends_are_known_wherever_they_are(
     links = loader.pins.links(DP)
     with new_generation(loader, vb, 1, 2) as generation:
         entries = [generation.bridge(n).entry_fd for n in (1, 2)]
-        hooks = Hooks(links)
+        hooks = Hooks(links, TC)
         hooks.attach(vb, entries[0])
-        ends = EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS)
+        ends = EndHooks(links, KEEP)
         ends.attach_end(vb, None, entries[0])
         assert vb not in ends
         ends.attach_end(vb, va, entries[0])
@@ -202,9 +203,9 @@ def test_ends_are_known_wherever_they_are(
         namespace.ip(f"link set va netns {elsewhere.pid}")
         hooks.close()
         ends.close()
-        hooks = Hooks(links)
+        hooks = Hooks(links, TC)
         assert hooks.adopt() == [vb] and len(hooks) == 1
-        ends = EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS)
+        ends = EndHooks(links, KEEP)
         assert ends.adopt() == [vb]
         ends.attach_end(vb, None, entries[1])
         with open_link(links / f"{vb}-keep") as fd:
@@ -213,7 +214,7 @@ def test_ends_are_known_wherever_they_are(
         elsewhere.ip("link del va")
         ends.close()
         hooks.close()
-        ends = EndHooks(links, "keep", bpfprog.ATTACH_TCX_EGRESS)
+        ends = EndHooks(links, KEEP)
         assert ends.adopt() == []
         assert {path.name for path in links.iterdir()} == {str(vb)}
         namespace.ip("link add vb type veth peer name va")
@@ -222,6 +223,43 @@ def test_ends_are_known_wherever_they_are(
         assert vb in ends
     loader.remove(DP)
     assert not links.exists()
+
+
+def test_a_device_has_a_hook_of_each_kind(loader: Loader,
+                                          far: socket.socket) -> None:
+    """They are pinned, replaced, found again and taken off on their own, and
+    a link of another type is not taken for one of ours."""
+    vb = socket.if_nametoindex("vb")
+    links = loader.pins.links(DP)
+    xdp = HookKind("xdp", bpfprog.ATTACH_XDP, bpfprog.LINK_TYPE_XDP,
+                   lambda _: attached)
+    passes = struct.pack("=BBhiBBhi", 0xb7, 0, 0, 2, 0x95, 0, 0, 0)
+    prog = bpfprog.prog_load(bpfprog.PROG_TYPE_XDP, passes, "passes")
+    with new_generation(loader, vb, 1) as generation:
+        at_tc, at_xdp = Hooks(links, TC), Hooks(links, xdp)
+        at_tc.attach(vb, generation.bridge(1).entry_fd)
+        hook = at_xdp.attach(vb, prog)
+        assert {path.name for path in links.iterdir()} == {
+            str(vb), f"{vb}-xdp"}
+        assert at_xdp.attach(vb, prog) is hook
+        far.send(FRAME)
+        assert seen(generation, 1) == 1
+        at_tc.close()
+        at_xdp.close()
+        with open_link(links / f"{vb}-xdp") as fd:
+            attached = [bpfprog.link_info(fd).link_id]
+
+        at_tc, at_xdp = Hooks(links, TC), Hooks(links, xdp)
+        assert at_tc.adopt() == [vb] and at_xdp.adopt() == [vb]
+        at_tc.detach(vb)
+        assert bpfprog.tcx_links(vb) == []
+        assert {path.name for path in links.iterdir()} == {f"{vb}-xdp"}
+        (links / f"{vb}-xdp").rename(links / str(vb))
+        assert Hooks(links, TC).adopt() == []
+        (links / str(vb)).rename(links / f"{vb}-xdp")
+        at_xdp.detach(vb)
+        assert not list(links.iterdir())
+    os.close(prog)
 
 
 @contextlib.contextmanager
@@ -246,6 +284,7 @@ PROVIDER = """
     import sys, time
     from pathlib import Path
     from dpif_bpf.edge import bpfsys
+    from dpif_bpf.edge.hook_kinds import TC
     from dpif_bpf.edge.hooks import Hooks
     from dpif_bpf.edge.loader import Files, Loader
     root, obj, ifindex = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -256,7 +295,7 @@ PROVIDER = """
                       (1).to_bytes(4, sys.byteorder))
     entry = made.add_bridge(1)
     made.commit()
-    Hooks(loader.pins.links("ovs-bpf")).attach(int(ifindex), entry)
+    Hooks(loader.pins.links("ovs-bpf"), TC).attach(int(ifindex), entry)
     print("ready", flush=True)
     time.sleep(60)
     """
@@ -290,7 +329,7 @@ def test_provider_is_killed_and_another_takes_over(
         assert old is not None and old.number == 1
         at_restart = old.dp_stats(1)[1]
         new = new_generation(loader, vb, 1)
-        hooks = Hooks(loader.pins.links(DP))
+        hooks = Hooks(loader.pins.links(DP), TC)
         assert hooks.adopt() == [vb]
         # Nobody has served it since, and it goes on.
         until(lambda: old.dp_stats(1)[1] > at_restart)
