@@ -22,8 +22,8 @@ from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.core.devices import InjectPair
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
-from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, PortEntry
-from dpif_bpf.core.port_map import PortMap
+from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters
+from dpif_bpf.core.port_map import PortEntry, PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.earlier import counters_of, flow_stats_of
 from dpif_bpf.edge import bpfsys

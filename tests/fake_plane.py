@@ -12,8 +12,8 @@ from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
-from dpif_bpf.core.plane import DpCounters, PortEntry
-from dpif_bpf.core.port_map import PortMap
+from dpif_bpf.core.plane import DpCounters
+from dpif_bpf.core.port_map import PortEntry, PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.services.families import make_router

@@ -15,8 +15,6 @@ from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Classifier
 from dpif_bpf.core.port_map import PortEntry
 
-__all__ = ["ANY_BRIDGE", "DpCounters", "Plane", "PortEntry"]
-
 ANY_BRIDGE = 0
 """The bridge id of ports that no bridge of the database owns."""
 

@@ -21,7 +21,7 @@ from dpif_bpf.core.turns import Turns
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.gso import SKB_GSO_UDP
-from dpif_bpf.wire.key.decode import encode_key
+from dpif_bpf.wire.key.encode import encode_key
 from dpif_bpf.wire.netlink import NLA_PAYLOAD_MAX
 from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.protocols import ETH_P_802_2, ETH_P_802_3_MIN

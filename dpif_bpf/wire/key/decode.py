@@ -26,7 +26,6 @@ from dpif_bpf.wire.facts import (
     KeyFacts,
 )
 from dpif_bpf.wire.key.attrs import be16_bits, bits, offset
-from dpif_bpf.wire.key.encode import encode_key
 from dpif_bpf.wire.key.match import (
     KeyShape,
     key_shape,
@@ -35,9 +34,6 @@ from dpif_bpf.wire.key.match import (
 )
 from dpif_bpf.wire.key.walk import Layout, invalid, name
 from dpif_bpf.wire.netlink import NLA_HDRLEN
-
-__all__ = ["Match", "Metadata", "decode_key", "decode_match",
-           "decode_metadata", "encode_key"]
 
 CHUNK = 255
 """Bytes of a table for bytes.translate(); one more is the zero."""

@@ -16,6 +16,7 @@ from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts
 from dpif_bpf.wire.key import decode as key
+from dpif_bpf.wire.key.encode import encode_key
 from dpif_bpf.wire.netlink import nla, nla_u8, nla_u32
 
 
@@ -89,14 +90,14 @@ def test_key_image(kind: str) -> None:
 @pytest.mark.parametrize("kind", k.KEYS)
 def test_encode_is_the_inverse(kind: str) -> None:
     image = key.decode_key(k.KEYS[kind])
-    attrs = key.encode_key(image.to_bytes(8 * abi.OVS_KEY_BASE, "little"))
+    attrs = encode_key(image.to_bytes(8 * abi.OVS_KEY_BASE, "little"))
     assert key.decode_key(attrs) == image
 
 
 def test_encode_order() -> None:
     """As __ovs_nla_put_key() of the kernel."""
     image = key.decode_key(k.KEYS["vlan"])
-    assert key.encode_key(image.to_bytes(280, "little")) == k.join(
+    assert encode_key(image.to_bytes(280, "little")) == k.join(
         k.recirc_id(), nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 0),
         nla_u32(uapi.OVS_KEY_ATTR_PRIORITY, 0), k.in_port(),
         nla_u32(uapi.OVS_KEY_ATTR_SKB_MARK, 0), k.eth(), k.eth_type(0x8100),
@@ -105,7 +106,7 @@ def test_encode_order() -> None:
 
 def test_encode_without_port() -> None:
     image = key.decode_key(k.KEYS["no port"])
-    attrs = key.encode_key(image.to_bytes(280, "little"))
+    attrs = encode_key(image.to_bytes(280, "little"))
     assert k.in_port(65535) not in attrs
     assert key.decode_key(attrs) & 0xffffffff == 65535
 
@@ -115,7 +116,7 @@ def test_encode_of_neighbour_discovery() -> None:
     image = bytearray(key.decode_key(k.KEYS["nd"]).to_bytes(280, "little"))
     for type_ in (135, 134, 136, 137):
         image[abi.KEY["tp_src"].offset + 1] = type_
-        attrs = key.encode_key(bytes(image))
+        attrs = encode_key(bytes(image))
         assert (k.nd() in attrs) is (type_ in {135, 136})
 
 
@@ -123,7 +124,7 @@ def test_two_tags_there_and_back() -> None:
     image = bytearray(key.decode_key(k.KEYS["vlan"]).to_bytes(280, "little"))
     image[abi.KEY["cvlan_tci"].slice] = b"\x10\x14"
     image[abi.KEY["cvlan_tpid"].slice] = b"\x81\x00"
-    attrs = key.encode_key(bytes(image))
+    attrs = encode_key(bytes(image))
     assert attrs.endswith(k.encap(
         k.eth_type(0x8100), k.vlan(0x1014),
         k.encap(k.eth_type(), k.ipv4(), k.udp())))

@@ -17,6 +17,7 @@ from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts
 from dpif_bpf.wire.key import decode as key
+from dpif_bpf.wire.key.encode import encode_key
 from dpif_bpf.wire.netlink import nla, nla_flag, nla_u8, nla_u16, nla_u32
 
 
@@ -217,7 +218,7 @@ def test_metadata_with_options() -> None:
 @pytest.mark.parametrize("kind", KEYS)
 def test_encode_is_the_inverse(kind: str) -> None:
     image = key.decode_key(KEYS[kind])
-    attrs = key.encode_key(image.to_bytes(abi.KEY.size, "little"))
+    attrs = encode_key(image.to_bytes(abi.KEY.size, "little"))
     assert key.decode_key(attrs) == image
 
 

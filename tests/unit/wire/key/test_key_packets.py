@@ -13,6 +13,7 @@ from oracle_key import Meta, extract
 from dpif_bpf import abi
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.key import decode as key
+from dpif_bpf.wire.key.encode import encode_key
 
 # Fields that upcalls do not carry yet.
 LATER = ("ipv6_exthdrs",)
@@ -110,7 +111,7 @@ def test_there_and_back(frame: bytes, meta: Meta) -> None:
     found = extract(frame, meta)
     if found is None:       # malformed NSH is dropped
         return
-    attrs = key.encode_key(found.key[:8 * abi.OVS_KEY_BASE])
+    attrs = encode_key(found.key[:8 * abi.OVS_KEY_BASE])
     check(attrs, found.key)
     assert len(attrs) % 4 == 0
 
@@ -124,7 +125,7 @@ def test_layer_3(packet: tuple[int, bytes], meta: Meta) -> None:
                                   protocol=eth_type))
     if found is None:
         return
-    attrs = key.encode_key(found.key[:8 * abi.OVS_KEY_BASE])
+    attrs = encode_key(found.key[:8 * abi.OVS_KEY_BASE])
     check(attrs, found.key)
     image = int.from_bytes(key.decode_metadata(attrs).image, "little")
     assert image >> 64 & 0xffffff == expected(found.key) >> 64 & 0xffffff
