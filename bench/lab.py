@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.service import LATER
 from dpif_bpf.edge import bpfprog
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.pins import PIN_ROOT
@@ -90,6 +91,8 @@ class Lab:
             GENLMSGHDR.pack(cmd, 2, 0) + uapi.OVS_HEADER.pack(
                 dps[0].dp_ifindex if dps else 0) + b"".join(attrs))
         for reply in self._router.serve(request):
+            if reply == LATER:
+                self.provider.run()
             for message in iter_messages(reply):
                 if message.type != NLMSG_ERROR:
                     continue

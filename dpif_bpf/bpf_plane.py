@@ -109,12 +109,13 @@ class BpfPlane:
         self.gen = gen
         sizes = Sizes.for_flows(max_flows)
         self.flow_ids = sizes.flows
+        self.max_flows = max_flows
         self.acts = gen.mapped("ovs_acts").cast("Q")
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
         self.meters = gen.mapped(METERS).cast("Q")
         self._ports = PortMap(gen.mapped("ovs_ports").cast("Q"))
         self._upcalls = gen.mapped("ovs_upcall_use").cast("Q")
-        self._stats = flow_stats_of(gen)
+        self._stats = flow_stats_of(gen, sizes.flows)
         self.classifier = Classifier(
             Buffers(*map(gen.mapped, MAPPED)), sizes,
             freed=self._stats.clear)

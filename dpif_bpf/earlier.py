@@ -14,11 +14,12 @@ from itertools import islice
 from dpif_bpf import abi
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats, total
 from dpif_bpf.core.plane import DpCounters
+from dpif_bpf.core.records import flow_ids
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.edge.generation import Generation
 
 RECORDS = "ovs_nlmem"
-_FLOWS, _STATS = "ovs_flows", "ovs_flow_stats"
+_STATS = "ovs_flow_stats"
 _NOTHING = FlowCounts(0, 0, 0, 0)
 
 
@@ -43,9 +44,11 @@ def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
     return counted
 
 
-def flow_stats_of(gen: Generation) -> FlowStats:
-    """The statistics of a generation's flows."""
-    flows = gen.map_info(_FLOWS).max_entries
+def flow_stats_of(gen: Generation, flows: int) -> FlowStats:
+    """The statistics of a generation's flows.
+
+    :param flows: how many ids there are
+    """
     stripes = gen.map_info(_STATS).max_entries // flows
     return FlowStats(gen.mapped(_STATS), stripes, flows)
 
@@ -68,11 +71,10 @@ class Earlier:
         self._stats: FlowStats | None = None
         self._flows = 0
         if _STATS not in self.differing:
-            if _FLOWS in gen.maps:
-                self._flows = gen.map_info(_FLOWS).max_entries
+            self._flows = flow_ids(gen.mapped(RECORDS).cast("Q"))
             if (self._flows and not
                     gen.map_info(_STATS).max_entries % self._flows):
-                self._stats = flow_stats_of(gen)
+                self._stats = flow_stats_of(gen, self._flows)
             else:
                 self.differing.append(_STATS)
 

@@ -40,6 +40,9 @@ _RECLAIM_TURNS = 64
 """Of BUDGET upcalls: they take a tenth of a second."""
 RETRY_INTERVAL = 1000
 """ms until what devices and the database want is tried again that failed."""
+NO_ROOM_INTERVAL = 60000
+"""ms between warnings that there is no room for a flow: coverage/show has how
+often that was so."""
 REAP_INTERVAL = 100
 """ms after which executes are looked after when nothing else happens."""
 
@@ -62,6 +65,7 @@ class Provider:
         """Names of datapaths that do not follow devices or bridges to when
         (ms) that is tried again."""
         self._warn = Limited(vlog.warn)
+        self._no_room = self._told_no_room = 0
         self._grace = Grace()
         self._psample = Psample()
         self._samples = Samples(self._psample)
@@ -71,7 +75,8 @@ class Provider:
 
     def counters(self) -> dict[str, int]:
         """Events of all datapaths since the start, by name."""
-        return {"psample_sent": self._samples.sent,
+        return {"flow_no_room": self._no_room,
+                "psample_sent": self._samples.sent,
                 "psample_lost": self._samples.lost}
 
     # core.services.service.Registry
@@ -129,7 +134,18 @@ class Provider:
         self._multicast(group, message)
 
     def reclaim(self) -> bool:
+        for instance in self._instances.values():
+            instance.dp.flows.flushes.run()
         return self._grace.reclaim(self._read_upcalls) > 0
+
+    def refused(self, dp: Datapath, error: DpifError) -> None:
+        self._no_room += 1
+        now = msec()
+        if self._told_no_room and now < self._told_no_room + NO_ROOM_INTERVAL:
+            return
+        self._told_no_room = now
+        vlog.warn(f"{dp.name} refuses flows, whose packets all go to"
+                  f" ovs-vswitchd: {error}")
 
     def _read_upcalls(self) -> None:
         """What is queued by now, or most of it."""
@@ -198,9 +214,9 @@ class Provider:
             instance.upcalls.flush()
             if instance.plane.executing:
                 instance.plane.reap(msec())
+            instance.dp.flows.flushes.run()
             self._tidy(instance)
-        if drained:
-            self._grace.run(over)
+        self._grace.run(over and drained)
 
     def _catch_up(self, now: int) -> None:
         """What could not be done, by a takeover for one, is tried again."""
@@ -250,6 +266,8 @@ class Provider:
             if instance.unsettled:
                 poller.timer_wait(instance.unsettled - now)
             instance.ring.wait(poller)
+            if instance.dp.flows.flushes.busy:
+                poller.immediate_wake()
             if instance.plane.executing:
                 poller.timer_wait(REAP_INTERVAL)
             if instance.tidied:

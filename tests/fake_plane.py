@@ -17,8 +17,9 @@ from dpif_bpf.core.port_map import PortEntry, PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.service import LATER
 from dpif_bpf.core.vport import LOCAL, Vport
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import DatapathRequest
 from dpif_bpf.wire.netlink import (
@@ -44,6 +45,7 @@ class FakePlane:
         sizes = Sizes.for_flows(MAX_FLOWS)
         space = sizes.bytes()
         self.flow_ids = sizes.flows
+        self.max_flows = MAX_FLOWS
         space |= {
             "ovs_flow_stats": (CPUS + 1) * sizes.flows * abi.FLOW_STATS.size,
             "ovs_acts": 1 << 16,
@@ -199,7 +201,17 @@ class FakeProvider:
                 if port is not None:
                     yield dp, port, port.port_no not in dp.vports.by_no
 
+    def refused(self, dp: Datapath, error: DpifError) -> None:
+        self.reports.append(f"{dp.name}: {error}")
+
+    def flush(self) -> None:
+        """Turns, until no flush is under way."""
+        for dp in self.dps:
+            while dp.flows.flushes.run():
+                pass
+
     def reclaim(self) -> bool:
+        self.flush()
         waiting = sum(plane.classifier.quarantine_size
                       for plane in self.planes)
         for plane in self.planes:
@@ -234,8 +246,12 @@ class Peer:
 
     def send(self, datagram: bytes) -> list[Message]:
         """The messages that answer a datagram."""
-        return [message for reply in self.router.serve(datagram)
-                for message in iter_messages(reply)]
+        messages: list[Message] = []
+        for reply in self.router.serve(datagram):
+            if reply == LATER:
+                self.provider.flush()
+            messages += iter_messages(reply)
+        return messages
 
     def do(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
            dp: int | None = None) -> tuple[int, str | None]:

@@ -72,7 +72,7 @@ class Datapath:
         finish = Finish(name, report)
         plane.classifier.add_root(ANY_BRIDGE)
         self.flows = FlowTable(plane.classifier, plane, self.programs,
-                               self.records)
+                               self.records, plane.max_flows)
         self.meters = Meters(plane.meters, clock)
         self.ports = Ports(number, plane, devices, self.flows, self._keeper,
                            finish)

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from typing import TypeVar
 
 from dpif_bpf.core.actions.programs import Program, ProgramCache
 from dpif_bpf.core.classifier.forest import Classifier
+from dpif_bpf.core.flow_flush import Flush, Flushes
 from dpif_bpf.core.flow_stats import total
 from dpif_bpf.core.plane import ANY_BRIDGE, Statistics
 from dpif_bpf.core.records import FLOW_BASE, FLOW_PREFIX, Records
@@ -25,6 +29,8 @@ from dpif_bpf.wire.key.decode import Match, decode_key, decode_match
 from dpif_bpf.wire.messages import FlowRequest
 from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, nla
 from dpif_bpf.wire.replies import FlowParts, flow_body, flow_parts
+
+_Name = TypeVar("_Name")
 
 _IN_PORT = 0xFFFFFFFF
 """Bits of ovs_key.in_port in a key image: word 0, low half."""
@@ -62,13 +68,16 @@ class Flow:
 class FlowTable:
     """All flows of a datapath.
 
-    :param bridge_of: input port -> bridge id, changed by the owner only
-        through :meth:`move_port`
+    Input ports have bridges, which :meth:`move_port` and its like change.
+
+    :param max_flows: flows that there may be
     """
 
     def __init__(self, classifier: Classifier, stats: Statistics,
-                 programs: ProgramCache, records: Records) -> None:
+                 programs: ProgramCache, records: Records,
+                 max_flows: int) -> None:
         self._classifier = classifier
+        self._max_flows = max_flows
         self._stats = stats
         self._programs = programs
         self._records = records
@@ -79,6 +88,9 @@ class FlowTable:
         self._bridge_of: dict[int, int] = {}
         self._bridges: set[int] = {ANY_BRIDGE}
         self._serial = 0
+        self._flushed = 0
+        """The last serial number that was flushed."""
+        self.flushes = Flushes()
 
     def __len__(self) -> int:
         return len(self._by_match)
@@ -89,7 +101,7 @@ class FlowTable:
 
     def alive(self, flow: Flow) -> bool:
         """Whether `flow` of a snapshot is still there."""
-        return bool(flow.places)
+        return bool(flow.places) and flow.serial > self._flushed
 
     def put(self, request: FlowRequest) -> Flow:
         """OVS_FLOW_CMD_NEW: a new flow, or new actions for one.
@@ -98,6 +110,7 @@ class FlowTable:
             there is one and NLM_F_CREATE forbids to change it; ENOENT when
             there is another flow in its place
         :raises BackendError: ENOSPC when a table is full
+        :raises RequestError: ENOSPC when there are max_flows
         """
         match = _match(request)
         old = self._find(request.ufid, match)
@@ -174,10 +187,30 @@ class FlowTable:
             del self._by_key[flow.match.full_key]
         self._programs.release(flow.program)
 
-    def flush(self) -> None:
-        """Deletes all flows."""
-        for flow in self.snapshot():
-            self.delete(flow)
+    def flush(self) -> int:
+        """Deletes all flows: they are not here any more, nor in what is kept
+        for the next provider.  ``flushes`` has to do the rest.
+
+        :returns: its number there
+        """
+        flows, names = self._by_match, chain(
+            _drain(self._by_id), _drain(self._by_ufid), _drain(self._by_key))
+        self._flushed = self._serial
+        self._clear()
+        kept = self._records.take_flows()
+        kill, free = self._classifier.flush()
+        return self.flushes.add(Flush(
+            kill, chain(self._free(flows, kept), names, free)))
+
+    def _free(self, flows: dict[tuple[int, int], Flow],
+              kept: memoryview) -> Iterator[None]:
+        while flows:
+            _, flow = flows.popitem()
+            for flow_id in flow.places.values():
+                self._records.release(kept[flow_id])
+            flow.places.clear()
+            self._programs.release(flow.program)
+            yield
 
     def stats(self, flows: list[Flow]) -> list[tuple[int, int, int, int]]:
         """Packets, bytes, used (ms, CLOCK_MONOTONIC, 0: never) and TCP flags
@@ -193,9 +226,15 @@ class FlowTable:
         """Forgets all flows; the plane goes, and they go with it."""
         for flow in self.snapshot():
             flow.places.clear()
-        for table in (self._by_ufid, self._by_match, self._by_key,
-                      self._by_id):
-            table.clear()
+        self._flushed = self._serial
+        self._clear()
+        self.flushes.forget()
+
+    def _clear(self) -> None:
+        self._by_ufid = {}
+        self._by_match = {}
+        self._by_key = {}
+        self._by_id = {}
 
     def add_bridge(self, bridge: int) -> None:
         """Flows that match any port are in every bridge's root.
@@ -311,6 +350,9 @@ class FlowTable:
 
     def _insert(self, request: FlowRequest, match: Match) -> Flow:
         key, actions = _attributes(request)
+        if len(self) >= self._max_flows:
+            raise RequestError(errno.ENOSPC, "there are"
+                               f" {len(self)} flows, as many as there may be")
         program = self._programs.get(actions, match.facts,
                                      request.actions_pos)
         parts = flow_parts(key, request.mask, actions, request.ufid)
@@ -377,6 +419,13 @@ class FlowTable:
             self._keep(flow_id, flow, flow.body)
         except DpifError:
             self._records.drop(FLOW_BASE + flow_id)
+
+
+def _drain(table: dict[_Name, Flow]) -> Iterator[None]:
+    """Empties a table: the end of one with all its flows takes long."""
+    while table:
+        table.popitem()
+        yield
 
 
 def _attributes(request: FlowRequest) -> tuple[bytes, bytes]:

@@ -48,6 +48,8 @@ class Memory(Protocol):
     """ovs_meters as 64-bit words: those of the generation before."""
     flow_ids: int
     """Ids of flows are below this."""
+    max_flows: int
+    """Flows that there may be."""
 
 
 class PortMaps(Protocol):

@@ -4,11 +4,13 @@
 Something that was unlinked is retired: put aside with what is to be done
 with it later.  ``seal`` closes the present batch and gives it a number, the
 epoch.  When every program that was running at that time has ended (see
-dpif_bpf.edge.grace), ``advance`` finishes the batch, in order.
+dpif_bpf.edge.grace), ``advance`` finishes the batch, in order, a bounded part
+at a time if its caller wants that.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import TypeVarTuple
@@ -22,8 +24,8 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._epoch = 0
-        self._open: list[_Call] = []
-        self._sealed: deque[tuple[int, list[_Call]]] = deque()
+        self._open: deque[_Call] = deque()
+        self._sealed: deque[tuple[int, deque[_Call]]] = deque()
 
     def __len__(self) -> int:
         """Calls that wait."""
@@ -44,18 +46,24 @@ class Quarantine:
             return 0
         self._epoch += 1
         self._sealed.append((self._epoch, self._open))
-        self._open = []
+        self._open = deque()
         return self._epoch
 
-    def advance(self, epoch: int) -> int:
+    def advance(self, epoch: int, most: int = sys.maxsize) -> int:
         """Finishes every batch up to `epoch`, whose grace period is over.
 
-        :returns: how many calls were made
+        :param most: calls to make at most
+        :returns: how many calls were made; `most` means that there may be
+            more
         """
         done = 0
         while self._sealed and self._sealed[0][0] <= epoch:
-            batch = self._sealed.popleft()[1]
-            for call, args in batch:
+            batch = self._sealed[0][1]
+            while batch:
+                if done == most:
+                    return done
+                done += 1
+                call, args = batch.popleft()
                 call(*args)
-            done += len(batch)
+            self._sealed.popleft()
         return done

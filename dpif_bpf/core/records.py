@@ -54,6 +54,7 @@ class Records:
 
     def __init__(self, words: memoryview, flow_ids: int) -> None:
         self._words = words
+        self._flow_ids = flow_ids
         self._bytes = words.cast("B")
         start = DIR_BASE + FLOW_BASE + flow_ids
         self._arena = Arena(words, start=start, name="ovs_nlmem")
@@ -76,6 +77,19 @@ class Records:
         self._words[DIR_BASE + index] = 0
         self._free(old)
 
+    def take_flows(self) -> memoryview:
+        """Forgets all flows at once: their entries by flow id, to be given
+        to release() one by one."""
+        start = DIR_BASE + FLOW_BASE
+        flows = self._words[start:start + self._flow_ids]
+        taken = memoryview(bytes(flows)).cast("Q")
+        flows[:] = memoryview(bytes(len(taken) * 8)).cast("Q")
+        return taken
+
+    def release(self, entry: int) -> None:
+        """Frees what an entry of take_flows() names."""
+        self._free(entry)
+
     def _free(self, entry: int) -> None:
         if entry:
             self._arena.free_now(entry >> 32,
@@ -97,6 +111,12 @@ def read(words: memoryview) -> Iterator[tuple[int, bytes]]:
             if start + n > len(data):
                 raise BackendError(errno.EPROTO, "a record is out of bounds")
             yield index, bytes(data[start:start + n])
+
+
+def flow_ids(words: memoryview) -> int:
+    """Flow ids that there are beside an earlier provider's ovs_nlmem: those
+    of a stripe of ovs_flow_stats."""
+    return int(words[1]) - FLOW_BASE
 
 
 def version(words: memoryview) -> int:

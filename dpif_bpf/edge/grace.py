@@ -21,7 +21,8 @@ An example.  The main loop runs in turns, the thread waits beside it::
 
 B has to wait for a period of its own: a program that found B in turn 2 may
 have begun after the first period did.  So no more than two batches exist, one
-sealed and one open, and a removal is freed after two periods at most.
+sealed and one open, and a removal is freed after two periods at most.  Of a
+large batch a turn frees FREED things.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from dpif_bpf.core.devices import Poller
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.errors import BackendError
 
+FREED = 2048
+"""Things that a turn frees at most: some ms."""
+
 
 class Quarantined(Protocol):
     """Something whose removals wait: core.quarantine, Classifier, …"""
@@ -43,8 +47,9 @@ class Quarantined(Protocol):
     def seal(self) -> int:
         """Closes a batch; its epoch, or 0 when it is empty."""
 
-    def advance(self, epoch: int) -> int:
-        """Frees what was retired up to `epoch`."""
+    def advance(self, epoch: int, most: int) -> int:
+        """Frees what was retired up to `epoch`, or the first `most` of it;
+        how many things."""
 
 
 class Grace:
@@ -65,6 +70,7 @@ class Grace:
         self._batches: list[tuple[Quarantined, int]] = []
         self._busy = False
         self._ended = False
+        self._freeing = False
         self._stop = False
         self._wake = threading.Event()
         self._error: BackendError | None = None
@@ -105,11 +111,17 @@ class Grace:
                          if (epoch := item.seal())]
         return bool(self._batches)
 
-    def _advance(self) -> int:
-        """Free the closed batches, whose grace period is over."""
-        self.periods += 1
-        batches, self._batches = self._batches, []
-        return sum(item.advance(epoch) for item, epoch in batches)
+    def _advance(self, most: int) -> int:
+        """Free of the closed batches, whose grace period is over."""
+        freed = 0
+        while self._batches:
+            item, epoch = self._batches[0]
+            freed += item.advance(epoch, most - freed)
+            if freed == most:
+                return freed
+            del self._batches[0]
+        self._freeing = False
+        return freed
 
     @property
     def over(self) -> bool:
@@ -117,8 +129,8 @@ class Grace:
         return self._ended
 
     def run(self, free: bool = True) -> int:
-        """Frees what has become free, and has the thread wait for what was
-        retired meanwhile.
+        """Frees what has become free, or FREED things of it, and has the
+        thread wait for what was retired meanwhile.
 
         :param free: False when what has become free may still be named by
             something that was not read before the period was over
@@ -127,43 +139,55 @@ class Grace:
         """
         freed = 0
         if free and self.over:
-            freed = self._finish()
-        if not self._busy and self._seal():
+            self._finish()
+        if self._freeing:
+            freed = self._advance(FREED)
+        if not self._busy and not self._freeing and self._seal():
             self._busy = True
             self._wake.set()
         return freed
 
-    def _finish(self) -> int:
+    def _finish(self) -> None:
         """The thread's period is over, or will be."""
         self._poll.poll()  # what the thread does last
         os.eventfd_read(self._fd)
         self._busy = self._ended = False
         if self._error is not None:
             raise self._error
-        return self._advance()
+        self._free_all()
+
+    def _free_all(self) -> None:
+        self.periods += 1
+        self._freeing = True
 
     def wait(self, poller: Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""
-        if self._busy:
+        if self._freeing:
+            poller.immediate_wake()
+        elif self._busy:
             poller.fd_wait(self._fd, select.POLLIN)
 
     def reclaim(self, before: Callable[[], object] = int) -> int:
-        """Waits for the grace period of all that is retired by now, some
-        10 ms: when room is needed at once.
+        """Waits for the grace period of what is retired by now, some 10 ms:
+        when room is needed at once.
 
         :param before: called after it, before anything is freed
-        :returns: how many things were freed
+        :returns: how many things were freed, up to FREED at a time; 0 when
+            there are none
         :raises BackendError: when waiting failed
         """
         freed = 0
         if self._busy:
             self._poll.poll()
             before()
-            freed = self._finish()
-        if self._seal():
+            self._finish()
+        if self._freeing:
+            freed = self._advance(FREED)
+        if not self._freeing and self._seal():
             bpfsys.wait_for_programs()
             before()
-            freed += self._advance()
+            self._free_all()
+            freed += self._advance(FREED - freed)
         return freed
 
     def close(self) -> None:

@@ -80,7 +80,9 @@ class Handler(Protocol):
                 /) -> Iterable[bytes] | None:
         """The datagrams that answer one datagram.
 
-        An iterator is advanced only when the client's socket has room.
+        An iterator is advanced only when the client's socket has room.  An
+        empty one stands for what is not there yet: the next run() asks for
+        it again.
         """
 
     def closed(self, client: Client, /) -> None:
@@ -150,7 +152,8 @@ class Client:
         return True
 
     def _flush(self) -> None:
-        """Sends what is left, as far as the socket takes it."""
+        """Sends what is left, as far as the socket takes it and it is
+        there."""
         for _ in range(_REPLIES):
             if self._ended:
                 return
@@ -160,6 +163,9 @@ class Client:
                     if self._unsent is None:
                         self._replies = None
                         continue
+                    if not self._unsent:
+                        self._unsent = None
+                        return
                 elif self._events:
                     self._unsent = self._events.popleft()
                 else:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from devices import ip, network
 
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.service import LATER
 from dpif_bpf.edge import bpfprog
 from dpif_bpf.edge.loader import Files, Loader
 from dpif_bpf.edge.pins import ensure_bpffs, remove_tree
@@ -88,10 +90,16 @@ class Peer:
                         GENLMSGHDR.pack(cmd, 2, 0) + u.OVS_HEADER.pack(
                             dps[0].dp_ifindex if dps else 0)
                         + b"".join(attrs))
-        *_, ack = (message for data in self._router.serve(request)
+        *_, ack = (message for data in self._serve(request)
                    for message in iter_messages(data))
         error, text, _ = parse_error(ack)
         return error, text
+
+    def _serve(self, request: bytes) -> Iterator[bytes]:
+        for data in self._router.serve(request):
+            if data == LATER:
+                self.provider.run()
+            yield data
 
     def ask(self, family: int, cmd: int, *attrs: bytes,
             flags: int = 0) -> None:

@@ -35,6 +35,7 @@ from oracle_state import attributes
 
 from dpif_bpf.abi import DropReason
 from dpif_bpf.core.services.families import make_router
+from dpif_bpf.core.services.service import LATER
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.pins import ensure_bpffs
 from dpif_bpf.edge.ports import Ports
@@ -208,10 +209,17 @@ class Switch:
                         7, GENLMSGHDR.pack(cmd, 1, 0)
                         + uapi.OVS_HEADER.pack(self._dp_ifindex)
                         + b"".join(attrs))
-        *_, ack = (message for data in self.router.serve(request)
+        *_, ack = (message for data in self._serve(request)
                    for message in iter_messages(data))
         code, text, _ = parse_error(ack)
         return code, text
+
+    def _serve(self, request: bytes) -> Iterator[bytes]:
+        """Without a turn, but for what has to be done between."""
+        for data in self.router.serve(request):
+            if data == LATER:
+                self.instance.dp.flows.flushes.run()
+            yield data
 
     def ask(self, family: int, cmd: int, *attrs: bytes,
             flags: int = 0) -> None:

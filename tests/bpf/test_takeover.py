@@ -124,7 +124,7 @@ def test_fewer_flows_than_there_were(site: Site, log: list[str]) -> None:
     """Those that fit are there; the others are set up when they are
     missed."""
     peer = furnish(site, 0)
-    room = peer.instance.plane.flow_ids
+    room = peer.instance.plane.max_flows
     site.stop(peer)
     peer = site.start(max_flows=4 * room)
     count = room + 100

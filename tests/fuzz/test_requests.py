@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +18,7 @@ from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.services.families import make_router
 from dpif_bpf.core.services.ovs_vport import port_event
+from dpif_bpf.core.services.service import LATER
 from dpif_bpf.core.vport import LOCAL
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.wire import uapi as u
@@ -107,13 +109,21 @@ class Fuzz:
         datagram = self.damage.datagram(self.seq)
         self.seq += 8
         before = self.state() if self.rng.random() < .1 else None
-        answers = Answers(self.router.serve(datagram)).check(datagram)
+        answers = Answers(self.serve(datagram)).check(datagram)
         self.answers.update(answers)
         assert self.router.broken is None
         assert not self.told
         if before is not None and all(answers):
             assert self.state() == before
         self.beside()
+
+    def serve(self, datagram: bytes) -> Iterator[bytes]:
+        """The replies; what takes some turns goes on to its end, or not."""
+        for reply in self.router.serve(datagram):
+            if reply == LATER:
+                for dp in self.provider.dps:
+                    dp.flows.flushes.run(self.rng.randrange(100))
+            yield reply
 
     def begin(self) -> None:
         """A datapath with two ports, if their devices are there."""

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from test_services import numbered
 
 from dpif_bpf import provider
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.plane import ANY_BRIDGE
 from dpif_bpf.edge.loader import Loader
+from dpif_bpf.errors import BackendError
 from dpif_bpf.provider import RETRY_INTERVAL, Instance, Provider
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import nla_string, nla_u32, nla_u32_array
@@ -35,7 +37,7 @@ class Timer:
         self.msec = msec if self.msec is None else min(self.msec, msec)
 
     def immediate_wake(self) -> None:
-        raise AssertionError
+        self.msec = 0
 
 
 @dataclass
@@ -231,3 +233,34 @@ def test_datapath_that_has_gone_is_not_waited_for(world: World,
     world.provider.remove(world.dp)
     assert len(destroyed) == 1
     assert world.waits is None
+
+
+def test_flows_that_find_no_room(world: World) -> None:
+    """All are counted, and the operator is told once a minute."""
+    error = BackendError(errno.ENOSPC, "no room")
+    for _ in range(3):
+        world.provider.refused(world.dp, error)
+    assert [level for level, _ in world.logged] == ["warn"]
+    assert "ovs-bpf refuses flows" in world.logged[0][1]
+    assert world.provider.counters()["flow_no_room"] == 3
+    world.now += provider.NO_ROOM_INTERVAL
+    world.provider.refused(world.dp, error)
+    assert len(world.logged) == 2
+
+
+def test_flush_goes_on_turn_by_turn(world: World,
+                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked for it, and whether that one is still there."""
+    monkeypatch.setattr(
+        world.dp.flows.flushes, "run",
+        lambda steps=7, run=world.dp.flows.flushes.run: run(steps))
+    for number in range(20):
+        assert numbered(world.peer, number) == 0
+    next(world.peer.router.serve(world.peer.message(
+        u.OVS_FLOW_ID, u.OVS_FLOW_CMD_DEL)))
+    turns = 0
+    while world.dp.flows.flushes.busy:
+        assert world.waits == 0
+        world.provider.run()
+        turns += 1
+    assert turns > 10

@@ -9,6 +9,7 @@ knows it again by its bytes.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -184,13 +185,13 @@ class ProgramCache:
         """Closes the batch of what was released: Quarantine.seal()."""
         return self._arena.quarantine.seal()
 
-    def advance(self, epoch: int) -> int:
+    def advance(self, epoch: int, most: int = sys.maxsize) -> int:
         """Frees what was released up to `epoch`: Quarantine.advance().
 
         To be called when the grace period has passed and the upcalls that
         were queued by then have been read.
         """
-        return self._arena.quarantine.advance(epoch)
+        return self._arena.quarantine.advance(epoch, most)
 
     def _load(self, compiled: Compiled) -> Program:
         ids = tuple(map(self._descs.add, compiled.uspace))

@@ -28,32 +28,68 @@ class NoRecord(Exception):
     """Every flow record is in use."""
 
 
+class _Numbers:
+    """Numbers of a range, each used by one at a time."""
+
+    __slots__ = ("_free", "_fresh", "end")
+
+    def __init__(self, start: int, end: int) -> None:
+        self._fresh = start
+        self._free: list[int] = []
+        self.end = end
+
+    @property
+    def free(self) -> int:
+        """How many are not in use."""
+        return len(self._free) + self.end - self._fresh
+
+    def take(self) -> int:
+        """One that is not in use.
+
+        :raises NoRecord:
+        """
+        if self._free:
+            return self._free.pop()
+        if self._fresh == self.end:
+            raise NoRecord
+        self._fresh += 1
+        return self._fresh - 1
+
+    def give(self, number: int) -> None:
+        """It is not in use any more."""
+        self._free.append(number)
+
+
 class FlowRecords:
     """Writer of both.
 
     :param flows, values: the mapped arrays, as bytes
+    :param ids: flow ids are below this; records from there on are the second
+        and later ones of flows
     """
 
-    def __init__(self, flows: memoryview, values: memoryview) -> None:
+    def __init__(self, flows: memoryview, values: memoryview,
+                 ids: int) -> None:
         self._words = flows.cast("Q")
         self._values = values.cast("Q")
-        self._count = len(self._words) // _SIZE
-        self._free: list[int] = []
-        self._fresh = 0
+        self._first = _Numbers(0, ids)
+        self._later = _Numbers(ids, len(self._words) // _SIZE)
         self._more: dict[int, tuple[int, ...]] = {}
 
     @property
     def free(self) -> int:
         """Records that are not in use."""
-        return len(self._free) + self._count - self._fresh
+        return self._first.free + self._later.free
 
-    def _take(self) -> int:
-        if self._free:
-            return self._free.pop()
-        if self._fresh == self._count:
-            raise NoRecord
-        self._fresh += 1
-        return self._fresh - 1
+    def _take_later(self) -> int:
+        try:
+            return self._later.take()
+        except NoRecord:
+            return self._first.take()
+
+    def _give(self, number: int) -> None:
+        (self._first if number < self._first.end
+         else self._later).give(number)
 
     def write(self, mask: Mask, key: int, acts: int, bridge: int) -> int:
         """Makes a record that no edge names yet.
@@ -62,7 +98,7 @@ class FlowRecords:
         :raises NoRecord:
         """
         values = mask.values(key)
-        number = self._take()
+        number = self._first.take()
         if len(values) <= _FIRST:
             self._write(number, acts, 0, values)
         else:
@@ -93,9 +129,10 @@ class FlowRecords:
         more: list[int] = []
         try:
             for _ in range(WORDS, len(values), WORDS):
-                more.append(self._take())
+                more.append(self._take_later())
         except NoRecord:
-            self._free.extend((*more, number))
+            for taken in (*more, number):
+                self._give(taken)
             raise
         ids = (number, *more, 0)
         for i, at in enumerate(ids[:-1]):
@@ -129,6 +166,7 @@ class FlowRecords:
 
     def release(self, number: int) -> None:
         """Frees a record that no reader can come to."""
-        self._free.append(number)
+        self._give(number)
         if self._more:
-            self._free.extend(self._more.pop(number, ()))
+            for later in self._more.pop(number, ()):
+                self._give(later)

@@ -32,7 +32,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVarTuple
@@ -41,7 +42,15 @@ from dpif_bpf import abi
 from dpif_bpf.core.classifier.edge_table import EdgeTable, TableFull
 from dpif_bpf.core.classifier.flow_records import FlowRecords, NoRecord
 from dpif_bpf.core.classifier.masks import Mask, MaskTable, NoDescriptor
-from dpif_bpf.core.classifier.nodes import Exists, Leaf, NoNode, Store, leaves
+from dpif_bpf.core.classifier.nodes import (
+    Exists,
+    Leaf,
+    Node,
+    NoNode,
+    Store,
+    fell,
+    leaves,
+)
 from dpif_bpf.core.classifier.sizes import Sizes
 from dpif_bpf.core.classifier.stats import ClassifierStats, measure
 from dpif_bpf.core.classifier.tree import Tree
@@ -102,7 +111,8 @@ class Classifier:
         self._table = EdgeTable(buffers.buckets, buffers.roots,
                                 sizes.buckets, self._quarantine)
         self._masks = MaskTable(buffers.descs, rng)
-        self._records = FlowRecords(buffers.flows, buffers.values)
+        self._records = FlowRecords(buffers.flows, buffers.values,
+                                    sizes.flows)
         self._store = Store(self._table, self._masks, sizes.nodes,
                             self._quarantine)
         self._freed = freed
@@ -311,6 +321,51 @@ class Classifier:
         self._records.release(flow_id)
         self._masks.unref(leaf.mask)
 
+    def flush(self) -> tuple[Iterator[None], Iterator[None]]:
+        """Takes all flows out of all forests, which are empty now for who
+        walks them; the caches still find flows.
+
+        :returns: with each step the first makes a flow nobody's, and the
+            second, which comes after it, frees a flow or a node
+        """
+        trees = [tree for forest in self._roots.values()
+                 for tree in forest.trees]
+        for root, forest in self._roots.items():
+            forest.trees = []
+            forest.pending = None
+            forest.untidy = False
+            self._set_union(root, forest, None)
+        for tree in trees:
+            if tree.root is not None:
+                self._table.clear(tree.root.place)
+        flows, self._leaves = self._leaves, {}
+        for ghosts in self._ghosts.values():
+            for leaf in ghosts:
+                leaf.ghost = False
+        self._ghosts = {}
+        return self._kill(flows), self._free_trees(trees, flows)
+
+    def _kill(self, flows: Mapping[int, Leaf]) -> Iterator[None]:
+        for flow_id, leaf in flows.items():
+            self._records.kill(flow_id)
+            self._masks.count_flow(leaf.mask, -1)
+            yield
+
+    def _free_trees(self, trees: Iterable[Tree],
+                    flows: dict[int, Leaf]) -> Iterator[None]:
+        """Readers may be amid a tree: they find less of it."""
+        for tree in trees:
+            top, tree.root = tree.root, None
+            for item in () if top is None else fell(top):
+                if item.place >= 0:
+                    self._table.clear(item.place)
+                if isinstance(item, Node):
+                    self._store.retire(item, [])
+                elif flows.get(item.flow) is item:
+                    del flows[item.flow]
+                    self._quarantine.retire(self._free_flow, item.flow, item)
+                yield
+
     def move(self, flow_id: int, root: int) -> None:
         """Moves a flow to another bridge: move_all() of one."""
         self.move_all((flow_id,), root)
@@ -420,9 +475,9 @@ class Classifier:
         """Closes the batch of what was retired: see Quarantine.seal()."""
         return self._quarantine.seal()
 
-    def advance(self, epoch: int) -> int:
+    def advance(self, epoch: int, most: int = sys.maxsize) -> int:
         """Frees what was retired up to `epoch`: see Quarantine.advance()."""
-        return self._quarantine.advance(epoch)
+        return self._quarantine.advance(epoch, most)
 
     # Telling
 

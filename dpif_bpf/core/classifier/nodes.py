@@ -182,6 +182,29 @@ class Draft:
                 child.place = place
 
 
+def fell(top: Leaf | Node) -> Iterator[Leaf | Node]:
+    """Takes a tree apart: its flows, and its nodes when nothing is below
+    them any more.  No step takes longer than another."""
+    todo: list[Node] = []
+    at: Leaf | Node = top
+    while True:
+        while isinstance(at, Node):
+            todo.append(at)
+            if not at.children:
+                break
+            _, at = at.children.popitem()
+        else:
+            at.parent = None
+            yield at
+        while todo and not todo[-1].children:
+            node = todo.pop()
+            node.parent = None
+            yield node
+        if not todo:
+            return
+        _, at = todo[-1].children.popitem()
+
+
 def leaves(node: Leaf | Node) -> Iterator[Leaf]:
     """Every flow below."""
     todo = [node]

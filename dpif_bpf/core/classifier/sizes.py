@@ -17,8 +17,7 @@ MAPPED = ("ovs_buckets", "ovs_descs", "ovs_flows", "ovs_values", "ovs_roots")
 class Sizes:
     """Elements of the classifier's maps.
 
-    :param flows: of ovs_flows, and of a stripe of ovs_flow_stats; a flow of
-        more than OVS_CLS_WORDS key words takes several
+    :param flows: ids of flows: elements of a stripe of ovs_flow_stats
     :param descs: of ovs_descs; every mask of a flow or a node takes one,
         one of more than OVS_CLS_WORDS key words several
     :param buckets: of ovs_buckets, those that a hash chooses from; a power
@@ -33,6 +32,13 @@ class Sizes:
     buckets: int
     overflow: int
     cache: int = 1024
+
+    @property
+    def records(self) -> int:
+        """Elements of ovs_flows.  A flow of more than OVS_CLS_WORDS key words
+        takes several, most often two: neighbour discovery, MPLS, two tags.
+        What is beyond `flows` are those that are nobody's first."""
+        return 2 * self.flows
 
     @property
     def nodes(self) -> int:
@@ -64,14 +70,14 @@ class Sizes:
 
     def entries(self) -> dict[str, int]:
         """What the loader sizes the maps to."""
-        return {"ovs_flows": self.flows, "ovs_values": self.flows,
+        return {"ovs_flows": self.records, "ovs_values": self.records,
                 "ovs_buckets": self.buckets + self.overflow}
 
     def bytes(self) -> dict[str, int]:
         """Bytes of each map (statistics are not among them)."""
         return {
-            "ovs_flows": self.flows * abi.FLOW.size,
-            "ovs_values": self.flows * abi.VALUES.size,
+            "ovs_flows": self.records * abi.FLOW.size,
+            "ovs_values": self.records * abi.VALUES.size,
             "ovs_descs": self.descs * abi.DESC.size,
             "ovs_buckets":
                 (self.buckets + self.overflow) * abi.BUCKET.size,

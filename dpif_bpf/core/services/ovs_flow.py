@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from itertools import chain
 from operator import add
@@ -17,8 +18,10 @@ from dpif_bpf.core.services.service import (
     Registry,
     gather,
     numbered,
+    until,
     with_room,
 )
+from dpif_bpf.errors import DpifError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import FlowRequest, decode_flow
 from dpif_bpf.wire.netlink import NLM_F_ECHO, Message
@@ -57,17 +60,23 @@ class FlowService(GenericService):
 
     def _change(self, dp: Datapath, call: Callable[[FlowRequest], Flow],
                 request: FlowRequest) -> Iterator[bytes]:
-        flow = with_room(self._registry, call, request)
+        flushes = dp.flows.flushes
+        yield from until(lambda: not flushes.shown)
+        try:
+            flow = with_room(self._registry, call, request)
+        except DpifError as error:
+            if error.errno == errno.ENOSPC and not request.probe:
+                self._registry.refused(dp, error)
+            raise
         if request.message.flags & NLM_F_ECHO:
-            return _shown(dp, request, flow)
-        return iter(())
+            yield from _shown(dp, request, flow)
 
     def _delete(self, message: Message) -> Iterator[bytes]:
         """A flow, or all of them where none is named."""
         request, dp = self._request(message)
         if request.key is None and request.ufid is None:
-            dp.flows.flush()
-            return iter(())
+            number = dp.flows.flush()
+            return until(lambda: dp.flows.flushes.ended >= number)
         flow = dp.flows.get(request)
         reply: Iterator[bytes] = iter(())
         if message.flags & NLM_F_ECHO:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar, TypeVarTuple
 
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.vport import Vport
-from dpif_bpf.errors import BackendError, RequestError
+from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import ATTRS_POS, DatapathRequest
 from dpif_bpf.wire.netlink import NETLINK_GENERIC, NLMSG_HDRLEN, Message
@@ -22,6 +22,13 @@ from dpif_bpf.wire.netlink import NETLINK_GENERIC, NLMSG_HDRLEN, Message
 DUMP_BYTES = 32768
 """Messages of a dump are gathered into datagrams of at most this size, as
 the kernel does (NLMSG_GOODSIZE)."""
+
+LATER = b""
+"""In place of a datagram: there is more to come, but not in this turn."""
+
+RECLAIMS = 4
+"""Tries to find room.  What was removed is freed in parts, and each may be of
+another kind."""
 
 Serve = Callable[[Message], Iterator[bytes]]
 """A request → its replies, which are made as they are taken."""
@@ -66,8 +73,11 @@ class Registry(Protocol):
         which they have ended (True); all that has happened so far."""
 
     def reclaim(self) -> bool:
-        """Waits until what was removed can be used again; whether there was
-        anything."""
+        """Waits until what was removed can be used again, or some of it;
+        whether there was anything."""
+
+    def refused(self, dp: Datapath, error: DpifError) -> None:
+        """There was no room for a flow, or for other actions of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,14 +181,21 @@ def numbered(registry: Registry, dp_ifindex: int) -> Datapath:
 
 def with_room(registry: Registry, call: Callable[[*_Args], _Result],
               *args: *_Args) -> _Result:
-    """A call that does nothing when it raises ENOSPC: once more, if what
-    there is no room for can be had of what was removed recently."""
-    try:
-        return call(*args)
-    except BackendError as error:
-        if error.errno != errno.ENOSPC or not registry.reclaim():
-            raise
+    """A call that does nothing when it raises ENOSPC: once more, or a few
+    times, if room can be had of what was removed recently."""
+    for _ in range(RECLAIMS):
+        try:
+            return call(*args)
+        except BackendError as error:
+            if error.errno != errno.ENOSPC or not registry.reclaim():
+                raise
     return call(*args)
+
+
+def until(done: Callable[[], bool]) -> Iterator[bytes]:
+    """Lets others be served until something is done."""
+    while not done():
+        yield LATER
 
 
 def gather(messages: Iterator[bytes]) -> Iterator[bytes]:

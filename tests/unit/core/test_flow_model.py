@@ -322,6 +322,11 @@ class FlowModel(RuleBasedStateMachine):
 
     # Time
 
+    @rule(steps=st.integers(1, 9))
+    def turn(self, steps: int) -> None:
+        """A slice of what was flushed is taken apart."""
+        self.table.flushes.run(steps)
+
     @rule()
     def settle(self) -> None:
         self.plane.settle()
@@ -398,8 +403,11 @@ def test_one_full_key_is_one_flow() -> None:
     changed = dp.flows.put(put((1, 1, 1), DST, None, 3, create=False))
     assert [changed] == dp.flows.snapshot()
     check_flows(dp, plane)
-    dp.flows.flush()
+    number = dp.flows.flush()
     check_flows(dp, plane)
+    while dp.flows.flushes.run(1):
+        check_flows(dp, plane)
+    assert dp.flows.flushes.ended == number and not len(dp.programs)
 
 
 def test_what_a_packet_of_the_full_key_meets_is_in_the_way() -> None:

@@ -31,13 +31,14 @@ class Waiter:
 
     def __init__(self) -> None:
         self.fds: list[int] = []
+        self.woken = False
 
     def fd_wait(self, fd: int, events: int) -> None:
         assert events == select.POLLIN
         self.fds.append(fd)
 
-    def immediate_wait(self) -> None:
-        raise AssertionError("not used")
+    def immediate_wake(self) -> None:
+        self.woken = True
 
     def block(self) -> None:
         """Sleeps until a descriptor is ready."""
@@ -120,6 +121,32 @@ def test_forgotten_things_stay(running: Grace) -> None:
     running.forget(queue)
     assert turn(running) == 1 and done == [2]
     assert len(queue) == 1
+
+
+def test_a_turn_frees_a_part(running: Grace,
+                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is retired meanwhile waits for a period of its own."""
+    monkeypatch.setattr(grace, "FREED", 3)
+    first, second = Quarantine(), Quarantine()
+    running.watch(first, second)
+    done: list[int] = []
+    for number in range(4):
+        first.retire(done.append, number)
+    second.retire(done.append, 4)
+    assert running.run() == 0
+    first.retire(done.append, 5)
+    assert turn(running) == 3 and done == [0, 1, 2]
+    waiter = Waiter()
+    running.wait(waiter)
+    assert waiter.woken and not running.over
+    # It was made sure that nothing names them when the period was over.
+    assert running.run(False) == 2 and done == [0, 1, 2, 3, 4]
+    assert running.periods == 1
+    assert turn(running) == 1 and done[-1] == 5
+    for number in range(6, 11):
+        first.retire(done.append, number)
+    assert [running.reclaim() for _ in range(3)] == [3, 2, 0]
+    assert done == list(range(11))
 
 
 def test_reclaim(running: Grace) -> None:

@@ -133,6 +133,32 @@ def test_replies_are_pulled_as_the_socket_takes_them(
     assert handler.messages[-1] == (1, b"next")
 
 
+def test_reply_that_is_not_there_yet(server: Server, path: str,
+                                     handler: Recorder) -> None:
+    """Others are served meanwhile."""
+    slow, other = join(server, path, 1), join(server, path, 2)
+    there = False
+
+    def reply(data: bytes) -> Iterator[bytes]:
+        while data == b"slow" and not there:
+            yield b""
+        yield data
+
+    handler.reply = reply
+    slow.send(b"slow")
+    slow.send(b"next")
+    for _ in range(3):
+        other.send(b"other")
+        server.run()
+        assert other.recv(100) == b"other"
+    assert (1, b"next") not in handler.messages and ready(server)
+    there = True
+    server.run()
+    assert slow.recv(100) == b"slow"
+    server.run()
+    assert slow.recv(100) == b"next" and not ready(server)
+
+
 def test_dump_of_a_client_that_leaves_is_closed(
         server: Server, path: str, handler: Recorder) -> None:
     sock = join(server, path, 1)

@@ -524,13 +524,16 @@ def numbered(peer: Peer, i: int) -> int:
 
 
 def test_full_table(peer: Peer) -> None:
-    """All flows that found room are kept for the next provider; what has
-    been deleted leaves room at once."""
+    """As many flows as there may be, and not one more, are kept for the next
+    provider; what has been deleted leaves room at once."""
     dp = the_dp(peer)
     count = 0
     while not (error := numbered(peer, count)):
         count += 1
-    assert error == errno.ENOSPC and count == the_plane(peer).flow_ids
+    assert error == errno.ENOSPC and count == the_plane(peer).max_flows
+    assert peer.provider.reports == [
+        f"{dp.name}: there are {count} flows, as many as there may be"
+        " (No space left on device)"]
     assert len(restore.read(the_plane(peer).nlmem).flows) == count
     assert {f.body for f in dp.flows.snapshot()} == {
         f.message.raw[HEADERS:]
