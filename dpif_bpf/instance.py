@@ -24,7 +24,7 @@ from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.upcall import Send, Upcalls
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
-from dpif_bpf.edge.ring import UpcallRing
+from dpif_bpf.edge.ring import BUDGET, UpcallRing
 from dpif_bpf.errors import failures
 from dpif_bpf.hooking import Hooking
 from dpif_bpf.limited import msec
@@ -54,6 +54,13 @@ class Instance:
     unsettled: int = 0
     delay: int = 0
     anew: tuple[str, ...] = ()
+
+    def read(self) -> bool:
+        """A turn's upcalls.  False when there may be more."""
+        made = self.upcalls.go_on()
+        if self.upcalls.busy:
+            return False
+        return made + self.ring.run() < BUDGET
 
     def counters(self) -> dict[str, int]:
         """Events since the start, by name (coverage/show)."""
@@ -131,7 +138,7 @@ class Maker:
             dp: Datapath = Datapath(
                 name, number, plane, self._ports, msec, self._samples,
                 self._report)
-            upcalls = Upcalls(dp, self._send)
+            upcalls = Upcalls(dp, self._send, BUDGET)
             ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
             undo.pop_all()
         self._grace.watch(plane.classifier, dp.programs)

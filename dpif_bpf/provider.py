@@ -19,7 +19,6 @@ from dpif_bpf.core.vport import LOCAL, Vport
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.edge.loader import Loader
 from dpif_bpf.edge.psample_group import Psample
-from dpif_bpf.edge.ring import BUDGET
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.instance import Instance, Maker, attempt
 from dpif_bpf.limited import Limited, msec
@@ -151,7 +150,7 @@ class Provider:
         """What is queued by now, or most of it."""
         for instance in self._instances.values():
             for _ in range(_RECLAIM_TURNS):
-                if instance.ring.run() < BUDGET:
+                if instance.read():
                     break
 
     # Life of a datapath
@@ -210,7 +209,7 @@ class Provider:
         over = self._grace.over  # upcalls that name what it frees are queued
         drained = True
         for instance in self._instances.values():
-            drained &= instance.ring.run() < BUDGET
+            drained &= instance.read()
             instance.upcalls.flush()
             if instance.plane.executing:
                 instance.plane.reap(msec())
@@ -266,7 +265,7 @@ class Provider:
             if instance.unsettled:
                 poller.timer_wait(instance.unsettled - now)
             instance.ring.wait(poller)
-            if instance.dp.flows.flushes.busy:
+            if instance.dp.flows.flushes.busy or instance.upcalls.busy:
                 poller.immediate_wake()
             if instance.plane.executing:
                 poller.timer_wait(REAP_INTERVAL)

@@ -11,7 +11,7 @@ counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from struct import Struct
 
 from dpif_bpf import abi
@@ -56,15 +56,22 @@ class Upcalls:
     What a peer does not take for now waits, port by port in turn, and goes on
     counting against its port's share.
 
+    :param budget: messages that one call makes at most, more than one
     :ivar sent: messages that a peer took
     :ivar malformed: records that could not be made messages
     :ivar too_big: packets that no attribute can hold (EFBIG to the kernel),
         and such of more than SEGMENTS
     """
 
-    def __init__(self, dp: Datapath, send: Send) -> None:
+    def __init__(self, dp: Datapath, send: Send,
+                 budget: int = 256) -> None:
         self._dp = dp
         self._send = send
+        self._budget = budget
+        self._rest: Iterator[None] | None = None
+        """Makes what is left of a record, message by message."""
+        self._units = self._in_port = 0
+        """Of that record."""
         self._waiting: dict[int, Turns] = {}
         """By port id of the peer."""
         self._last: Turns | None = None
@@ -73,25 +80,44 @@ class Upcalls:
         self.malformed = 0
         self.too_big = 0
 
-    def handle(self, record: memoryview) -> None:
+    def handle(self, record: memoryview) -> int:
         """One record of ovs_upcalls: struct ovs_upcall and its packet.
 
         Raises nothing, whatever the packet is: what is no message is lost.
+
+        :returns: how many messages it became, at least one.  Of one that
+            becomes more than the budget go_on() makes the others.
         """
+        assert self._rest is None
+        self._units = self._in_port = 0
+        self._rest = self._handle(record)
+        return max(self.go_on(), 1)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is more of a record, so that the next one waits."""
+        return self._rest is not None
+
+    def go_on(self) -> int:
+        """More of a record; how many messages, 0 when there is no more."""
+        if self._rest is None:
+            return 0
         self._last = None
-        units = in_port = 0
+        made = 0
         try:
-            (size,) = _U32(record, _AT_LEN)
-            (in_port,) = _U32(record, _AT_PORT)
-            units = 1 + size // abi.OVS_UPCALL_UNIT
-            self._handle(record)
+            for _ in self._rest:
+                made += 1
+                if made == self._budget:
+                    return made
         except Exception:
             self.malformed += 1
             self._dp.lost += 1
+        self._rest = None
         if self._last is None:
-            self._dp.plane.upcall_done(in_port, units)
+            self._dp.plane.upcall_done(self._in_port, self._units)
         else:
-            self._last.charge(in_port, units)
+            self._last.charge(self._in_port, self._units)
+        return made
 
     def flush(self) -> None:
         """Sends what waits, as far as peers take it."""
@@ -121,7 +147,11 @@ class Upcalls:
         self._last = turns
         return True
 
-    def _handle(self, record: memoryview) -> None:
+    def _handle(self, record: memoryview) -> Iterator[None]:
+        """A message with each step; only the first looks at the record."""
+        (size,) = _U32(record, _AT_LEN)
+        (self._in_port,) = _U32(record, _AT_PORT)
+        self._units = 1 + size // abi.OVS_UPCALL_UNIT
         (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
          gso_type, desc_id, hash_, hash_flags, cpu, _bridge, vlan_tci,
          vlan_tpid, cutlen, key) = _HEADER(record)
@@ -134,6 +164,7 @@ class Upcalls:
         data = record[start:start + size]
         if len(data) != size:
             raise ValueError("the record is shorter than it says")
+        whole = memoryview(bytes(data)) if gso_size else data
         desc: UserspaceDesc | None = None
         if cmd == uapi.OVS_PACKET_CMD_ACTION:
             found = dp.descs.get(desc_id)
@@ -160,7 +191,7 @@ class Upcalls:
         number = 0
         try:
             for packet in upcall_packets(
-                    data, ip_summed, csum_start, csum_offset, gso_size,
+                    whole, ip_summed, csum_start, csum_offset, gso_size,
                     gso_type, vlan_tpid, vlan_tci, layer3, parts):
                 number += 1
                 full_len = 0
@@ -179,6 +210,7 @@ class Upcalls:
                 if not self._submit(pid, in_port, message):
                     return
                 attrs = next_attrs
+                yield
         except RequestError:
             self.malformed += 1
             self._lost(in_port)

@@ -26,6 +26,7 @@ from dpif_bpf.edge import bpfsys
 from dpif_bpf.errors import BackendError
 
 BUDGET = 256
+"""Upcalls of a turn."""
 
 _BUSY = 1 << 31
 _DISCARD = 1 << 30
@@ -38,12 +39,12 @@ class UpcallRing:
 
     :param fd: the ring's descriptor, which stays the caller's
     :param callback: gets one record's bytes as a view into the ring, valid
-        until it returns.  A record whose callback raises is consumed like
-        any other.
-    :param budget: records in one turn
+        until it returns, and says for how many upcalls it counts.  A record
+        whose callback raises is consumed like any other.
+    :param budget: of upcalls in one turn
     """
 
-    def __init__(self, fd: int, callback: Callable[[memoryview], object],
+    def __init__(self, fd: int, callback: Callable[[memoryview], int],
                  budget: int = BUDGET) -> None:
         size = bpfsys.map_info(fd).max_entries
         try:
@@ -75,9 +76,10 @@ class UpcallRing:
         self._lock.acquire()
 
     def run(self) -> int:
-        """Hand out at most `budget` records, without blocking.
+        """Hand out records until they count for `budget` upcalls, without
+        blocking.
 
-        :return: how many; `budget` means that there may be more
+        :return: for how many; `budget` or more means that there may be more
         """
         position = self._consumer[0]
         end = self._producer[0]
@@ -85,7 +87,7 @@ class UpcallRing:
             return 0
         self._fence()
         words, mask, budget = self._words, self._mask, self._budget
-        records: list[tuple[int, int]] = []
+        records: list[tuple[int, int, int]] = []
         while position < end and len(records) < budget:
             at = position & mask
             header = words[at >> 3]
@@ -94,16 +96,21 @@ class UpcallRing:
             size = header & _LENGTH
             position += (size + 15) & ~7
             if not header & _DISCARD:
-                records.append((at + 8, at + 8 + size))
+                records.append((at + 8, at + 8 + size, position))
         self._fence()
         data, callback = self._data, self._callback
-        for start, stop in records:
+        taken = 0
+        for start, stop, end in records:
             try:
-                callback(data[start:stop])
+                taken += callback(data[start:stop])
             except Exception:
+                taken += 1
                 self._boundary.failed()
+            if taken >= budget:
+                position = end
+                break
         self._consumer[0] = position
-        return len(records)
+        return taken
 
     @property
     def failures(self) -> int:

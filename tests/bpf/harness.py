@@ -119,7 +119,7 @@ class Datapath:
             self._gen = 0
             self._stack = stack.pop_all()
 
-    def _upcall(self, record: memoryview) -> None:
+    def _upcall(self, record: memoryview) -> int:
         """Keeps an upcall; the port's share comes back."""
         upcall = read_upcall(record)
         self.upcalls.append(upcall)
@@ -127,6 +127,7 @@ class Datapath:
         units = 1 + int(upcall.fields["len"]) // abi.OVS_UPCALL_UNIT
         for i in (port, abi.OVS_UPCALL_ALL):
             self.upcall_use(i, units)
+        return 1
 
     def upcall_use(self, port: int, give: int = 0) -> tuple[int, int]:
         """Units that a port has under way, and how often it was refused.

@@ -218,9 +218,12 @@ class Bench:
         """
         before = self.counts()
         if expected:
-            self.upcalls._handle(memoryview(record))
+            for _ in self.upcalls._handle(memoryview(record)):
+                pass
         else:
             self.upcalls.handle(memoryview(record))
+            while self.upcalls.busy:
+                self.upcalls.go_on()
         after = self.counts()
         sent, lost, malformed, too_big, *samples = (
             now - then for now, then in zip(after, before, strict=True))

@@ -94,8 +94,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     idle = SimpleNamespace(
         dp=dp, plane=SimpleNamespace(
             executing=0, classifier=plane.classifier),
-        upcalls=SimpleNamespace(flush=lambda: None),
-        ring=SimpleNamespace(run=lambda: 0, wait=lambda poller: None,
+        upcalls=SimpleNamespace(flush=lambda: None, busy=False),
+        read=lambda: True,
+        ring=SimpleNamespace(wait=lambda poller: None,
                              close=lambda: None),
         pair=None, tidied=0, unsettled=0)
     made._instances[dp.name] = cast(Instance, idle)

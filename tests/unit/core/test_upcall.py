@@ -62,15 +62,19 @@ class Bench:
                pkt_len: int | None = None, gso_size: int = 0,
                tag: bytes = bytes(4), cutlen: int = 0,
                gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"",
-               csum: tuple[int, int, int] = (0, 0, 0)) -> None:
+               csum: tuple[int, int, int] = (0, 0, 0)) -> list[int]:
+        """Hands a record over; how many messages each turn made of it."""
         found = extract(packet, Meta(in_port=port,
                                      ufo=gso_type == SKB_GSO_UDP))
         assert found is not None
-        self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
+        made = [self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
             *csum, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
             cpu, 0, tag[2:], tag[:2], cutlen,
-            found.key[:abi.OVS_KEY_BASE * 8]) + parts + packet))
+            found.key[:abi.OVS_KEY_BASE * 8]) + parts + packet))]
+        while self.upcalls.busy:
+            made.append(self.upcalls.go_on())
+        return made
 
 
 @pytest.fixture
@@ -295,6 +299,32 @@ def test_many_small_segments(per_cpu: Bench, size: int) -> None:
     large = bytes(Ether() / IP() / TCP() / Raw(bytes(65000)))
     per_cpu.record(packet=large, gso_size=size)
     assert counts(per_cpu) == (SEGMENTS, 1, 1, 0)
+
+
+def test_segments_of_a_turn(per_cpu: Bench) -> None:
+    """The sender chose their size, but not how long others wait: a turn has
+    its budget of them, and goes on where the last one ended."""
+    large = bytes(Ether() / IP() / TCP() / Raw(bytes(range(250))))
+    per_cpu.record(packet=large, gso_size=4)
+    whole = [attrs[u.OVS_PACKET_ATTR_PACKET] for _, attrs in per_cpu.sent]
+    assert len(whole) == 63
+    per_cpu.sent.clear()
+    per_cpu.plane.done.clear()
+    per_cpu.upcalls = Upcalls(per_cpu.dp, per_cpu.send, budget=16)
+    assert per_cpu.record(packet=large, gso_size=4) == [16, 16, 16, 15]
+    assert [attrs[u.OVS_PACKET_ATTR_PACKET]
+            for _, attrs in per_cpu.sent] == whole
+    assert per_cpu.plane.done == [(1, 1 + len(large) // 512)]
+    assert per_cpu.upcalls.go_on() == 0
+    assert per_cpu.record() == [1]
+
+
+def test_segments_whose_peer_leaves_between_turns(per_cpu: Bench) -> None:
+    per_cpu.upcalls = Upcalls(per_cpu.dp, lambda pid, message: (
+        len(per_cpu.sent) < 20 and per_cpu.send(pid, message)), budget=16)
+    large = bytes(Ether() / IP() / TCP() / Raw(bytes(250)))
+    assert per_cpu.record(packet=large, gso_size=4) == [16, 4]
+    assert per_cpu.dp.lost == 1 and len(per_cpu.plane.done) == 1
 
 
 def test_segments_after_a_lost_one_are_not_made(per_cpu: Bench) -> None:
