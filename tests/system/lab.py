@@ -119,11 +119,16 @@ class Lab:
         self.until(lambda: (self.rundir / "db.sock").exists())
         self.tool("ovs-vsctl", "--no-wait", "init")
 
-    def start_provider(self, *options: str) -> None:
+    def start_provider(self, *options: str, ready: bool = True) -> None:
+        """
+        :param ready: whether to wait until it serves
+        """
         (self.rundir / "ovs-bpfd.pid").unlink(missing_ok=True)
         self._spawn(PROVIDER, [
             sys.executable, "-P", *self.program, "--pidfile", "--log-file",
             "-vconsole:off", *options], {"PYTHONPATH": str(TOP)})
+        if not ready:
+            return
         self.until(lambda: (self.rundir / "ovs-bpfd.pid").exists()
                    and self._is_served())
 
@@ -355,8 +360,8 @@ class Lab:
             [*WITH_US, *host.ns.command([
                 sys.executable, str(Path(__file__).with_name("traffic.py")),
                 *args])], stdout=subprocess.PIPE, text=True)
-        if args[0] in ("tcp-sink", "udp-echo", "udp-count", "udp-send",
-                       "udp-flood"):
+        if args[0] in ("tcp-sink", "udp-echo", "udp-count", "udp-gaps",
+                       "udp-send", "udp-flood", "spray"):
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
         return process

@@ -6,10 +6,14 @@
     traffic.py udp-echo ADDRESS PORT
     traffic.py udp-ask ADDRESS PORT COUNT SIZE    prints how many came back
     traffic.py udp-count ADDRESS PORT         prints what came, on SIGTERM
+    traffic.py udp-gaps ADDRESS PORT          prints what came, and between
+                                              what others are missing, on
+                                              SIGTERM, as JSON
     traffic.py udp-send ADDRESS PORT RATE [SECONDS]   prints what it sent,
                                               on SIGTERM or after SECONDS
     traffic.py udp-flood DEVICE SRC DST       from MAC to MAC, each packet of
                                               another address and port
+    traffic.py spray DEVICE DST RATE SENDERS  to a MAC, from so many others
 
 What runs until it is ended prints "ready" when it has begun.
 """
@@ -17,6 +21,7 @@ What runs until it is ended prints "ready" when it has begun.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import signal
 import socket
@@ -24,6 +29,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from types import FrameType
 
 CHUNK = 1 << 16
@@ -104,6 +110,24 @@ def udp_count(address: str, port: str) -> None:
         seen.add(sock.recv(CHUNK))
 
 
+def udp_gaps(address: str, port: str) -> None:
+    """[number of datagrams, [[when the last one before was sent, when the
+    first one after (ns, CLOCK_MONOTONIC), how many are missing], …]]"""
+    sent_at: dict[int, int] = {}
+
+    def report(_signal: int, _frame: FrameType | None) -> None:
+        numbers = sorted(sent_at)
+        gaps = [(sent_at[one], sent_at[other], other - one - 1)
+                for one, other in pairwise(numbers) if other - one > 1]
+        print(json.dumps((len(numbers), gaps)), flush=True)
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, report)
+    sock = serve(address, port, socket.SOCK_DGRAM)
+    while True:
+        number, when = struct.unpack("!QQ", sock.recv(CHUNK))
+        sent_at[number] = when
+
+
 def udp_send(address: str, port: str, rate: str,
              seconds: str = "inf") -> None:
     sock = make(address, socket.SOCK_DGRAM)
@@ -117,7 +141,7 @@ def udp_send(address: str, port: str, rate: str,
     while not stopped and sent < float(rate) * float(seconds):
         due = int((time.monotonic() - start) * float(rate))
         while sent < due:
-            sock.send(sent.to_bytes(8, "big"))
+            sock.send(struct.pack("!QQ", sent, time.monotonic_ns()))
             sent += 1
         time.sleep(0.001)
     print(sent)
@@ -138,11 +162,24 @@ def udp_flood(device: str, source: str, destination: str) -> None:
         sock.send(frame)
 
 
+def spray(device: str, destination: str, rate: str, senders: str) -> None:
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sock.bind((device, 0))
+    frame = bytearray(bytes.fromhex(destination.replace(":", ""))
+                      + bytes(6) + b"\x88\xb5").ljust(60, b"\0")
+    print("ready", flush=True)
+    while True:
+        struct.pack_into("!HI", frame, 6, 0x0200,
+                         random.randrange(int(senders)))
+        sock.send(frame)
+        time.sleep(1 / float(rate))
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "tcp-sink": tcp_sink, "tcp-source": tcp_source,
     "udp-echo": udp_echo, "udp-ask": udp_ask,
     "udp-count": udp_count, "udp-send": udp_send,
-    "udp-flood": udp_flood}
+    "udp-gaps": udp_gaps, "udp-flood": udp_flood, "spray": spray}
 
 if __name__ == "__main__":
     COMMANDS[sys.argv[1]](*sys.argv[2:])
