@@ -11,6 +11,7 @@ export DPIF_BPF_REPLY_MS=30000 DPIF_BPF_WAIT_MS=30000
 
 version=$(uname -r)
 mkdir -p /dev/pts /dev/shm
+ln -sfn /proc/self/fd /dev/fd  # as udev does: bash's <(…) wants it
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs run /run
