@@ -178,8 +178,10 @@ static __always_inline struct ovs_slot *ovs_slot_find(__u32 mark)
 	state = slot->state;
 	if (ovs_slot_is_deferred(mark) &&
 	    (__s32)((bpf_ktime_get_coarse_ns() >> 20) -
-		    (state >> OVS_SLOT_TIME_SHIFT)) >= OVS_SLOT_STALE)
+		    (state >> OVS_SLOT_TIME_SHIFT)) >= OVS_SLOT_STALE) {
+		ovs_slot_free(mark);
 		return NULL;
+	}
 	return ovs_slot_is_armed(state, mark) ? slot : NULL;
 }
 

@@ -139,7 +139,7 @@ def test_segments_count_not_their_sum(dp: Datapath) -> None:
 
 
 def test_a_copy_that_is_late_is_refused(dp: Datapath) -> None:
-    """Its instructions may be gone by then."""
+    """Its instructions may be gone by then; its slot is free."""
     frame = bytes(tcp4())
     add_once(dp, clone(push_vlan(0x8100, 5), output(2)) + output(3), frame)
     view = dp.mapped("ovs_slots")
@@ -151,6 +151,7 @@ def test_a_copy_that_is_late_is_refused(dp: Datapath) -> None:
         # Armed at the beginning of time.
         struct.pack_into("=Q", view, state, abi.OVS_SLOT_ARMED)
         dp.run(frame, "ovs_inject", mark=slot + 1)
+        assert not dp.slots_armed()
     finally:
         struct.pack_into("=Q", view, state, abi.OVS_SLOT_FREE)
     after = dp.drops()
