@@ -159,13 +159,13 @@ def test_datapath_that_goes_meanwhile(full: Peer) -> None:
 
 def test_bridge_and_port_that_go_meanwhile(full: Peer) -> None:
     dp, plane = the_dp(full), the_plane(full)
-    dp.set_bridges({"br0": frozenset({"p1"})})
+    dp.bridges.set({"br0": frozenset({"p1"})})
     next(serve(full, u.OVS_FLOW_CMD_DEL))
     dp.flows.flushes.run(COUNT + 10)
-    dp.set_bridges({})
-    dp.set_bridges({"br1": frozenset({"p1"})})
+    dp.bridges.set({})
+    dp.bridges.set({"br1": frozenset({"p1"})})
     assert numbered(full, 5) == 0
-    dp.delete_port(dp.vports.by_name["p1"])
+    dp.ports.delete(dp.vports.by_name["p1"])
     while dp.flows.flushes.run(16):
         plane.settle()
         check_flows(dp, plane)
