@@ -14,7 +14,7 @@ are the places.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from dpif_bpf import abi
@@ -222,7 +222,7 @@ def decode_match(key: bytes, mask: bytes | None, key_pos: int = 0,
     full = plan.image(key)
     if mask is None:
         if plan.exact is None:
-            raise _exact_error(plan.shape)
+            raise _exact_error(plan.shape, key_pos)
         bits_ = plan.exact
     else:
         bits_ = _mask(plan, mask, mask_pos)
@@ -378,8 +378,9 @@ def _exact(shape: KeyShape) -> int | None:
     return exact
 
 
-def _exact_error(shape: KeyShape) -> RequestError:
-    layout = shape.layout
+def _exact_error(shape: KeyShape, base: int) -> RequestError:
+    # The plan is of a key that was elsewhere in its message.
+    layout = replace(shape.layout, base=base)
     if shape.bare:
         return invalid("OVS_KEY_ATTR_ENCAP is empty and there is no mask")
     type_ = min(layout.found.keys() - shape.gates.keys())
