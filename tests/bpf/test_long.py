@@ -88,7 +88,9 @@ STEPS: dict[str, Step] = {
 
 @pytest.fixture
 def dp(dp: Datapath) -> Datapath:
-    """Its ports' sockets take what one list sends."""
+    """Its ports' sockets take what one list sends, and there is room for all
+    its upcalls, which are more than a port's share."""
+    dp.upcall_use(abi.OVS_UPCALL_ALL, 1 << 20)
     for port in dp.ports.values():
         port.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
     return dp
