@@ -45,9 +45,6 @@ _ETH_TYPE = abi.KEY["eth_type"].slice
 _MAC_PROTO = abi.KEY["mac_proto"].offset
 _IP_FRAG = abi.KEY["ip_frag"].offset
 _LATER = bytes((uapi.OVS_FRAG_TYPE_LATER,))
-_U32 = Struct("=I").unpack_from
-_AT_LEN = abi.UPCALL["len"].offset
-_AT_PORT = abi.UPCALL["key"].offset + abi.KEY["in_port"].offset
 
 
 class Upcalls:
@@ -149,14 +146,12 @@ class Upcalls:
 
     def _handle(self, record: memoryview) -> Iterator[None]:
         """A message with each step; only the first looks at the record."""
-        (size,) = _U32(record, _AT_LEN)
-        (self._in_port,) = _U32(record, _AT_PORT)
-        self._units = 1 + size // abi.OVS_UPCALL_UNIT
         (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
          gso_type, desc_id, hash_, hash_flags, cpu, _bridge, vlan_tci,
          vlan_tpid, cutlen, key) = _HEADER(record)
         dp = self._dp
-        in_port = int.from_bytes(key[_IN_PORT], "little")
+        self._in_port = in_port = int.from_bytes(key[_IN_PORT], "little")
+        self._units = 1 + size // abi.OVS_UPCALL_UNIT
         start, parts = _SIZE, []
         if gso_type & abi.OVS_SKB_GSO_SCTP:
             start += _PARTS_SIZE
