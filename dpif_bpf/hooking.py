@@ -27,22 +27,18 @@ class Hooking:
 
     def __init__(self, loader: Loader, dp: str,
                  kinds: Iterable[HookKind] = PORT_KINDS) -> None:
-        self._hooks: dict[HookKind, Hooks] = {}
-        self._ends: dict[HookKind, EndHooks] = {}
-        """Of the other ends of internal ports."""
-        self._clsact: Clsact | None = None
         self._stale: set[int] = set()
         """Devices that an earlier provider hooked."""
         self._ours: set[int] = set()
         """Devices that this one hooked, or tried to."""
         links = loader.pins.links(dp)
         tcx = has_tcx()
-        if not tcx:
-            self._clsact = Clsact()
+        self._clsact = None if tcx else Clsact()
         self._hooks = {kind: Hooks(links, kind) for kind in kinds
                        if tcx or kind.link_type != LINK_TYPE_TCX}
         self._ends = {kind: EndHooks(links, kind)
                       for kind in (KEEP, RESTORE) if tcx}
+        """Of the other ends of internal ports."""
         try:
             for hooks in (*self._hooks.values(), *self._ends.values()):
                 self._stale.update(hooks.adopt())

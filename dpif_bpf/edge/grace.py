@@ -154,9 +154,9 @@ class Grace:
         self._busy = self._ended = False
         if self._error is not None:
             raise self._error
-        self._free_all()
+        self._begin_freeing()
 
-    def _free_all(self) -> None:
+    def _begin_freeing(self) -> None:
         self.periods += 1
         self._freeing = True
 
@@ -186,7 +186,7 @@ class Grace:
         if not self._freeing and self._seal():
             bpfsys.wait_for_programs()
             before()
-            self._free_all()
+            self._begin_freeing()
             freed += self._advance(FREED - freed)
         return freed
 
