@@ -16,25 +16,30 @@ def msec() -> int:
 
 
 class Limited:
-    """Says up to BURST things at once and PER_MINUTE in the long run, and
-    how many were left out, as VLOG_RATE_LIMIT of OVS's vlog.h.
+    """Says a few things at once, fewer in the long run, and how many were
+    left out, as VLOG_RATE_LIMIT of OVS's vlog.h.
 
     :param say: a method of a Vlog
     :param clock: ms, monotonic
+    :param burst: at once
+    :param per_minute: in the long run
     """
 
     def __init__(self, say: Callable[[str], object],
-                 clock: Callable[[], int] = msec) -> None:
+                 clock: Callable[[], int] = msec, burst: int = BURST,
+                 per_minute: int = PER_MINUTE) -> None:
         self._say = say
         self._clock = clock
-        self._tokens = float(BURST)
+        self._burst = burst
+        self._per_minute = per_minute
+        self._tokens = float(burst)
         self._last = clock()
         self._left_out = 0
 
     def __call__(self, text: str) -> None:
         now = self._clock()
-        self._tokens = min(BURST, self._tokens
-                           + (now - self._last) * PER_MINUTE / 60000)
+        self._tokens = min(self._burst, self._tokens + (
+            now - self._last) * self._per_minute / 60000)
         self._last = now
         if self._tokens < 1:
             self._left_out += 1

@@ -39,9 +39,6 @@ _RECLAIM_TURNS = 64
 """Of BUDGET upcalls: they take a tenth of a second."""
 RETRY_INTERVAL = 1000
 """ms until what devices and the database want is tried again that failed."""
-NO_ROOM_INTERVAL = 60000
-"""ms between warnings that there is no room for a flow: coverage/show has how
-often that was so."""
 REAP_INTERVAL = 100
 """ms after which executes are looked after when nothing else happens."""
 
@@ -64,7 +61,8 @@ class Provider:
         """Names of datapaths that do not follow devices or bridges to when
         (ms) that is tried again."""
         self._warn = Limited(vlog.warn)
-        self._no_room = self._told_no_room = 0
+        self._warn_no_room = Limited(vlog.warn, msec, burst=1, per_minute=1)
+        self._no_room = 0
         self._grace = Grace()
         self._psample = Psample()
         self._samples = Samples(self._psample)
@@ -139,12 +137,8 @@ class Provider:
 
     def refused(self, dp: Datapath, error: DpifError) -> None:
         self._no_room += 1
-        now = msec()
-        if self._told_no_room and now < self._told_no_room + NO_ROOM_INTERVAL:
-            return
-        self._told_no_room = now
-        vlog.warn(f"{dp.name} refuses flows, whose packets all go to"
-                  f" ovs-vswitchd: {error}")
+        self._warn_no_room(f"{dp.name} refuses flows, whose packets all go to"
+                           f" ovs-vswitchd: {error}")
 
     def _read_upcalls(self) -> None:
         """What is queued by now, or most of it."""

@@ -89,8 +89,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         monkeypatch.setattr(
             provider.vlog, level,
             lambda text, level=level: logged.append((level, text)))
-    made = Provider(cast(Loader, None), peer.provider.ports, 4096,
-                    lambda pid, message: True, lambda group, message: None)
+    world = World(cast(Provider, None), dp, plane, peer, logged=logged)
+    monkeypatch.setattr(provider, "msec", lambda: world.now)
+    world.provider = made = Provider(
+        cast(Loader, None), peer.provider.ports, 4096,
+        lambda pid, message: True, lambda group, message: None)
     idle = SimpleNamespace(
         dp=dp, plane=SimpleNamespace(
             executing=0, classifier=plane.classifier),
@@ -100,8 +103,6 @@ def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
                              close=lambda: None),
         pair=None, tidied=0, unsettled=0)
     made._instances[dp.name] = cast(Instance, idle)
-    world = World(made, dp, plane, peer, logged=logged)
-    monkeypatch.setattr(provider, "msec", lambda: world.now)
     yield world
     made._instances.clear()
     made.close()
@@ -244,7 +245,7 @@ def test_flows_that_find_no_room(world: World) -> None:
     assert [level for level, _ in world.logged] == ["warn"]
     assert "ovs-bpf refuses flows" in world.logged[0][1]
     assert world.provider.counters()["flow_no_room"] == 3
-    world.now += provider.NO_ROOM_INTERVAL
+    world.now += 60000
     world.provider.refused(world.dp, error)
     assert len(world.logged) == 2
 
