@@ -10,7 +10,6 @@ under test.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import socket
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devices import PREFIX, Port, Vnet, ip, make_pairs, network
+from tuntap import TAP_VNET_HDR, open_tun
 
 from dpif_bpf import abi
 from dpif_bpf.abi import DropReason, Stage
@@ -41,7 +41,6 @@ STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
           Stage.ACT_SHARED: "ovs_act_shared"}
 
 _ETH_P_IP = 0x0800
-_TUNSETIFF, _IFF_TAP_NO_PI_VNET_HDR = 0x400454ca, 0x5002
 _U32 = struct.Struct("=I")
 _EDGE_LEAF = 1 << abi.OVS_EDGE_LEAF_SHIFT
 
@@ -213,10 +212,8 @@ class Datapath:
         Packets begin with a struct virtio_net_hdr.
         """
         name = f"{PREFIX}tap"
-        fd = os.open("/dev/net/tun", os.O_RDWR)
+        fd = open_tun(name, TAP_VNET_HDR)
         try:
-            fcntl.ioctl(fd, _TUNSETIFF, struct.pack(
-                "16sH", name.encode(), _IFF_TAP_NO_PI_VNET_HDR).ljust(40))
             ip(f"link set {name} arp off addrgenmode none",
                f"link set {name} up")
             ifindex = socket.if_nametoindex(name)

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,11 +16,10 @@ from ovs_build import TOP
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
+from tuntap import TAP_VNET_HDR, open_tun
 
 from dpif_bpf.wire.packet import VIRTIO_NET_HDR, VNET_HDR_NONE
 
-TUNSETIFF = 0x400454CA
-IFF_TAP_NO_PI_VNET_HDR = 0x5002
 NEEDS_CSUM, TCPV4, UDP_FRAGMENTS, UDP_L4 = 1, 1, 3, 5
 FUZZ_SECONDS = 8
 
@@ -34,9 +31,7 @@ def write(lab: Lab) -> Iterator[Callable[[bytes, bytes], None]]:
     """Writes a frame to a tap that is a port, with a header for it."""
     lab.add_bridge("br0")
     with lab.ns.entered():
-        tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH", b"t0",
-                                                IFF_TAP_NO_PI_VNET_HDR))
+        tap = open_tun("t0", TAP_VNET_HDR)
     lab.ns.no_ipv6("t0")
     lab.ns.ip("link set t0 up")
     lab.vsctl("add-port", "br0", "t0")

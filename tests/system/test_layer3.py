@@ -4,7 +4,6 @@ this test."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 from collections.abc import Iterator
@@ -14,9 +13,8 @@ from lab import PROVIDER, Lab
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
+from tuntap import IFF_TUN, open_tun
 
-TUNSETIFF = 0x400454CA
-IFF_TUN = 1
 ETH_P_IP, ETH_P_TEB = 0x0800, 0x6558
 STATION = "0a:00:00:00:00:07"
 GONE = r"network device tun0 \(No such device\)|on nonexistent port"
@@ -27,9 +25,7 @@ class Tun:
 
     def __init__(self, lab: Lab, name: str) -> None:
         with lab.ns.entered():
-            self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-            fcntl.ioctl(self.fd, TUNSETIFF,
-                        struct.pack("16sH22x", name.encode(), IFF_TUN))
+            self.fd = open_tun(name, IFF_TUN)
         lab.ns.no_ipv6(name)
         lab.ns.ip(f"link set {name} up")
 

@@ -18,7 +18,6 @@ import os
 import random
 import re
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,15 +25,15 @@ from pathlib import Path
 import packets
 import pytest
 from lab import PROVIDER, SWITCH, Host, Lab
+from test_descriptors import descriptors
 from test_gso import PACKET_VNET_HDR, SOL_PACKET
+from tuntap import TAP_VNET_HDR, TUNSETOFFLOAD, open_tun
 
 from dpif_bpf.wire.packet import VIRTIO_NET_HDR, VNET_HDR_NONE
 
 PACKETS = 12_000
 EACH = 400
 """Packets between two changes of the switch."""
-TUNSETIFF, TUNSETOFFLOAD = 0x400454ca, 0x400454d0
-IFF_TAP_NO_PI_VNET_HDR = 0x5002
 TUN_F_ALL = 0x7f
 """Checksums, TSO and USO: segments are not made for the tap."""
 NEEDS_CSUM = 1
@@ -95,9 +94,7 @@ class Ends:
 
     def __init__(self, lab: Lab, host: Host) -> None:
         with lab.ns.entered():
-            self.tap = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-            fcntl.ioctl(self.tap, TUNSETIFF, struct.pack(
-                "16sH", b"t0", IFF_TAP_NO_PI_VNET_HDR))
+            self.tap = open_tun("t0", TAP_VNET_HDR)
             fcntl.ioctl(self.tap, TUNSETOFFLOAD, TUN_F_ALL)
         with host.ns.entered():
             self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -222,11 +219,6 @@ def kernel_log() -> Iterator[int]:
     assert not [line for line in lines if KERNEL_FAULT.search(line)], lines
 
 
-def descriptors(lab: Lab) -> int:
-    return len(list(Path(
-        f"/proc/{lab.processes[PROVIDER].pid}/fd").iterdir()))
-
-
 def memory(lab: Lab) -> str:
     status = Path(f"/proc/{lab.processes[PROVIDER].pid}/status").read_text()
     found = re.search(r"VmRSS:\s*(.*)", status)
@@ -263,7 +255,7 @@ def test_packets(own_lab: Lab, kernel_log: int,
         lab.ofctl("-OOpenFlow15", "add-group", "br0", group)
     one.ping(two.ip)
     switch = Switch(lab, rng)
-    before, end = descriptors(lab), time.monotonic() + seconds
+    before, end = len(descriptors(lab)), time.monotonic() + seconds
     sent, told = 0, time.monotonic()
     while time.monotonic() < end if seconds else sent < PACKETS:
         if sent % EACH == 0:
@@ -289,5 +281,5 @@ def test_packets(own_lab: Lab, kernel_log: int,
     one.ping(two.ip)
     two.ping(one.ip)
     # Threads of ovs-vswitchd may have connected meanwhile.
-    assert descriptors(lab) < before + 10
+    assert len(descriptors(lab)) < before + 10
     assert lab.alive

@@ -3,21 +3,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import select
 import socket
-import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO
 
 import pytest
 from netns import Namespace
+from tuntap import IFF_TUN, TUNSETLINK, open_tun
 
 from dpif_bpf.core.devices import Link, LinkChange, LinkEvent, VportStats
 from dpif_bpf.edge.ports import Ports
@@ -28,9 +26,6 @@ IFF_UP = 0x1
 IFF_RUNNING = 0x40
 IFF_PROMISC = 0x100
 HIDDEN = "ovsh0p1"
-TUNSETIFF = 0x400454CA
-TUNSETLINK = 0x400454CD
-IFF_TUN = 0x1
 
 
 @pytest.fixture
@@ -135,24 +130,16 @@ def test_tap_and_tun_are_ports(namespace: Namespace, ports: Ports) -> None:
     assert ports.open_netdev("t1").type == 0xFFFE
 
 
-@contextlib.contextmanager
-def open_tun(name: str) -> Iterator[BinaryIO]:
-    """A tun device that lives as long as the file is open."""
-    with open("/dev/net/tun", "r+b", buffering=0) as tun:
-        fcntl.ioctl(tun, TUNSETIFF,
-                    struct.pack("16sH", name.encode(), IFF_TUN))
-        yield tun
-
-
 def test_netdev_refusals(namespace: Namespace, ports: Ports) -> None:
     namespace.ip("link add v0 type veth peer name v1")
     namespace.ip("link add sw0 type bridge")
     namespace.ip("link set v1 master sw0")
     refused(errno.ENODEV, ports.open_netdev, "none")
     refused(errno.EINVAL, ports.open_netdev, "lo")
-    with open_tun("ppp0") as tun:
-        fcntl.ioctl(tun, TUNSETLINK, 512)   # ARPHRD_PPP
-        refused(errno.EINVAL, ports.open_netdev, "ppp0")
+    tun = open_tun("ppp0", IFF_TUN)
+    fcntl.ioctl(tun, TUNSETLINK, 512)   # ARPHRD_PPP
+    refused(errno.EINVAL, ports.open_netdev, "ppp0")
+    os.close(tun)
     refused(errno.EBUSY, ports.open_netdev, "v1")
     # As OVS makes them, for packets whose tunnel keys come along.
     namespace.ip("link add vx0 type vxlan external dstport 4789")
