@@ -31,6 +31,7 @@ sys.path[:0] = [str(_TESTS.parent), str(_TESTS)]
 from dpif_bpf.wire import uapi as u  # noqa: E402
 from dpif_bpf.wire.netlink import (  # noqa: E402
     GENLMSGHDR,
+    NETLINK_GENERIC,
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_REQUEST,
@@ -42,7 +43,7 @@ from tests.fuzz.answers import Answers  # noqa: E402
 from tests.fuzz.damage import HELLO, LONGEST, Damage  # noqa: E402
 from tests.fuzz.requests import PID, Maker, Request, World, text  # noqa: E402
 
-VERSION, NETLINK_GENERIC = 1, 16
+VERSION = 1
 SO_SNDBUFFORCE = 32
 PATIENCE = 60
 """Seconds for an answer: a datapath takes some."""

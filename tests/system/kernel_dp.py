@@ -15,6 +15,7 @@ from netns import Namespace
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.netlink import (
     GENLMSGHDR,
+    NETLINK_GENERIC,
     NLM_F_ACK,
     NLM_F_REQUEST,
     NLMSG_ERROR,
@@ -28,7 +29,6 @@ from dpif_bpf.wire.netlink import (
     parse_error,
 )
 
-_NETLINK_GENERIC = 16
 _GENL_ID_CTRL = 0x10
 _CTRL_CMD_GETFAMILY = 3
 _CTRL_ATTR_FAMILY_ID, _CTRL_ATTR_FAMILY_NAME = 1, 2
@@ -42,7 +42,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC)
+            socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
         self._socket.bind((0, 0))
         self._seq = 0
         self._dp_ifindex = 0

@@ -64,6 +64,34 @@ def join(server: Server, path: str, port_id: int,
     return sock
 
 
+class Endless:
+    """A dump without an end, of large datagrams.
+
+    :ivar closed: whether nobody wants more of it
+    """
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def replies(self) -> Iterator[bytes]:
+        try:
+            while True:
+                yield bytes(60000)
+        finally:
+            self.closed = True
+
+
+def begin_dump(server: Server, handler: Recorder,
+               sock: socket.socket) -> Endless:
+    """Has a client ask for one, which goes on until its socket is full."""
+    dump = Endless()
+    handler.reply = lambda data: dump.replies()
+    sock.send(b"dump")
+    for _ in range(20):
+        server.run()
+    return dump
+
+
 class Poller:
     """What an edge waits for."""
 

@@ -11,7 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clients import NLM_F_ACK, Recorder, dial, hello, join, ready
+from clients import (
+    NLM_F_ACK,
+    Recorder,
+    begin_dump,
+    dial,
+    hello,
+    join,
+    ready,
+)
 from clients import handler as handler
 from clients import path as path
 from clients import server as server
@@ -162,23 +170,10 @@ def test_reply_that_is_not_there_yet(server: Server, path: str,
 def test_dump_of_a_client_that_leaves_is_closed(
         server: Server, path: str, handler: Recorder) -> None:
     sock = join(server, path, 1)
-    closed = False
-
-    def dump() -> Iterator[bytes]:
-        nonlocal closed
-        try:
-            while True:
-                yield bytes(60000)
-        finally:
-            closed = True
-
-    handler.reply = lambda data: dump()
-    sock.send(b"dump")
-    for _ in range(20):
-        server.run()
+    dump = begin_dump(server, handler, sock)
     sock.close()
     server.run()
-    assert closed and handler.gone == [1]
+    assert dump.closed and handler.gone == [1]
     assert server.client(1) is None and not ready(server)
 
 

@@ -8,7 +8,15 @@ import os
 from collections.abc import Iterable, Iterator
 
 import pytest
-from clients import Recorder, dial, hello, join, no_descriptor_left, ready
+from clients import (
+    Recorder,
+    begin_dump,
+    dial,
+    hello,
+    join,
+    no_descriptor_left,
+    ready,
+)
 from clients import handler as handler
 from clients import path as path
 from clients import server as server
@@ -54,20 +62,7 @@ def test_a_request_overflows_another_client(
         server: Server, path: str, handler: Recorder) -> None:
     """That one has a dump under way, and something to say in this turn."""
     slow = join(server, path, 2, groups=1)
-    closed = False
-
-    def dump() -> Iterator[bytes]:
-        nonlocal closed
-        try:
-            while True:
-                yield bytes(60000)
-        finally:
-            closed = True
-
-    handler.reply = lambda data: dump()
-    slow.send(b"dump")
-    for _ in range(20):
-        server.run()
+    dump = begin_dump(server, handler, slow)
     slow.recv(70000)
 
     def requests() -> Iterator[bytes]:
@@ -80,7 +75,7 @@ def test_a_request_overflows_another_client(
     own.send(b"request")
     for _ in range(3):
         server.run()
-    assert closed and handler.gone == [2] and handler.failures == []
+    assert dump.closed and handler.gone == [2] and handler.failures == []
     assert own.recv(100) == b"reply"
 
 
