@@ -15,8 +15,8 @@ settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Of tests/fuzz: see its conftest.py."""
+    """Of tests/fuzz, see its conftest.py, and of test_packet_fuzz.py."""
     parser.addoption("--fuzz-seconds", type=float, default=0,
-                     help="how long each test of tests/fuzz runs")
+                     help="how long each random test runs")
     parser.addoption("--fuzz-seed", type=int, default=1,
                      help="with which seed they begin")
