@@ -13,6 +13,7 @@ from dpif_bpf.core.services.service import (
     GenericService,
     Registry,
     gather,
+    numbered,
 )
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
@@ -62,11 +63,13 @@ class DatapathService(GenericService):
         return _echo(request, dp)
 
     def _named(self, request: DatapathRequest) -> Datapath:
+        name = request.name
+        if name is None:
+            return numbered(self._registry, request.dp_ifindex)
         for dp in self._registry.datapaths():
-            if (dp.name == request.name if request.name is not None
-                    else dp.dp_ifindex == request.dp_ifindex):
+            if dp.name == name:
                 return dp
-        why = self._registry.absent(request.name) if request.name else None
+        why = self._registry.absent(name) if name else None
         raise RequestError(errno.ENODEV, why or "no such datapath")
 
 
