@@ -72,7 +72,7 @@ class Earlier:
         self._flows = 0
         if _STATS not in self.differing:
             self._flows = flow_ids(gen.mapped(RECORDS).cast("Q"))
-            if (self._flows and not
+            if (self._flows > 0 and not
                     gen.map_info(_STATS).max_entries % self._flows):
                 self._stats = flow_stats_of(gen, self._flows)
             else:

@@ -21,6 +21,7 @@ from objects import HEADERS, TOP, compile_object
 from dpif_bpf import abi
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.plane import DpCounters
+from dpif_bpf.core.records import Records, memory_words
 from dpif_bpf.earlier import Earlier
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import ENTRY, Generation
@@ -84,6 +85,16 @@ def set_levels(generation: Generation, level: int) -> None:
         struct.pack("=I", level).ljust(size, b"\0") * bpfsys.possible_cpus())
 
 
+FLOWS = 64
+SIZES = {"ovs_flow_stats": 2 * FLOWS, "ovs_nlmem": memory_words(FLOWS)}
+"""Of a generation that keeps records."""
+
+
+def keep_records(generation: Generation) -> None:
+    """As a datapath does first of all: they tell how many flows fit."""
+    Records(generation.mapped("ovs_nlmem").cast("Q"), FLOWS)
+
+
 def names(path: Path) -> set[str]:
     return {item.name for item in path.iterdir()}
 
@@ -134,7 +145,8 @@ def test_generations_share_meters(loader: Loader,
 def test_maps_of_another_layout(loader: Loader) -> None:
     """They are not taken for something else, and count as nothing."""
     with loader.create(DP, {"cfg_verdict": 500}, {
-            "ovs_acts": 4096, "ovs_meters": 4096}) as odd:
+            **SIZES, "ovs_acts": 4096, "ovs_meters": 4096}) as odd:
+        keep_records(odd)
         earlier = Earlier(odd, abi.FIRST_LAYOUTS)
         assert earlier.shared() == {}
         assert earlier.differing == ["ovs_meters"]
@@ -147,7 +159,8 @@ def test_maps_of_another_layout(loader: Loader) -> None:
 
 
 def test_layouts_are_pinned_beside_maps(loader: Loader) -> None:
-    with loader.create(DP, {}, {}, maps=abi.MAPS) as made:
+    with loader.create(DP, {}, SIZES, maps=abi.MAPS) as made:
+        keep_records(made)
         made.commit()
     wanted = {name: ours.version for name, ours in abi.MAPS.items()
               if ours.version}
@@ -170,7 +183,8 @@ def test_layouts_are_pinned_beside_maps(loader: Loader) -> None:
 def test_a_map_of_another_kind_or_size(loader: Loader, name: str, kind: int,
                                        size: int, entries: int) -> None:
     """It alone begins anew, whatever its version says."""
-    with loader.create(DP, {}, {}, maps=abi.MAPS) as made:
+    with loader.create(DP, {}, SIZES, maps=abi.MAPS) as made:
+        keep_records(made)
         made.commit()
     pin = loader.pins.directory(DP) / "1" / "maps" / name
     pin.unlink()
