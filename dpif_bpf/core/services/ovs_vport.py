@@ -16,7 +16,7 @@ from dpif_bpf.core.services.service import (
     numbered,
 )
 from dpif_bpf.core.vport import LOCAL, Vport
-from dpif_bpf.errors import RequestError
+from dpif_bpf.errors import InternalError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import VportRequest, decode_vport
 from dpif_bpf.wire.netlink import NLM_F_ECHO, Message
@@ -37,10 +37,18 @@ class VportService(GenericService):
 
     def _request(self, message: Message) -> VportRequest:
         """What has happened to devices is answered for, and told of, first:
-        ovs-vswitchd asks when it hears of the same, and not again."""
+        ovs-vswitchd asks when it hears of the same, and not again.
+
+        :raises InternalError: that may be done by half, also where the
+            request itself changes nothing
+        """
         request = decode_vport(message)
-        for dp, port, gone in self._registry.changes():
-            port_event(self._registry, dp, port, gone)
+        try:
+            for dp, port, gone in self._registry.changes():
+                port_event(self._registry, dp, port, gone)
+        except Exception as error:
+            raise InternalError(
+                errno.EIO, "devices could not be followed") from error
         return request
 
     def _new(self, message: Message) -> Iterator[bytes]:

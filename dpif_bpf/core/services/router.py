@@ -124,14 +124,16 @@ class Router:
         if isinstance(error, MalformedError):
             self._malformed += 1
             self._tell(f"cannot read a request: {error.__cause__!r}")
-        if isinstance(error, DpifError):
+        changed = isinstance(error, InternalError)
+        if isinstance(error, DpifError) and not changed:
             return error
         self._internal += 1
         what = call.name if call else f"a message of type {message.type:#x}"
-        self._tell(f"{what} has failed: {error!r}")
+        cause = error.__cause__ if changed else error
+        self._tell(f"{what} has failed: {cause!r}")
         internal = InternalError(errno.EIO, f"{what} failed unexpectedly")
-        internal.__cause__ = error
-        if call and not call.reads and self.broken is None:
+        internal.__cause__ = cause
+        if (changed or (call and not call.reads)) and self.broken is None:
             self.broken = internal
         return internal
 

@@ -272,6 +272,22 @@ def test_the_first_failure_is_kept(peer: Asker,
     assert counted(peer) == (0, 2)
 
 
+@pytest.mark.parametrize("flags", [0, NLM_F_DUMP])
+def test_devices_fail_while_one_asks(
+        peer: Asker, monkeypatch: pytest.MonkeyPatch, flags: int) -> None:
+    """What has happened to them is acted upon, whatever is asked."""
+    def changes(_self: object) -> list[object]:
+        raise ZeroDivisionError("a fault")
+
+    monkeypatch.setattr(type(peer.provider), "changes", changes)
+    (got,) = peer.ask(VPORT, u.OVS_VPORT_CMD_GET, nla_u32(
+        u.OVS_VPORT_ATTR_PORT_NO, 0), flags=flags)
+    assert parse_error(got)[0] == errno.EIO
+    broken = peer.router.broken
+    assert isinstance(broken, InternalError)
+    assert isinstance(broken.__cause__, ZeroDivisionError)
+
+
 def test_asking_fails(peer: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     """What changes nothing leaves nothing half changed: no restart.  A dump
     may have begun."""
