@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -17,15 +18,14 @@ from test_ports import (
     IFF_PROMISC,
     IFF_RUNNING,
     IFF_UP,
-    TUNSETLINK,
     Waiter,
     changes,
     collect,
     has,
-    open_tun,
     refused,
     show,
 )
+from tuntap import IFF_TUN, TUNSETLINK, open_tun
 
 from dpif_bpf.core.devices import LinkChange, LinkEvent
 from dpif_bpf.edge.ports import Ports
@@ -135,13 +135,14 @@ def test_another_of_the_same_index(
 
 
 def test_type_of_a_device(namespace: Namespace, ports: Ports) -> None:
-    with open_tun("t0") as tun:
-        ports.open_netdev("t0")
-        fcntl.ioctl(tun, TUNSETLINK, ARPHRD_RAWIP)
-        (event,) = collect(ports, has(LinkChange.KIND))
-        assert event.link.type == ARPHRD_RAWIP
-        ports.release(event.link)
-        assert "PROMISC" not in show(namespace, "t0")
+    tun = open_tun("t0", IFF_TUN)
+    ports.open_netdev("t0")
+    fcntl.ioctl(tun, TUNSETLINK, ARPHRD_RAWIP)
+    (event,) = collect(ports, has(LinkChange.KIND))
+    assert event.link.type == ARPHRD_RAWIP
+    ports.release(event.link)
+    assert "PROMISC" not in show(namespace, "t0")
+    os.close(tun)
 
 
 @pytest.mark.parametrize("master", ["bridge", "bond"])
