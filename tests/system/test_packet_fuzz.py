@@ -86,6 +86,21 @@ GROUPS = (
     "bucket=dec_ttl,output:local")
 
 
+NESTS = re.compile(r"check_pkt_larger|clone|resubmit")
+"""Actions after which others are in a list of their own.  They do not come
+after a meter: where ovs-vswitchd performs such a list itself, it looks in the
+output's list for a meter of another one, and never finds an end (OVS 3.1,
+dpif_execute_helper_cb(), "collects meter actions").
+"""
+NO_LABELS = ("ip", "tcp", "udp", "sctp", "icmp", "dl_type")
+"""Matches of packets without MPLS labels.  Where there are some, Open vSwitch
+makes of encap(mpls) a change of the label that is there, and then adds an
+Ethernet header to a packet that still has one: datapaths refuse it, and
+ovs-vswitchd aborts when it performs it itself ("assertion
+!dp_packet_is_eth(packet) failed in push_eth()").
+"""
+
+
 class Ends:
     """What packets are written to.
 
@@ -171,7 +186,7 @@ class Switch:
         """False when OVS finds that actions do not fit each other."""
         tables = (0,) * 12 + (1,) * 3
         self._file.write_text("".join(
-            f"table={table},{self._rule()}\n" for table in tables))
+            f"table={table},{self._rule(table)}\n" for table in tables))
         try:
             self._lab.ofctl("-OOpenFlow15", "replace-flows", "br0",
                             str(self._file))
@@ -182,18 +197,23 @@ class Switch:
             return False
         return True
 
-    def _rule(self) -> str:
+    def _rule(self, table: int) -> str:
         rng = self._rng
         match = rng.choice(tuple(KINDS))
         actions = [rng.choice(KINDS[match])
                    for _ in range(rng.choice((1, 2, 3, 6)))]
         # A meter is the first of a list, or there is none.
-        actions = ([a for a in actions if a.startswith("meter")][:1]
-                   + [a for a in actions if not a.startswith("meter")])
+        meters = [a for a in actions if a.startswith("meter")][:table == 0]
+        actions = meters + [a for a in actions if not a.startswith("meter")
+                            and not (meters and NESTS.match(a))]
         # Tags that were pushed hide what would be set.
         actions.sort(key=lambda a: "vlan" in a)
         if rng.random() < .3:
-            actions.append(rng.choice(LAST[:-1]))
+            last = rng.choice(LAST[:-1])
+            if not last.startswith("encap(mpls)") or (
+                    match.startswith(NO_LABELS)
+                    and "resubmit(,1)" not in actions):
+                actions.append(last)
         if rng.random() < .5:
             match = f"{match},in_port={rng.randrange(1, 4)}".lstrip(",")
         return (f"priority={rng.randrange(1, 9)},{match},actions="
