@@ -65,15 +65,16 @@ KINDS = {
     "": NEUTRAL, "ip": IPV4, "ipv6": IPV6, "tcp": IPV4 + TCP,
     "tcp6": IPV6 + TCP, "udp": IPV4 + TCP, "udp6": IPV6 + TCP,
     "sctp": IPV4 + TCP, "sctp6": IPV6 + TCP, "icmp": IPV4,
-    "icmp6": (*IPV6, "set_field:1->icmpv6_code"),
-    "arp": (*NEUTRAL, "set_field:2->arp_op",
-            "move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[]"),
+    "icmp6": IPV6, "arp": NEUTRAL,
     "mpls": (*NEUTRAL, "dec_mpls_ttl", "set_mpls_ttl(7)",
              "set_field:77->mpls_label"),
     "vlan_tci=0x1000/0x1000": (*NEUTRAL, "strip_vlan", "mod_vlan_pcp:3"),
     "dl_type=0x894f": (*NEUTRAL, "dec_nsh_ttl", "set_field:9->nsh_spi"),
     "ip,nw_frag=yes": IPV4, "ipv6,nw_frag=later": IPV6}
-"""What is matched, and which actions it allows."""
+"""What is matched, and which actions it allows.  Fields of ARP and ICMP are not
+set: that is for ovs-vswitchd itself to do, and of a packet that ends before
+them it writes behind the end (OVS 3.1, "free(): invalid next size").
+"""
 LAST = ("push_mpls:0x8847,set_field:3->mpls_label,2,1",
         "encap(nsh(md_type=1)),set_field:0x99->nsh_spi,1,2",
         "encap(nsh(md_type=1)),encap(ethernet),2,decap(),decap(),1",
