@@ -305,11 +305,15 @@ def decode_ct_request(message: Message) -> CtRequest:
 
 def entry_reply(request: CtRequest, entry: CtEntry) -> bytes:
     """A connection that was asked for, alone or in a dump."""
-    return payload_reply(request, entry.orig.family, encode_entry(entry))
+    return _reply(request, entry.orig.family, encode_entry(entry))
 
 
-def payload_reply(request: CtRequest, family: int, payload: bytes) -> bytes:
-    """A connection that is encoded already."""
+def entry_header(request: CtRequest, family: int, size: int) -> bytes:
+    """What comes before `size` bytes of attributes of a connection."""
+    return _reply(request, family, bytes(size))[:ATTRS_POS]
+
+
+def _reply(request: CtRequest, family: int, payload: bytes) -> bytes:
     return build_reply(
         request.message, nf.NFNL_SUBSYS_CTNETLINK, nf.IPCTNL_MSG_CT_NEW,
         family, payload, flags=NLM_F_DUMP_FILTERED if request.filtered else 0)

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timeout policies: who has which, and which row of the table that is.
+
+A connection refers to a row, and of it only its own protocol's slots count.
+So policies of different protocols share a row, and there is room for as many
+of each protocol as there are rows (but for row 0, the default).
+
+As in Linux net/netfilter/nfnetlink_cttimeout.c of 5.19 and later, a policy may
+be deleted while actions name it: its connections go over to the default, and
+new ones of these actions still have it until the last such action is gone.
+One that is changed is changed for all that have it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from dpif_bpf.core.conntrack.interface import TimeoutRows
+from dpif_bpf.errors import BackendError, RequestError
+from dpif_bpf.wire.cttimeout import (
+    GENERIC,
+    STATES,
+    TimeoutPolicy,
+    TimeoutRequest,
+    Timeouts,
+)
+from dpif_bpf.wire.protocols import (
+    IPPROTO_GRE,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_SCTP,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    IPPROTO_UDPLITE,
+)
+
+DEFAULTS: Mapping[int, Timeouts] = {
+    IPPROTO_TCP: (120, 60, 432000, 120, 60, 30, 120, 10, 120, 300, 300),
+    IPPROTO_UDP: (30, 120),
+    IPPROTO_UDPLITE: (30, 120),
+    IPPROTO_ICMP: (30,),
+    IPPROTO_ICMPV6: (30,),
+    IPPROTO_SCTP: (10, 3, 3, 210, 3, 3, 3, 30, 0),
+    IPPROTO_GRE: (30, 180),
+    GENERIC: (600,),
+}
+"""The kernel's, in seconds."""
+
+SLOTS: Mapping[int, int] = {
+    IPPROTO_TCP: 1, IPPROTO_UDP: 16, IPPROTO_ICMP: 18, IPPROTO_ICMPV6: 19,
+    GENERIC: 20, IPPROTO_GRE: 21, IPPROTO_UDPLITE: 23, IPPROTO_SCTP: 33,
+}
+"""First slot of each protocol: enum ovs_ct_timeout of bpf/lib/abi_ct.h."""
+
+_UNSPEC = (IPPROTO_TCP, IPPROTO_SCTP)
+"""Protocols whose state 0 has a slot, before the first; it is as state 1."""
+
+_SHARED = (IPPROTO_UDP, IPPROTO_UDPLITE)
+"""Their default is one."""
+
+
+def tracked(proto: int) -> int:
+    """The protocol whose timeouts count for `proto`: itself, or GENERIC."""
+    return proto if proto in STATES else GENERIC
+
+
+@dataclass(eq=False, slots=True)
+class Policy:
+    """A policy that there is, or that actions still have.
+
+    :param made: what was asked for, as it is now
+    :param row: of the table, never 0
+    :param users: actions that have it
+    :param deleted: it has no name any more
+    """
+
+    made: TimeoutPolicy
+    row: int
+    users: int = 0
+    deleted: bool = False
+
+
+class Policies:
+    """All policies, and the defaults."""
+
+    def __init__(self, table: TimeoutRows) -> None:
+        self._table = table
+        self._defaults = dict(DEFAULTS)
+        self._by_name: dict[str, Policy] = {}
+        self._taken: dict[int, set[int]] = {proto: set() for proto in STATES}
+        """Rows by protocol."""
+        for proto, timeouts in self._defaults.items():
+            self._write(0, proto, timeouts)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Policy]:
+        """Those that have a name, the oldest first."""
+        return iter(tuple(self._by_name.values()))
+
+    def get(self, name: str) -> Policy:
+        """:raises RequestError: ENOENT"""
+        policy = self._by_name.get(name)
+        if policy is None:
+            raise RequestError(errno.ENOENT,
+                               f"there is no timeout policy {name}")
+        return policy
+
+    def new(self, request: TimeoutRequest) -> None:
+        """IPCTNL_MSG_TIMEOUT_NEW: makes a policy, or changes it.
+
+        Timeouts that are not given are those of the default, as it is now.
+
+        :raises RequestError: EEXIST and EBUSY when there is one of that name;
+            EINVAL when it is of another family or protocol; EOPNOTSUPP for a
+            protocol without timeouts
+        :raises BackendError: ENOMEM when no row is left
+        """
+        there = self._by_name.get(request.name)
+        if there is not None:
+            self._change(there, request)
+            return
+        made = TimeoutPolicy(request.name, request.l3num, request.proto,
+                             self._completed(request))
+        policy = Policy(made, self._take_row(request.proto))
+        self._write(policy.row, made.proto, made.timeouts)
+        self._by_name[made.name] = policy
+
+    def _change(self, policy: Policy, request: TimeoutRequest) -> None:
+        if request.exclusive:
+            raise RequestError(
+                errno.EEXIST, f"there is a timeout policy {request.name}")
+        if not request.replace:
+            raise RequestError(
+                errno.EBUSY, f"timeout policy {request.name} is there, and is"
+                " not to be replaced")
+        made = policy.made
+        if (made.l3num, made.proto) != (request.l3num, request.proto):
+            raise RequestError(
+                errno.EINVAL, f"timeout policy {request.name} is of another"
+                " family or protocol")
+        policy.made = replace(made, timeouts=self._completed(request))
+        self._write(policy.row, made.proto, policy.made.timeouts)
+
+    def delete(self, name: str) -> None:
+        """:raises RequestError: ENOENT"""
+        policy = self.get(name)
+        del self._by_name[name]
+        policy.deleted = True
+        self._table.untimeout(policy.row)
+        self._let_go(policy)
+
+    def clear(self) -> None:
+        """Deletes all of them."""
+        for name in tuple(self._by_name):
+            self.delete(name)
+
+    def default(self, l3num: int, proto: int) -> TimeoutPolicy:
+        """:raises RequestError: EOPNOTSUPP"""
+        self._check(proto)
+        return TimeoutPolicy("", l3num, proto, self._defaults[proto])
+
+    def set_default(self, request: TimeoutRequest) -> None:
+        """IPCTNL_MSG_TIMEOUT_DEFAULT_SET; of connections that there are, from
+        their next packet on.
+
+        :raises RequestError: EOPNOTSUPP
+        """
+        timeouts = self._completed(request)
+        for proto in (_SHARED if request.proto in _SHARED
+                      else (request.proto,)):
+            self._defaults[proto] = timeouts
+            self._write(0, proto, timeouts)
+
+    def hold(self, name: str, family: int, proto: int) -> Policy | None:
+        """The policy that an action ct(timeout=`name`) has from now on.
+
+        :param family: of the packets that the action's flow matches
+        :param proto: their IP protocol; 0: not matched
+        :returns: None when there is none of that name for such packets: the
+            action is none the worse for it, and stays so
+        """
+        policy = self._by_name.get(name)
+        if (policy is None or policy.made.l3num != family
+                or policy.made.proto != tracked(proto)):
+            return None
+        policy.users += 1
+        return policy
+
+    def release(self, policy: Policy) -> None:
+        """Ends a hold()."""
+        assert policy.users > 0
+        policy.users -= 1
+        if policy.deleted and not policy.users:
+            self._table.untimeout(policy.row)
+            self._let_go(policy)
+
+    def use(self, policy: Policy) -> int:
+        """CTA_TIMEOUT_USE."""
+        return policy.users + 1
+
+    def _let_go(self, policy: Policy) -> None:
+        if not policy.users:
+            self._taken[policy.made.proto].discard(policy.row)
+
+    def _take_row(self, proto: int) -> int:
+        taken = self._taken[proto]
+        for row in range(1, self._table.rows):
+            if row not in taken:
+                taken.add(row)
+                return row
+        raise BackendError(
+            errno.ENOMEM, f"there are {len(taken)} timeout policies of IP"
+            f" protocol {proto} already")
+
+    def _check(self, proto: int) -> None:
+        if proto not in STATES:
+            raise RequestError(errno.EOPNOTSUPP,
+                               f"IP protocol {proto} has no timeouts")
+
+    def _completed(self, request: TimeoutRequest) -> Timeouts:
+        self._check(request.proto)
+        return tuple(request.timeouts.get(kind, default) for kind, default
+                     in enumerate(self._defaults[request.proto], 1))
+
+    def _write(self, row: int, proto: int, timeouts: Timeouts) -> None:
+        first = SLOTS[proto]
+        if proto in _UNSPEC:
+            first, timeouts = first - 1, (timeouts[0], *timeouts)
+        self._table.set_timeouts(row, first, timeouts)

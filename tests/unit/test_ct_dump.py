@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dumps of many connections: as many entries, one by one."""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+
+import ct_requests as r
+import numpy as np
+import pytest
+from ct_entries import entries
+from hypothesis import given
+from hypothesis import strategies as st
+from test_ctnetlink import tuples
+
+from dpif_bpf.core.conntrack.dump import RECORD, TUPLE, Batch, dump, match
+from dpif_bpf.core.conntrack.tuples import SIZE, pack_tuple, unpack_tuple
+from dpif_bpf.wire import nf_uapi as nf
+from dpif_bpf.wire.ct_entry import CtEntry, SctpInfo, TcpInfo
+from dpif_bpf.wire.ct_tuple import CtTuple
+from dpif_bpf.wire.ctnetlink import (
+    decode_ct_request,
+    entry_header,
+    entry_reply,
+)
+from dpif_bpf.wire.netlink import NLM_F_DUMP
+
+HELPERS = ("", "ftp", "tftp")
+
+
+def record(entry: CtEntry) -> bytes:
+    """Of bpf/lib/abi_ct.h, written down once more."""
+    proto = bytearray(64)
+    info = entry.protoinfo
+    if isinstance(info, TcpInfo):
+        for i in (0, 1):
+            proto[20 * i + 16] = info.scales[i]
+            proto[20 * i + 17] = info.flags[i]
+    elif isinstance(info, SctpInfo):
+        struct.pack_into("!II", proto, 0, *info.vtags)
+    assert entry.counters is not None
+    adjusts = entry.seq_adj
+    shifts = ([0] * 6 if adjusts is None else
+              [getattr(one, name) for name in ("pos", "before", "after")
+               for one in adjusts])
+    data = (bytes(8) + pack_tuple(entry.orig, entry.zone)
+            + struct.pack("=IBxHII", entry.status,
+                          0 if info is None else info.state, 0, entry.mark,
+                          0)
+            + pack_tuple(entry.reply, entry.zone) + entry.labels
+            + struct.pack("=IHxx", 0, HELPERS.index(entry.helper))
+            + bytes(proto)
+            + struct.pack("=4Q", *(entry.counters[i][j] for j in (0, 1)
+                                   for i in (0, 1)))
+            + bytes(8) + struct.pack("=II4i", *shifts))
+    assert len(data) == 256
+    return data
+
+
+def filled() -> list[CtEntry]:
+    """All kinds, with what their records do not leave out."""
+    found = []
+    for i, one in enumerate(entries().values()):
+        found.append(CtEntry(
+            one.orig, one.reply, i << 24 | 5, one.zone, one.status, i,
+            one.mark, one.labels, one.protoinfo,
+            ((i, 1 << 40), (2 << 33, 3)), 1 << 60 | i, 0,
+            HELPERS[i % 3], one.master, one.seq_adj))
+    return found
+
+
+def batch(found: list[CtEntry]) -> Batch:
+    records = np.frombuffer(b"".join(map(record, found)), RECORD)
+    masters = np.zeros(len(found), RECORD)
+    for row, one in enumerate(found):
+        if one.master is not None:
+            masters[row]["orig"] = np.frombuffer(
+                pack_tuple(one.master, 0), TUPLE)[0]
+    return Batch(records, np.array([one.id for one in found], np.uint32),
+                 np.array([one.timeout for one in found], np.uint32),
+                 np.array([one.start for one in found], np.uint64), masters)
+
+
+def test_all_kinds() -> None:
+    found = filled() * 3
+    request = decode_ct_request(r.message(nf.IPCTNL_MSG_CT_GET,
+                                          flags=NLM_F_DUMP))
+    messages = list(dump(batch(found), HELPERS,
+                         partial(entry_header, request)))
+    assert sorted(messages) == sorted(entry_reply(request, one)
+                                      for one in found)
+
+
+def test_nothing() -> None:
+    request = decode_ct_request(r.message(nf.IPCTNL_MSG_CT_GET,
+                                          flags=NLM_F_DUMP))
+    assert not list(dump(batch([]), HELPERS, partial(entry_header, request)))
+
+
+@pytest.mark.parametrize("name", r.filters())
+def test_match(name: str) -> None:
+    family, payload = r.filters()[name]
+    request = decode_ct_request(r.message(
+        nf.IPCTNL_MSG_CT_GET, family, payload, NLM_F_DUMP))
+    assert request.filter is not None
+    found = filled()
+    assert match(request.filter, batch(found).records).tolist() == [
+        request.filter.matches(one) for one in found]
+
+
+@given(tuples(), st.integers(0, 0xffff))
+def test_tuple(one: CtTuple, zone: int) -> None:
+    data = pack_tuple(one, zone)
+    assert len(data) == SIZE == TUPLE.itemsize
+    assert unpack_tuple(b"x" + data, 1) == (one, zone)
+
+
+def test_layout_is_that_of_the_programs() -> None:
+    abi_ct = pytest.importorskip("dpif_bpf.abi_ct")
+    assert RECORD.itemsize == abi_ct.CT.size
+    assert TUPLE.itemsize == abi_ct.TUPLE.size
+    assert RECORD.fields is not None
+    for name in ("word", "status", "state", "policy", "mark", "zone_gen",
+                 "master", "helper", "start"):
+        assert RECORD.fields[name][1] == abi_ct.CT[name].offset
