@@ -97,7 +97,7 @@ STEPS = [
     Step(DEFAULT, numbers(UDP)), Step(DEFAULT, numbers(UDPLITE)),
     Step(SET, numbers(UDPLITE) + data(t2=12)),
     Step(DEFAULT, numbers(UDP)),
-    Step(SET, nla_u8(nf.CTA_TIMEOUT_L4PROTO, TCP) + data(t3=99)),
+    Step(SET, numbers(TCP) + data(t3=99)),
     Step(NEW, policy("later", TCP, t1=1)), Step(GET, name("later")),
     Step(SET, numbers(SCTP) + data(t1=7)), Step(DEFAULT, numbers(SCTP)),
     Step(SET, numbers(255) + data(t1=7)), Step(DEFAULT, numbers(255)),

@@ -72,11 +72,11 @@ def filled() -> list[CtEntry]:
 
 def batch(found: list[CtEntry]) -> Batch:
     records = np.frombuffer(b"".join(map(record, found)), RECORD)
-    masters = np.zeros(len(found), RECORD)
+    masters = np.zeros(len(found), TUPLE)
     for row, one in enumerate(found):
         if one.master is not None:
-            masters[row]["orig"] = np.frombuffer(
-                pack_tuple(one.master, 0), TUPLE)[0]
+            masters[row] = np.frombuffer(pack_tuple(one.master, 0),
+                                         TUPLE)[0]
     return Batch(records, np.array([one.id for one in found], np.uint32),
                  np.array([one.timeout for one in found], np.uint32),
                  np.array([one.start for one in found], np.uint64), masters)

@@ -19,6 +19,7 @@ from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6
 from dpif_bpf.wire.cttimeout import GENERIC, STATES, decode_timeout
+from dpif_bpf.wire.netlink import nla_u8
 
 SUBSYS = nf.NFNL_SUBSYS_CTNETLINK_TIMEOUT
 
@@ -147,6 +148,12 @@ def test_default_is_shared(rows: Rows, policies: Policies) -> None:
     ask(policies, t.SET, t.numbers(136) + t.data(t1=5))
     assert rows.slots[0, 16] == rows.slots[0, 23] == 5
     assert rows.slots[0, 17] == rows.slots[0, 24] == 120
+
+
+def test_default_of_any_family(rows: Rows, policies: Policies) -> None:
+    """The family need not be given; Linux 6.1 wanted it."""
+    ask(policies, t.SET, nla_u8(nf.CTA_TIMEOUT_L4PROTO, 6) + t.data(t3=99))
+    assert rows.slots[0, 3] == 99
 
 
 def test_no_header() -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import ct_requests as r
 import pytest
 from ct_entries import decode_entry, decode_tuple, entries, entry
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpif_bpf.errors import RequestError
@@ -88,6 +88,7 @@ def any_entries(draw: st.DrawFn) -> CtEntry:
         draw(st.one_of(st.none(), tuples(orig.family))), None, draw(U32))
 
 
+@settings(max_examples=30)
 @given(any_entries())
 def test_any_entry(made: CtEntry) -> None:
     data = encode_entry(made)
@@ -165,6 +166,7 @@ def test_filter_values() -> None:
             "tcp, zone and mark"}
 
 
+@settings(max_examples=30)
 @given(tuples(), tuples(), st.integers(0, nf.CTA_FILTER_F_ALL))
 def test_tuple_filter(one: CtTuple, other: CtTuple, flags: int) -> None:
     assert TupleFilter(one, flags).matches(one)
