@@ -6,9 +6,11 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
+from hypothesis import strategies as st
+
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire.ct_entry import CtEntry, SctpInfo, SeqAdj, TcpInfo
-from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6, CtTuple
+from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6, CtTuple, Ends, ends
 from dpif_bpf.wire.netlink import iter_attrs
 
 Attrs = dict[int, bytes]
@@ -159,3 +161,18 @@ def entries() -> dict[str, CtEntry]:
         6, 1006, seq_adj=(SeqAdj(0x80000001, -6, 7), SeqAdj(5, 0, -0x7fff)),
         status=nf.IPS_CONFIRMED | nf.IPS_SEQ_ADJUST)
     return found
+
+
+@st.composite
+def tuples(draw: st.DrawFn, family: int | None = None,
+           proto: int | None = None) -> CtTuple:
+    if family is None:
+        family = draw(st.sampled_from([AF_INET, AF_INET6]))
+    if proto is None:
+        proto = draw(st.one_of(st.sampled_from([1, 6, 17, 47, 58, 132]),
+                               st.integers(0, 0xff)))
+    size = 4 if family == AF_INET else 16
+    address = st.binary(min_size=size, max_size=size)
+    ports = st.integers(0, 0 if ends(proto) is Ends.NOTHING else 0xffff)
+    return CtTuple(family, proto, draw(address), draw(address), draw(ports),
+                   draw(ports))

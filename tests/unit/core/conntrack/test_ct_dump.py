@@ -9,10 +9,9 @@ from functools import partial
 import ct_requests as r
 import numpy as np
 import pytest
-from ct_entries import entries
+from ct_entries import entries, tuples
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ctnetlink import tuples
 
 from dpif_bpf.core.conntrack.dump import RECORD, TUPLE, Batch, dump, match
 from dpif_bpf.core.conntrack.tuples import SIZE, pack_tuple, unpack_tuple

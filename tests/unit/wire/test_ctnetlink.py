@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import ct_requests as r
 import pytest
-from ct_entries import decode_entry, decode_tuple, entries, entry
+from ct_entries import decode_entry, decode_tuple, entries, entry, tuples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,9 +23,7 @@ from dpif_bpf.wire.ct_tuple import (
     AF_INET,
     AF_INET6,
     CtTuple,
-    Ends,
     TupleFilter,
-    ends,
 )
 from dpif_bpf.wire.ct_tuple import decode_tuple as tuple_of
 from dpif_bpf.wire.ctnetlink import (
@@ -50,20 +48,6 @@ from dpif_bpf.wire.nfnetlink import ATTRS_POS, nla_be16
 
 U8, U16 = st.integers(0, 0xff), st.integers(0, 0xffff)
 U32, U64 = st.integers(0, 0xffffffff), st.integers(0, (1 << 64) - 1)
-
-
-@st.composite
-def tuples(draw: st.DrawFn, family: int | None = None,
-           proto: int | None = None) -> CtTuple:
-    if family is None:
-        family = draw(st.sampled_from([AF_INET, AF_INET6]))
-    if proto is None:
-        proto = draw(st.one_of(st.sampled_from([1, 6, 17, 47, 58, 132]), U8))
-    size = 4 if family == AF_INET else 16
-    address = st.binary(min_size=size, max_size=size)
-    ports = st.just(0) if ends(proto) is Ends.NOTHING else U16
-    return CtTuple(family, proto, draw(address), draw(address), draw(ports),
-                   draw(ports))
 
 
 @st.composite
