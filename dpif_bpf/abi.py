@@ -244,7 +244,7 @@ class Record:
         return self.aliases[name] if place is None else place
 
 
-def _record(name: str, members: str, unions: str = "") -> Record:
+def record(name: str, members: str, unions: str = "") -> Record:
     """Make a Record of lines ``field format`` and ``alias first size``.
 
     An alias lies at the offset of the field `first`, or at that many bytes
@@ -273,7 +273,7 @@ def _record(name: str, members: str, unions: str = "") -> Record:
                   MappingProxyType(fields), MappingProxyType(aliases))
 
 
-KEY: Final = _record("ovs_key", """
+KEY: Final = record("ovs_key", """
     in_port I
     recirc_id I
     eth_type 2s
@@ -346,7 +346,7 @@ KEY: Final = _record("ovs_key", """
     """)
 """The flow key; words after `tun_opts` are ``unused``: zero."""
 
-PKT_LIST: Final = _record("ovs_pkt_list", """
+PKT_LIST: Final = record("ovs_pkt_list", """
     pc I
     since I
     copies I
@@ -355,7 +355,7 @@ PKT_LIST: Final = _record("ovs_pkt_list", """
     pad H
     """)
 
-PKT_CPU: Final = _record("ovs_pkt_cpu", """
+PKT_CPU: Final = record("ovs_pkt_cpu", """
     dirty I
     cache_on I
     cache_left I
@@ -366,7 +366,7 @@ PKT_CPU: Final = _record("ovs_pkt_cpu", """
     cache_period I
     """)
 
-PKT: Final = _record("ovs_pkt", f"""
+PKT: Final = record("ovs_pkt", f"""
     key {KEY.size}s
     bridge I
     slot I
@@ -394,12 +394,12 @@ PKT: Final = _record("ovs_pkt", f"""
     cpu {PKT_CPU.size}s
     """)
 
-DEV: Final = _record("ovs_dev", """
+DEV: Final = record("ovs_dev", """
     ifindex I
     port_no I
     """)
 
-CPU: Final = _record("ovs_cpu", f"""
+CPU: Final = record("ovs_cpu", f"""
     level I
     defer_next I
     tick Q
@@ -413,7 +413,7 @@ CPU: Final = _record("ovs_cpu", f"""
     pkt {PKT.size * OVS_LEVELS}s
     """)
 
-PORT: Final = _record("ovs_port", """
+PORT: Final = record("ovs_port", """
     ifindex I
     mtu I
     bridge H
@@ -422,14 +422,14 @@ PORT: Final = _record("ovs_port", """
     pad2 I
     """)
 
-FLOW_STATS: Final = _record("ovs_flow_stats", """
+FLOW_STATS: Final = record("ovs_flow_stats", """
     packets Q
     bytes Q
     used Q
     tcp_flags Q
     """)
 
-DP_STATS: Final = _record("ovs_dp_stats", f"""
+DP_STATS: Final = record("ovs_dp_stats", f"""
     exact Q
     missed Q
     lost Q
@@ -438,7 +438,7 @@ DP_STATS: Final = _record("ovs_dp_stats", f"""
     more Q
     """)
 
-METER: Final = _record("ovs_meter", """
+METER: Final = record("ovs_meter", """
     id I
     next H
     flags H
@@ -452,7 +452,7 @@ METER: Final = _record("ovs_meter", """
     band_bytes Q
     """)
 
-INSN: Final = _record("ovs_insn", """
+INSN: Final = record("ovs_insn", """
     op B
     len B
     arg H
@@ -460,7 +460,7 @@ INSN: Final = _record("ovs_insn", """
     """)
 """One instruction: op, data words after it, arg, imm."""
 
-SET_ETH: Final = _record("ovs_set_eth", """
+SET_ETH: Final = record("ovs_set_eth", """
     dst 6s
     pad0 2s
     src 6s
@@ -471,7 +471,7 @@ SET_ETH: Final = _record("ovs_set_eth", """
     pad3 2s
     """)
 
-SET_IPV4: Final = _record("ovs_set_ipv4", """
+SET_IPV4: Final = record("ovs_set_ipv4", """
     src 4s
     dst 4s
     src_mask 4s
@@ -483,7 +483,7 @@ SET_IPV4: Final = _record("ovs_set_ipv4", """
     pad I
     """)
 
-SET_IPV6: Final = _record("ovs_set_ipv6", """
+SET_IPV6: Final = record("ovs_set_ipv6", """
     src 16s
     dst 16s
     src_mask 16s
@@ -497,21 +497,21 @@ SET_IPV6: Final = _record("ovs_set_ipv6", """
     pad I
     """)
 
-SET_TP: Final = _record("ovs_set_tp", """
+SET_TP: Final = record("ovs_set_tp", """
     src 2s
     dst 2s
     src_mask 2s
     dst_mask 2s
     """)
 
-SET_NSH: Final = _record("ovs_set_nsh", """
+SET_NSH: Final = record("ovs_set_nsh", """
     base 8s
     context 16s
     base_mask 8s
     context_mask 16s
     """)
 
-UPCALL: Final = _record("ovs_upcall", f"""
+UPCALL: Final = record("ovs_upcall", f"""
     len I
     pkt_len I
     cmd B
@@ -532,12 +532,12 @@ UPCALL: Final = _record("ovs_upcall", f"""
     """)
 """A record of ovs_upcalls; `len` bytes of packet follow it."""
 
-UPCALL_PARTS: Final = _record("ovs_upcall_parts", f"""
+UPCALL_PARTS: Final = record("ovs_upcall_parts", f"""
     len {OVS_UPCALL_PARTS * 2}s
     """)
 """Between a record's header and its packet, if OVS_SKB_GSO_SCTP."""
 
-UPCALL_USE: Final = _record("ovs_upcall_use", """
+UPCALL_USE: Final = record("ovs_upcall_use", """
     taken Q
     given Q
     refused Q
@@ -545,7 +545,7 @@ UPCALL_USE: Final = _record("ovs_upcall_use", """
 """Units of OVS_UPCALL_UNIT bytes that a port has under way; of all ports at
 OVS_UPCALL_ALL."""
 
-SLOT: Final = _record("ovs_slot", f"""
+SLOT: Final = record("ovs_slot", f"""
     state Q
     pc I
     bridge I
@@ -561,12 +561,12 @@ SLOT: Final = _record("ovs_slot", f"""
     key {KEY.size}s
     """)
 
-BUCKET: Final = _record("ovs_bucket", f"""
+BUCKET: Final = record("ovs_bucket", f"""
     edge {OVS_BUCKET_EDGES * 8}s
     next Q
     """)
 
-DESC: Final = _record("ovs_desc", f"""
+DESC: Final = record("ovs_desc", f"""
     n B
     idx {OVS_CLS_WORDS}s
     next H
@@ -574,9 +574,9 @@ DESC: Final = _record("ovs_desc", f"""
     pad Q
     """)
 
-DESCS: Final = _record("ovs_descs", f"d {OVS_DESCS * DESC.size}s")
+DESCS: Final = record("ovs_descs", f"d {OVS_DESCS * DESC.size}s")
 
-FLOW: Final = _record("ovs_flow", f"""
+FLOW: Final = record("ovs_flow", f"""
     desc H
     bridge H
     gen I
@@ -587,7 +587,7 @@ FLOW: Final = _record("ovs_flow", f"""
     stamp desc 8
     """)
 
-EXACT: Final = _record("ovs_exact", """
+EXACT: Final = record("ovs_exact", """
     stamp Q
     flow I
     port I
@@ -604,12 +604,12 @@ EXACT: Final = _record("ovs_exact", """
     pad 32s
     """)
 
-VALUES: Final = _record("ovs_values", f"""
+VALUES: Final = record("ovs_values", f"""
     value {(OVS_CLS_WORDS - OVS_CLS_FIRST) * 8}s
     pad Q
     """)
 
-ROOT: Final = _record("ovs_root", f"""
+ROOT: Final = record("ovs_root", f"""
     ntrees H
     cache H
     desc I

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""dpif_bpf.abi is what a C compiler makes of bpf/lib/abi.h."""
+"""dpif_bpf.abi is what a C compiler makes of bpf/lib/abi.h, and abi_ct of
+abi_ct.h."""
 
 from __future__ import annotations
 
@@ -9,22 +10,37 @@ import shutil
 import subprocess
 from enum import IntEnum
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from dpif_bpf import abi
+from dpif_bpf import abi, abi_ct
 
-ABI_H = Path(__file__).resolve().parents[2] / "bpf" / "lib" / "abi.h"
+LIB = Path(__file__).resolve().parents[2] / "bpf" / "lib"
 CC = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
 
 pytestmark = pytest.mark.skipif(CC is None, reason="no C compiler")
 
-ENUMS: dict[str, tuple[str, type[IntEnum]]] = {
-    "ovs_drop_reason": ("OVS_DROP_", abi.DropReason),
-    "ovs_op": ("OVS_OP_", abi.Op),
-    "ovs_stage": ("OVS_STAGE_", abi.Stage),
-    "ovs_header": ("OVS_HEADER_", abi.Header),
+HEADERS: dict[str, ModuleType] = {"abi.h": abi, "abi_ct.h": abi_ct}
+"""By the header that each module mirrors."""
+ENUMS: dict[str, dict[str, tuple[str, type[IntEnum]]]] = {
+    "abi.h": {
+        "ovs_drop_reason": ("OVS_DROP_", abi.DropReason),
+        "ovs_op": ("OVS_OP_", abi.Op),
+        "ovs_stage": ("OVS_STAGE_", abi.Stage),
+        "ovs_header": ("OVS_HEADER_", abi.Header),
+    },
+    "abi_ct.h": {
+        "ovs_ct_tcp_state": ("OVS_CT_TCP_", abi_ct.TcpState),
+        "ovs_ct_sctp_state": ("OVS_CT_SCTP_", abi_ct.SctpState),
+        "ovs_ct_timeout": ("OVS_CT_T_", abi_ct.Timeout),
+        "ovs_ct_stat": ("OVS_CT_STAT_", abi_ct.Stat),
+        "ovs_ct_verdict": ("OVS_CT_V_", abi_ct.Verdict),
+        "ovs_ct_made": ("OVS_CT_C_", abi_ct.Made),
+    },
 }
+RECORDS = [(header, record) for header, module in HEADERS.items()
+           for record in module.RECORDS]
 
 
 def cc(*args: str) -> str:
@@ -33,13 +49,14 @@ def cc(*args: str) -> str:
                           stdout=subprocess.PIPE).stdout
 
 
-def c_values(expressions: dict[str, str], tmp: Path) -> dict[str, int]:
-    """Values of C expressions, by a program compiled with abi.h."""
+def c_values(header: str, expressions: dict[str, str],
+             tmp: Path) -> dict[str, int]:
+    """Values of C expressions, by a program compiled with a header."""
     source = tmp / "values.c"
     lines = [f'\tprintf("{name} %llu\\n", (unsigned long long)({value}));'
              for name, value in expressions.items()]
     source.write_text("#include <stddef.h>\n#include <stdio.h>\n"
-                      f'#include "{ABI_H}"\n'
+                      f'#include "{LIB / header}"\n'
                       "int main(void)\n{\n" + "\n".join(lines) +
                       "\n\treturn 0;\n}\n")
     program = tmp / "values"
@@ -50,23 +67,32 @@ def c_values(expressions: dict[str, str], tmp: Path) -> dict[str, int]:
             (line.split() for line in out.splitlines())}
 
 
-@pytest.fixture(scope="module")
-def text() -> str:
-    """abi.h without comments and directives, includes left empty."""
-    return cc("-E", "-P", "-x", "c", str(ABI_H))
+@pytest.fixture(params=HEADERS)
+def header(request: pytest.FixtureRequest) -> str:
+    """Each of HEADERS."""
+    name: str = request.param
+    return name
 
 
-@pytest.fixture(scope="module")
-def macros() -> list[str]:
-    """Names of the macros that abi.h defines with a value."""
-    out = cc("-dM", "-E", "-x", "c", str(ABI_H))
+@pytest.fixture
+def text(header: str) -> str:
+    """The header without comments and directives, includes left empty."""
+    return cc("-E", "-P", "-x", "c", str(LIB / header))
+
+
+@pytest.fixture
+def macros(header: str) -> list[str]:
+    """Names of the macros that the header defines with a value."""
+    out = cc("-dM", "-E", "-x", "c", str(LIB / header))
     return re.findall(r"^#define (OVS_\w+) .", out, re.MULTILINE)
 
 
-def test_every_constant(macros: list[str], tmp_path: Path) -> None:
+def test_every_constant(header: str, macros: list[str],
+                        tmp_path: Path) -> None:
     assert len(macros) > 20
-    ours = {name: vars(abi).get(name) for name in macros}
-    assert ours == c_values({name: name for name in macros}, tmp_path)
+    ours = {name: vars(HEADERS[header]).get(name) for name in macros}
+    assert ours == c_values(header, {name: name for name in macros},
+                            tmp_path)
 
 
 def enumerators(text: str) -> dict[str, list[str]]:
@@ -75,24 +101,26 @@ def enumerators(text: str) -> dict[str, list[str]]:
             if tag.startswith("ovs_")}
 
 
-def test_every_enum(text: str, tmp_path: Path) -> None:
+def test_every_enum(header: str, text: str, tmp_path: Path) -> None:
     theirs = enumerators(text)
-    assert theirs.keys() == ENUMS.keys()
-    for tag, (prefix, enum) in ENUMS.items():
-        values = c_values({name: name for name in theirs[tag]}, tmp_path)
+    assert theirs.keys() == ENUMS[header].keys()
+    for tag, (prefix, enum) in ENUMS[header].items():
+        values = c_values(header, {name: name for name in theirs[tag]},
+                          tmp_path)
         ours = {prefix + name: int(value)
                 for name, value in enum.__members__.items()}
-        ours[prefix + "MAX"] = vars(abi)[prefix + "MAX"]
+        ours[prefix + "MAX"] = vars(HEADERS[header])[prefix + "MAX"]
         assert ours == values
 
 
-def test_every_struct_is_mirrored(text: str) -> None:
+def test_every_struct_is_mirrored(header: str, text: str) -> None:
     tags = set(re.findall(r"struct\s+(ovs_\w+)\s*\{", text))
-    assert tags == {record.name for record in abi.RECORDS}
+    assert tags == {record.name for record in HEADERS[header].RECORDS}
 
 
-@pytest.mark.parametrize("record", abi.RECORDS, ids=lambda r: str(r.name))
-def test_struct(record: abi.Record, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("header", "record"), RECORDS,
+                         ids=[str(record.name) for _, record in RECORDS])
+def test_struct(header: str, record: abi.Record, tmp_path: Path) -> None:
     kind = f"struct {record.name}"
     ours = {"sizeof": record.size}
     asked = {"sizeof": f"sizeof({kind})"}
@@ -104,12 +132,13 @@ def test_struct(record: abi.Record, tmp_path: Path) -> None:
         asked[f"{name}@"] = f"offsetof({kind}, {name})"
         ours[f"{name}#"] = field.size
         asked[f"{name}#"] = f"sizeof((({kind} *)0)->{name})"
-    assert ours == c_values(asked, tmp_path)
+    assert ours == c_values(header, asked, tmp_path)
 
 
-@pytest.mark.parametrize("record", abi.RECORDS, ids=lambda r: str(r.name))
+@pytest.mark.parametrize("record", [record for _, record in RECORDS],
+                         ids=lambda r: str(r.name))
 def test_fields_leave_no_gap(record: abi.Record) -> None:
-    """So a field that only abi.h has cannot hide."""
+    """So a field that only the header has cannot hide."""
     end = 0
     for field in record.fields.values():
         assert field.offset == end
