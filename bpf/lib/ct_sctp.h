@@ -217,7 +217,8 @@ static long ovs_ct_chunk_new(__u32 i, struct ovs_ct_chunks *c)
 			c->ct->sctp.vtag[1] = tag;
 	} else if (h.type == OVS_CT_CH_HEARTBEAT) {
 		c->ct->sctp.vtag[0] = st->vtag;
-	} else {
+	} else if (h.type == OVS_CT_CH_SHUTDOWN_ACK) {
+		/* SHUTDOWN COMPLETE is due, with the same tag. */
 		c->ct->sctp.vtag[1] = st->vtag;
 	}
 	return st->bad ? 1 : 0;

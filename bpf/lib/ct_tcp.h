@@ -44,12 +44,12 @@ enum ovs_ct_result {
 static const __u64 ovs_ct_tcp_table[16] = {
 	/*                           NO  SS  SR  ES  FW  CW  LA  TW  CL  S2 */
 	[OVS_CT_I_SYN] = OVS_CT_ROW(SS, SS, IG, IG, IG, IG, IG, SS, SS, S2),
-	[OVS_CT_I_SYNACK] = OVS_CT_ROW(XX, XX, IG, IG, IG, IG, IG, IG, IG, SR),
+	[OVS_CT_I_SYNACK] = OVS_CT_ROW(XX, XX, SR, XX, XX, XX, XX, XX, XX, SR),
 	[OVS_CT_I_FIN] = OVS_CT_ROW(XX, XX, FW, FW, LA, LA, LA, TW, CL, XX),
 	[OVS_CT_I_ACK] = OVS_CT_ROW(ES, XX, ES, ES, CW, CW, TW, TW, CL, XX),
 	[OVS_CT_I_RST] = OVS_CT_ROW(XX, CL, CL, CL, CL, CL, CL, CL, CL, CL),
 	[8 + OVS_CT_I_SYN] =
-			OVS_CT_ROW(XX, S2, XX, XX, XX, XX, XX, XX, XX, S2),
+			OVS_CT_ROW(XX, S2, XX, XX, XX, XX, XX, SS, XX, S2),
 	[8 + OVS_CT_I_SYNACK] =
 			OVS_CT_ROW(XX, SR, IG, IG, IG, IG, IG, IG, IG, SR),
 	[8 + OVS_CT_I_FIN] =
@@ -96,7 +96,8 @@ static __always_inline void ovs_ct_tcp_syn(struct ovs_ct_tcp_end *sender,
 	sender->maxwin = st->win ?: 1;
 	if (st->opt_len) {
 		sender->scale = st->opt_scale;
-		sender->flags = st->opt_flags;
+		sender->flags = (sender->flags & OVS_CT_TCP_F_LIBERAL) |
+				st->opt_flags;
 	}
 	/* Windows are scaled when both sides offer it (RFC 7323, 2.2). */
 	if (receiver && st->dir &&
@@ -378,7 +379,7 @@ __noinline int ovs_ct_tcp_rst(struct ovs_ct *ct, struct ovs_ct_pkt *st)
 		answer = OVS_CT_RST_KEEP;
 	}
 	/* To a SYN, or to an ACK of half a connection, that we let pass. */
-	if (((ct->status & OVS_CT_S_SEEN_REPLY &&
+	if (((ct->status & OVS_CT_S_SEEN_REPLY && tcp->last_dir != dir &&
 	      tcp->last_index == OVS_CT_I_SYN) ||
 	     (!(ct->status & OVS_CT_S_ASSURED) &&
 	      tcp->last_index == OVS_CT_I_ACK)) && st->ack == tcp->last_end)

@@ -25,6 +25,7 @@ MAPS = ("ovs_ct", "ovs_ct_tab", "ovs_ct_exp", "ovs_ct_zones", "ovs_ct_policy",
 
 _ARG = struct.Struct("=QHHI4s2sxx")
 _OUT_ST = 16
+_COARSE = 6	# CLOCK_MONOTONIC_COARSE
 
 
 def field(record: Record, memory: bytes | memoryview, name: str) -> int:
@@ -217,4 +218,4 @@ class CtObject:
     @staticmethod
     def clock() -> float:
         """CLOCK_MONOTONIC_COARSE, s."""
-        return time.clock_gettime(time.CLOCK_MONOTONIC_COARSE)
+        return time.clock_gettime(_COARSE)
