@@ -328,9 +328,12 @@ static long ovs_ct_chunk_step(__u32 i, struct ovs_ct_chunks *c)
 		}
 		peer = s->vtag[!dir];
 		if (h.type == OVS_CT_CH_INIT) {
-			if (s->init[dir] && s->init[!dir])
-				s->init[!dir] = 0;
-			s->init[dir] = 1;
+			/* The same one again is no news. */
+			if (!st->id || peer != tag) {
+				if (s->init[dir] && s->init[!dir])
+					s->init[!dir] = 0;
+				s->init[dir] = 1;
+			}
 			/* Trying on does not keep it alive. */
 			if (next == OVS_CT_SCTP_CLOSED && old == next &&
 			    st->id)
