@@ -296,10 +296,13 @@ USE: Final = record("ovs_ct_use", """
     sweep_seen Q
     idle Q
     flush Q
+    freed Q
+    pad 56s
     """)
 
 CPU: Final = record("ovs_ct_cpu", f"""
     cursor Q
+    full Q
     stat {OVS_CT_STAT_MAX * 8}s
     """)
 

@@ -273,6 +273,8 @@ struct ovs_ct_use {
 	__u64 sweep_seen;	/* records in use that this one met so far */
 	__u64 idle;		/* the last one met none */
 	__u64 flush;		/* until so many `sweeps`, zones were flushed */
+	__u64 freed;		/* slices of the sweep that gave records back */
+	__u64 pad[7];
 };
 
 /* Counters, per CPU (ovs_ct_cpu.stat). */
@@ -294,7 +296,8 @@ enum ovs_ct_stat {
 };
 
 struct ovs_ct_cpu {
-	__u64 cursor;		/* element of ovs_ct_exp to take records of */
+	__u64 cursor;		/* id from which on to look for a free one */
+	__u64 full;		/* ovs_ct_use.freed when none was, plus 1 */
 	__u64 stat[OVS_CT_STAT_MAX];
 };
 

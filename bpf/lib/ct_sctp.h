@@ -93,10 +93,12 @@ static const __u64 ovs_ct_sctp_table[32] = {
 
 static __always_inline __u32 ovs_ct_sctp_next(__u32 dir, __u32 type, __u32 old)
 {
+	__u64 row = dir * 16 + type;
+
 	if (type > 15)
 		return old;
-	return ovs_ct_sctp_table[(dir & 1) * 16 + (type & 15)] >>
-	       (old & 15) * 4 & 15;
+	asm volatile("%0 &= 31" : "+r"(row));
+	return ovs_ct_sctp_table[row] >> (old & 15) * 4 & 15;
 }
 
 struct ovs_ct_chunks {

@@ -35,9 +35,10 @@ struct {
 struct ovs_ct_slice {
 	__u64 at;	/* element of ovs_ct_exp */
 	__u64 now;	/* ns */
+	__u64 freed;
 };
 
-/* A record whose expiry lies behind. */
+/* A record whose expiry lies behind, or whose zone was flushed; 1: freed. */
 __noinline int ovs_ct_sweep_one(__u32 id, __u64 now)
 {
 	struct ovs_ct *ct = ovs_ct_get(id);
@@ -60,9 +61,10 @@ __noinline int ovs_ct_sweep_one(__u32 id, __u64 now)
 	    at == OVS_CT_EXP_TAKEN || at + OVS_CT_LIMBO > second)
 		return 0;
 	*(volatile __u64 *)&ct->word = gen << OVS_CT_GEN_SHIFT | OVS_CT_FREE;
-	if (__sync_val_compare_and_swap(exp, at, OVS_CT_EXP_FREE) == at)
-		ovs_ct_count(OVS_CT_STAT_FREED);
-	return 0;
+	if (__sync_val_compare_and_swap(exp, at, OVS_CT_EXP_FREE) != at)
+		return 0;
+	ovs_ct_count(OVS_CT_STAT_FREED);
+	return 1;
 }
 
 /* Whether a zone was flushed after record `id` was made. */
@@ -98,7 +100,7 @@ static long ovs_ct_sweep_step(__u32 i, struct ovs_ct_slice *slice)
 			continue;
 		use->sweep_seen++;
 		if (at <= second || (flushed && ovs_ct_is_flushed(id)))
-			ovs_ct_sweep_one(id, slice->now);
+			slice->freed += ovs_ct_sweep_one(id, slice->now);
 	}
 	return 0;
 }
@@ -121,6 +123,8 @@ __noinline __u64 ovs_ct_sweep(__u64 now)
 	if (n > OVS_CT_SLICE)
 		n = OVS_CT_SLICE;
 	bpf_loop(n, ovs_ct_sweep_step, &slice, 0);
+	if (slice.freed)
+		use->freed++;
 	use->sweep_spent += bpf_ktime_get_ns() - now;
 	use->sweep_at = slice.at + n;
 	if (use->sweep_at >= blocks) {

@@ -376,61 +376,77 @@ __noinline int ovs_ct_kill(__u32 id, __u32 gen, __u32 held, __u32 now)
 	return 1;
 }
 
-/* Take a free record of element `i` of ovs_ct_exp; 0: there is none. */
-static __always_inline __u32 ovs_ct_take(__u32 i)
-{
-	struct ovs_ct_exp *exp = bpf_map_lookup_elem(&ovs_ct_exp, &i);
-	__u32 n;
-
-	if (!exp)
-		return 0;
-#pragma clang loop unroll(disable)
-	for (n = 0; n < OVS_CT_EXP; n++) {
-		__u32 id = i * OVS_CT_EXP + n;
-
-		if (id && OVS_READ_ONCE(exp->at[n]) == OVS_CT_EXP_FREE &&
-		    __sync_val_compare_and_swap(&exp->at[n], OVS_CT_EXP_FREE,
-						OVS_CT_EXP_TAKEN) ==
-		    OVS_CT_EXP_FREE)
-			return id;
-	}
-	return 0;
-}
-
 struct ovs_ct_search {
 	struct ovs_ct_cpu *cpu;
 	__u32 id;
 };
 
+/* Take a free record among those from the cursor on, to the next element. */
 static long ovs_ct_search_one(__u32 i, struct ovs_ct_search *s)
 {
-	__u64 at = s->cpu->cursor + 1;
+	__u32 first = s->cpu->cursor, b = first / OVS_CT_EXP, n;
+	struct ovs_ct_exp *exp = bpf_map_lookup_elem(&ovs_ct_exp, &b);
+	__u64 free = 0;
 
-	if (at >= cfg_ct_max / OVS_CT_EXP)
-		at = 0;
-	s->cpu->cursor = at;
-	s->id = ovs_ct_take(at);
-	return !!s->id;
+	if (first >= cfg_ct_max || !exp) {
+		s->cpu->cursor = 1;
+		return 0;
+	}
+	/* A bit for each that is free; no branches, for the verifier's sake. */
+#pragma unroll
+	for (n = 0; n < OVS_CT_EXP; n++) {
+		__u64 at = (__u64)OVS_READ_ONCE(exp->at[n]) - 1;
+
+		asm volatile("" : "+r"(at));
+		free |= at >> 63 << n;
+	}
+	free &= ~0ULL << first % OVS_CT_EXP;
+	if (!free) {
+		s->cpu->cursor = (b + 1) * OVS_CT_EXP;
+		return 0;
+	}
+	/* The number of the lowest one: of the bits below it. */
+	free = (free & -free) - 1;
+	free -= free >> 1 & 0x5555;
+	free = (free & 0x3333) + (free >> 2 & 0x3333);
+	free = (free + (free >> 4)) & 0x0f0f;
+	n = (free + (free >> 8)) & (OVS_CT_EXP - 1);
+	s->cpu->cursor = b * OVS_CT_EXP + n + 1;
+	if (__sync_val_compare_and_swap(&exp->at[n], OVS_CT_EXP_FREE,
+					OVS_CT_EXP_TAKEN) != OVS_CT_EXP_FREE)
+		return 0;
+	s->id = b * OVS_CT_EXP + n;
+	return 1;
 }
 
 /*
  * Take a free record: its id, or 0.  Each CPU goes over all records in turns,
- * so that one that was given back rests for as long as there are others.
+ * so that one that was given back rests for as long as there are others.  When
+ * none was free, none is looked for until some have been given back.
  */
 __noinline __u32 ovs_ct_alloc(void)
 {
 	struct ovs_ct_search s = {};
+	struct ovs_ct_use *use;
 	__u32 zero = 0;
+	__u64 freed;
 
 	s.cpu = bpf_map_lookup_elem(&ovs_ct_cpu, &zero);
-	if (!s.cpu)
+	use = bpf_map_lookup_elem(&ovs_ct_use, &zero);
+	if (!s.cpu || !use)
 		return 0;
+	freed = OVS_READ_ONCE(use->freed) + 1;
+	if (unlikely(s.cpu->full == freed))
+		return 0;
+	/* Not where the others begin. */
 	if (unlikely(!s.cpu->cursor))
-		s.cpu->cursor = bpf_get_smp_processor_id() * 64ULL %
-				(cfg_ct_max / OVS_CT_EXP ?: 1);
-	s.id = ovs_ct_take(s.cpu->cursor);
-	if (!s.id)
-		bpf_loop(cfg_ct_max / OVS_CT_EXP, ovs_ct_search_one, &s, 0);
+		s.cpu->cursor = bpf_get_smp_processor_id() * 4096ULL %
+				(cfg_ct_max ?: 1) + 1;
+	if (!ovs_ct_search_one(0, &s)) {
+		bpf_loop(cfg_ct_max / OVS_CT_EXP + 4, ovs_ct_search_one, &s, 0);
+		if (!s.id)
+			s.cpu->full = freed;
+	}
 	return s.id;
 }
 
@@ -445,20 +461,49 @@ static __always_inline void ovs_ct_free(struct ovs_ct *ct, __u32 id)
 		*(volatile __u32 *)exp = OVS_CT_EXP_FREE;
 }
 
+/* Whether two connections have a tuple in common. */
+__noinline int ovs_ct_shares(const struct ovs_ct *a, const struct ovs_ct *b)
+{
+	return a && b && (ovs_ct_match(a, &b->orig) ||
+			  ovs_ct_match(a, &b->reply));
+}
+
 /*
- * Whether somebody else has, at the hash `h`, one of the tuples of record
- * `id`, which is tentative: 1 when that one goes first.  Others that do not
- * are ended.
+ * Whether record `other` has a tuple of record `id`, which is tentative, and
+ * goes first.  When it has one but does not go first, it is ended.
  *
  * @now: ns
  */
+__noinline int ovs_ct_rival(__u32 other, __u32 id, __u64 now)
+{
+	struct ovs_ct *ct = ovs_ct_get(id), *o = ovs_ct_get(other);
+	__u64 word;
+
+	if (!ct || !o)
+		return 0;
+	word = OVS_READ_ONCE(o->word);
+	if (!ovs_ct_shares(o, ct))
+		return 0;
+	if (ovs_ct_is_live(word))
+		return ovs_ct_is_current(o, other, now) ||
+		       !ovs_ct_kill(other, word >> OVS_CT_GEN_SHIFT, 0,
+				    now / OVS_CT_NS);
+	if ((__u32)word != OVS_CT_TENTATIVE)
+		return 0;
+	return other < id ||
+	       __sync_val_compare_and_swap(&o->word, word,
+					   word - OVS_CT_TENTATIVE +
+					   OVS_CT_DEAD) != word;
+}
+
+/*
+ * Whether somebody else has, at the hash `h`, a tuple of record `id`, and goes
+ * first.
+ */
 __noinline int ovs_ct_clash(__u64 h, __u32 id, __u64 now)
 {
-	struct ovs_ct *ct = ovs_ct_get(id);
 	__u32 n, i;
 
-	if (!ct)
-		return 1;
 #pragma clang loop unroll(disable)
 	for (n = 0; n < OVS_CT_PROBES; n++) {
 		__u32 b = ovs_ct_bucket_of(h, n);
@@ -469,34 +514,11 @@ __noinline int ovs_ct_clash(__u64 h, __u32 id, __u64 now)
 			return 1;
 #pragma clang loop unroll(disable)
 		for (i = 0; i < OVS_CT_EDGES; i++) {
-			__u64 edge = OVS_READ_ONCE(bucket->edge[i]), word, dead;
+			__u64 edge = OVS_READ_ONCE(bucket->edge[i]);
 			__u32 other = edge & OVS_CT_ID_MASK;
-			struct ovs_ct *o;
 
-			if ((edge ^ h) >> OVS_CT_TAG_SHIFT || other == id)
-				continue;
-			o = ovs_ct_get(other);
-			if (!o)
-				continue;
-			word = OVS_READ_ONCE(o->word);
-			if (!ovs_ct_match(o, &ct->orig) &&
-			    !ovs_ct_match(o, &ct->reply))
-				continue;
-			if (ovs_ct_is_live(word)) {
-				if (ovs_ct_is_current(o, other, now) ||
-				    !ovs_ct_kill(other,
-						 word >> OVS_CT_GEN_SHIFT, 0,
-						 now / OVS_CT_NS))
-					return 1;
-				continue;
-			}
-			if ((__u32)word != OVS_CT_TENTATIVE)
-				continue;
-			if (other < id)
-				return 1;
-			dead = word - OVS_CT_TENTATIVE + OVS_CT_DEAD;
-			if (__sync_val_compare_and_swap(&o->word, word, dead) !=
-			    word)
+			if ((edge ^ h) >> OVS_CT_TAG_SHIFT == 0 &&
+			    other != id && ovs_ct_rival(other, id, now))
 				return 1;
 		}
 		if (!OVS_READ_ONCE(bucket->spill))

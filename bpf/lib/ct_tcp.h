@@ -74,8 +74,11 @@ static const __u64 ovs_ct_tcp_table[16] = {
 
 static __always_inline __u32 ovs_ct_tcp_next(__u32 dir, __u32 index, __u32 old)
 {
-	return ovs_ct_tcp_table[(dir & 1) * 8 + (index & 7)] >>
-	       (old & 15) * 4 & 15;
+	__u64 row = dir * 8 + index;
+
+	/* The verifier of 6.1 loses the bounds of what clang makes of a sum. */
+	asm volatile("%0 &= 15" : "+r"(row));
+	return ovs_ct_tcp_table[row] >> (old & 15) * 4 & 15;
 }
 
 /* Whether a is before b. */
@@ -125,6 +128,108 @@ static __always_inline __s32 ovs_ct_adjustment(const struct ovs_ct *ct,
 }
 
 /*
+ * What the windows are to be asked about, in st->seq, end, ack and sack, where
+ * it is not simply what the segment says; and what its sender is known to have
+ * sent, if it begins or nothing was known.  1: it is in the windows.
+ */
+__noinline int ovs_ct_tcp_prepare(struct ovs_ct *ct, struct ovs_ct_pkt *st)
+{
+	struct ovs_ct_tcp_end *sender, *receiver;
+	__u32 flags, offset, dir;
+
+	if (!ct || !st)
+		return 0;
+	dir = st->dir & 1;
+	sender = &ct->tcp.seen[dir];
+	receiver = &ct->tcp.seen[!dir];
+	flags = st->tcp_flags;
+	offset = ovs_ct_adjustment(ct, !dir, st->ack - 1);
+	st->ack -= offset;
+	st->sack -= offset;
+
+	if (!sender->maxwin) {
+		/* Its first segment. */
+		if (flags & OVS_CT_SYN) {
+			ovs_ct_tcp_syn(sender, receiver, st);
+			if (!(flags & OVS_CT_ACK))
+				return 1;
+		} else {
+			sender->end = st->end;
+			sender->maxwin = st->win << (sender->scale & 15) ?: 1;
+			sender->maxend = st->end + sender->maxwin;
+			if (!receiver->maxwin) {
+				receiver->end = st->sack;
+				receiver->maxend = st->sack;
+			} else if (st->sack == receiver->end + 1) {
+				receiver->end++;	/* of a keep-alive */
+			}
+		}
+	} else if (flags & OVS_CT_SYN && ovs_ct_before(sender->end, st->end) &&
+		   (ct->state == OVS_CT_TCP_SYN_SENT ||
+		    ct->state == OVS_CT_TCP_SYN_RECV)) {
+		/* It begins anew, with numbers of its own (RFC 9293, 3.4.3). */
+		ovs_ct_tcp_syn(sender, receiver, st);
+		if (dir && !(flags & OVS_CT_ACK))
+			return 1;
+	}
+
+	if (!(flags & OVS_CT_ACK) || (flags & OVS_CT_RST && !st->ack)) {
+		st->ack = receiver->end;
+		st->sack = st->ack;
+	}
+	if (flags & OVS_CT_RST && !st->seq &&
+	    ct->state == OVS_CT_TCP_SYN_SENT) {
+		st->seq = sender->end;	/* in answer to a SYN */
+		st->end = st->seq;
+	}
+	return 0;
+}
+
+/*
+ * What becomes of a segment that is outside of the windows: invalid, or let
+ * pass without a trace, or, where one is liberal, as if it were in them.
+ */
+__noinline int ovs_ct_tcp_outside(struct ovs_ct *ct, struct ovs_ct_pkt *st)
+{
+	struct ovs_ct_conf *conf = ovs_ct_config();
+	struct ovs_ct_tcp_end *sender, *receiver;
+	int below, acked, liberal;
+	__u32 back;
+
+	if (!ct || !st || !conf)
+		return OVS_CT_W_OUT;
+	sender = &ct->tcp.seen[st->dir & 1];
+	receiver = &ct->tcp.seen[!(st->dir & 1)];
+	liberal = sender->flags & OVS_CT_TCP_F_LIBERAL ||
+		  conf->flags & OVS_CT_F_LIBERAL;
+	back = sender->maxwin > OVS_CT_ACK_WINDOW ? sender->maxwin :
+						    OVS_CT_ACK_WINDOW;
+	/* What was acknowledged long ago, and who acknowledges such. */
+	below = !ovs_ct_before(sender->end - receiver->maxwin - 1, st->end) ||
+		!ovs_ct_before(receiver->end - back - 1, st->sack);
+	acked = ovs_ct_before(st->sack, receiver->end + 1);
+	if (ovs_ct_before(st->seq, sender->maxend + 1)) {
+		if (liberal)
+			return OVS_CT_W_IN;
+		return acked ? OVS_CT_W_IGNORE : OVS_CT_W_OUT;
+	}
+	if (receiver->maxwin && !below && acked &&
+	    st->end - sender->maxend + 1 <= receiver->maxwin) {
+		/*
+		 * More than the receiver has room for, but not much.  It may
+		 * take it nonetheless, and what it acknowledges then was sent.
+		 */
+		sender->end = st->end;
+		sender->flags |= OVS_CT_TCP_F_UNACKED;
+		return liberal ? OVS_CT_W_IN : OVS_CT_W_IGNORE;
+	}
+	return liberal ? OVS_CT_W_IN : OVS_CT_W_OUT;
+}
+
+/* What the compiler shall not keep in registers, and on the stack. */
+#define OVS_CT_RELOAD()	asm volatile("" : : : "memory")
+
+/*
  * Whether a segment is in the windows of both sides, which are moved by it.
  * Its sequence number must not be above what the receiver allows, nor its end
  * below what it has acknowledged long ago; nor may it acknowledge what was
@@ -132,124 +237,71 @@ static __always_inline __s32 ovs_ct_adjustment(const struct ovs_ct *ct,
  */
 __noinline int ovs_ct_tcp_window(struct ovs_ct *ct, struct ovs_ct_pkt *st)
 {
-	struct ovs_ct_conf *conf = ovs_ct_config();
-	__u32 seq, ack, sack, end, flags, win, swin, back, offset, dir;
 	struct ovs_ct_tcp_end *sender, *receiver;
-	int liberal, reaches, acks;
-	struct ovs_ct_tcp *tcp;
+	__u32 dir, win, swin, back;
 
-	if (!ct || !st || !conf)
+	if (!ct || !st)
 		return OVS_CT_W_OUT;
-	tcp = &ct->tcp;
 	dir = st->dir & 1;
-	sender = &tcp->seen[dir];
-	receiver = &tcp->seen[!dir];
-	seq = st->seq;
-	ack = st->ack;
-	sack = ack;
-	end = st->end;
-	flags = st->tcp_flags;
-	win = st->win;
-	if (receiver->flags & OVS_CT_TCP_F_SACK)
-		sack = st->sack;
-	offset = ovs_ct_adjustment(ct, !dir, ack - 1);
-	ack -= offset;
-	sack -= offset;
+	sender = &ct->tcp.seen[dir];
+	receiver = &ct->tcp.seen[!dir];
+	if (!(receiver->flags & OVS_CT_TCP_F_SACK))
+		st->sack = st->ack;
+	if (unlikely(!sender->maxwin || ct->status & OVS_CT_S_SEQ_ADJUST ||
+		     (st->tcp_flags &
+		      (OVS_CT_SYN | OVS_CT_RST | OVS_CT_ACK)) != OVS_CT_ACK) &&
+	    ovs_ct_tcp_prepare(ct, st))
+		return OVS_CT_W_IN;
+	OVS_CT_RELOAD();
 
-	if (unlikely(!sender->maxwin)) {
-		/* Its first segment. */
-		if (flags & OVS_CT_SYN) {
-			ovs_ct_tcp_syn(sender, receiver, st);
-			if (!(flags & OVS_CT_ACK))
-				return OVS_CT_W_IN;
-		} else {
-			sender->end = end;
-			sender->maxwin = win << (sender->scale & 15) ?: 1;
-			sender->maxend = end + sender->maxwin;
-			if (!receiver->maxwin) {
-				receiver->end = sack;
-				receiver->maxend = sack;
-			} else if (sack == receiver->end + 1) {
-				receiver->end++;	/* of a keep-alive */
-			}
-		}
-	} else if (flags & OVS_CT_SYN && ovs_ct_before(sender->end, end) &&
-		   (ct->state == OVS_CT_TCP_SYN_SENT ||
-		    ct->state == OVS_CT_TCP_SYN_RECV)) {
-		/* It begins anew, with numbers of its own (RFC 9293, 3.4.3). */
-		ovs_ct_tcp_syn(sender, receiver, st);
-		if (dir && !(flags & OVS_CT_ACK))
-			return OVS_CT_W_IN;
-	}
-
-	if (!(flags & OVS_CT_ACK) || (flags & OVS_CT_RST && !ack)) {
-		ack = receiver->end;
-		sack = ack;
-	}
-	if (flags & OVS_CT_RST && !seq && ct->state == OVS_CT_TCP_SYN_SENT) {
-		seq = sender->end;	/* in answer to a SYN */
-		end = seq;
-	}
-
-	liberal = sender->flags & OVS_CT_TCP_F_LIBERAL ||
-		  conf->flags & OVS_CT_F_LIBERAL;
 	back = sender->maxwin > OVS_CT_ACK_WINDOW ? sender->maxwin :
 						    OVS_CT_ACK_WINDOW;
-	/* Read before it is changed below; both are checked at the end. */
-	reaches = ovs_ct_before(sender->end - receiver->maxwin - 1, end);
-	acks = ovs_ct_before(receiver->end - back - 1, sack);
-	if (!ovs_ct_before(seq, sender->maxend + 1)) {
-		__u32 over = end - sender->maxend + 1;
+	if (unlikely(!ovs_ct_before(st->seq, sender->maxend + 1) ||
+		     !ovs_ct_before(st->sack, receiver->end + 1) ||
+		     !ovs_ct_before(receiver->end - back - 1, st->sack) ||
+		     (receiver->maxwin &&
+		      !ovs_ct_before(sender->end - receiver->maxwin - 1,
+				     st->end))))
+		return ovs_ct_tcp_outside(ct, st);
+	OVS_CT_RELOAD();
 
-		if (!receiver->maxwin || !reaches || !acks ||
-		    over > receiver->maxwin ||
-		    !ovs_ct_before(sack, receiver->end + 1))
-			return liberal ? OVS_CT_W_IN : OVS_CT_W_OUT;
-		/*
-		 * More than the receiver has room for, but not much.  It may
-		 * take it nonetheless, and what it acknowledges then was sent.
-		 */
-		sender->end = end;
-		sender->flags |= OVS_CT_TCP_F_UNACKED;
-		return liberal ? OVS_CT_W_IN : OVS_CT_W_IGNORE;
-	}
-	if (!ovs_ct_before(sack, receiver->end + 1))
-		return liberal ? OVS_CT_W_IN : OVS_CT_W_OUT;
-	if ((receiver->maxwin && !reaches) || !acks)
-		return liberal ? OVS_CT_W_IN : OVS_CT_W_IGNORE;
-
-	if (!(flags & OVS_CT_SYN))
+	win = st->win;
+	if (!(st->tcp_flags & OVS_CT_SYN))
 		win <<= sender->scale & 15;
-	swin = win + (sack - ack);
+	swin = win + (st->sack - st->ack);
 	if (sender->maxwin < swin)
 		sender->maxwin = swin;
-	if (ovs_ct_before(sender->end, end)) {
-		sender->end = end;
+	if (ovs_ct_before(sender->end, st->end)) {
+		sender->end = st->end;
 		sender->flags |= OVS_CT_TCP_F_UNACKED;
 	}
-	if (flags & OVS_CT_ACK &&
+	if (st->tcp_flags & OVS_CT_ACK &&
 	    (!(sender->flags & OVS_CT_TCP_F_MAXACK) ||
-	     ovs_ct_before(sender->maxack, ack))) {
-		sender->maxack = ack;
+	     ovs_ct_before(sender->maxack, st->ack))) {
+		sender->maxack = st->ack;
 		sender->flags |= OVS_CT_TCP_F_MAXACK;
 	}
-	if (receiver->maxwin && ovs_ct_before(sender->maxend, end))
-		receiver->maxwin += end - sender->maxend;
-	if (ovs_ct_before(receiver->maxend - 1, sack + win))
-		receiver->maxend = sack + win + !win;
-	if (ack == receiver->end)
+	OVS_CT_RELOAD();
+	if (receiver->maxwin && ovs_ct_before(sender->maxend, st->end))
+		receiver->maxwin += st->end - sender->maxend;
+	if (ovs_ct_before(receiver->maxend - 1, st->sack + win))
+		receiver->maxend = st->sack + win + !win;
+	if (st->ack == receiver->end)
 		receiver->flags &= ~OVS_CT_TCP_F_UNACKED;
+	OVS_CT_RELOAD();
 
 	if (st->index == OVS_CT_I_ACK) {
-		if (tcp->last_dir == dir && tcp->last_seq == seq &&
-		    tcp->last_ack == ack && tcp->last_end == end &&
+		struct ovs_ct_tcp *tcp = &ct->tcp;
+
+		if (tcp->last_dir == dir && tcp->last_seq == st->seq &&
+		    tcp->last_ack == st->ack && tcp->last_end == st->end &&
 		    tcp->last_win == st->win) {
 			tcp->retrans++;
 		} else {
 			tcp->last_dir = dir;
-			tcp->last_seq = seq;
-			tcp->last_ack = ack;
-			tcp->last_end = end;
+			tcp->last_seq = st->seq;
+			tcp->last_ack = st->ack;
+			tcp->last_end = st->end;
 			tcp->last_win = st->win;
 			tcp->retrans = 0;
 		}
@@ -397,31 +449,36 @@ __noinline int ovs_ct_tcp_rst(struct ovs_ct *ct, struct ovs_ct_pkt *st)
  * A FIN or RST out of window, for the second time and from the other side
  * now: the ends are at odds with us, and this ends before long.
  */
-static __always_inline void ovs_ct_tcp_out(struct ovs_ct *ct,
-					   struct ovs_ct_pkt *st,
-					   const struct ovs_ct_policy *policy,
-					   __u32 dir)
+__noinline int ovs_ct_tcp_out(struct ovs_ct *ct, struct ovs_ct_pkt *st)
 {
-	struct ovs_ct_tcp *tcp = &ct->tcp;
-	__u32 *exp, left, most;
+	__u32 *exp, left, most, dir, id;
+	struct ovs_ct_policy *policy;
+	struct ovs_ct_tcp *tcp;
 
-	if (!(ct->status & OVS_CT_S_ASSURED) ||
+	if (!ct || !st)
+		return 0;
+	tcp = &ct->tcp;
+	dir = st->dir & 1;
+	id = ct->policy;
+	policy = bpf_map_lookup_elem(&ovs_ct_policy, &id);
+	if (!policy || !(ct->status & OVS_CT_S_ASSURED) ||
 	    ct->status & OVS_CT_S_FIXED_TIMEOUT ||
 	    (st->index != OVS_CT_I_RST && st->index != OVS_CT_I_FIN))
-		return;
+		return 0;
 	if (tcp->last_dir == dir || (tcp->last_index != OVS_CT_I_FIN &&
 				     tcp->last_index != OVS_CT_I_RST)) {
 		tcp->last_index = st->index;
 		tcp->last_dir = dir;
-		return;
+		return 0;
 	}
 	exp = ovs_ct_expiry(st->id);
 	if (!exp)
-		return;
+		return 0;
 	left = *exp - st->now / OVS_CT_NS;
 	most = policy->timeout[OVS_CT_T_TCP_UNACK];
 	if (left >= 120 && left > most)
 		*(volatile __u32 *)exp = st->now / OVS_CT_NS + most + 1;
+	return 0;
 }
 
 static __always_inline __u32 ovs_ct_tcp_timeout(const struct ovs_ct *ct,
@@ -444,6 +501,35 @@ static __always_inline __u32 ovs_ct_tcp_timeout(const struct ovs_ct *ct,
 	else if (!tcp->last_win && due > p->timeout[OVS_CT_T_TCP_RETRANS])
 		most = p->timeout[OVS_CT_T_TCP_RETRANS];
 	return most;
+}
+
+/*
+ * A segment that the states are at odds with, and that is let pass: it may be
+ * right, and we not.  Return: OVS_CT_R_ACCEPT: it is noted; OVS_CT_R_REOPEN;
+ * OVS_CT_R_INVALID: after all it is the answer that is due in SYN_SENT.
+ */
+__noinline int ovs_ct_tcp_ignored(struct ovs_ct *ct, struct ovs_ct_pkt *st,
+				  __u32 next)
+{
+	struct ovs_ct_tcp *tcp;
+	__u32 dir;
+
+	if (!ct || !st)
+		return OVS_CT_R_ACCEPT;
+	tcp = &ct->tcp;
+	dir = st->dir & 1;
+	if (next == OVS_CT_TCP_SYN_SENT &&
+	    ((tcp->seen[0].flags | tcp->seen[1].flags) &
+	     OVS_CT_TCP_F_CLOSE_INIT ||
+	     (tcp->last_dir == dir && tcp->last_index == OVS_CT_I_RST)))
+		return OVS_CT_R_REOPEN;
+	if (st->index == OVS_CT_I_SYNACK && tcp->last_index == OVS_CT_I_SYN &&
+	    tcp->last_dir != dir && st->ack == tcp->last_end) {
+		ovs_ct_tcp_resync(tcp, dir);
+		return OVS_CT_R_INVALID;
+	}
+	ovs_ct_tcp_note(tcp, st, dir, ct->state);
+	return OVS_CT_R_ACCEPT;
 }
 
 /*
@@ -477,18 +563,9 @@ __noinline int ovs_ct_tcp(struct ovs_ct *ct, struct ovs_ct_pkt *st)
 		return OVS_CT_R_INVALID;
 	if (next == OVS_CT_TCP_IGNORE ||
 	    (next == OVS_CT_TCP_SYN_SENT && old >= OVS_CT_TCP_TIME_WAIT)) {
-		if (next == OVS_CT_TCP_SYN_SENT &&
-		    ((tcp->seen[0].flags | tcp->seen[1].flags) &
-		     OVS_CT_TCP_F_CLOSE_INIT ||
-		     (tcp->last_dir == dir && tcp->last_index == OVS_CT_I_RST)))
-			return OVS_CT_R_REOPEN;
-		if (index != OVS_CT_I_SYNACK ||
-		    tcp->last_index != OVS_CT_I_SYN || tcp->last_dir == dir ||
-		    st->ack != tcp->last_end) {
-			ovs_ct_tcp_note(tcp, st, dir, old);
-			return OVS_CT_R_ACCEPT;
-		}
-		ovs_ct_tcp_resync(tcp, dir);
+		rst = ovs_ct_tcp_ignored(ct, st, next);
+		if (rst != OVS_CT_R_INVALID)
+			return rst;
 		old = OVS_CT_TCP_SYN_SENT;
 		next = OVS_CT_TCP_SYN_RECV;
 	} else if (next == OVS_CT_TCP_TIME_WAIT) {
@@ -522,7 +599,7 @@ __noinline int ovs_ct_tcp(struct ovs_ct *ct, struct ovs_ct_pkt *st)
 		if (window == OVS_CT_W_IGNORE)
 			return OVS_CT_R_ACCEPT;
 		if (window == OVS_CT_W_OUT) {
-			ovs_ct_tcp_out(ct, st, policy, dir);
+			ovs_ct_tcp_out(ct, st);
 			return OVS_CT_R_INVALID;
 		}
 	}

@@ -202,7 +202,8 @@ class CtObject:
                                           info)
         total = {}
         for stat in a.Stat:
-            total[stat] = sum(struct.unpack_from("=Q", value, 8 + 8 * stat)[0]
+            total[stat] = sum(struct.unpack_from(
+                "=Q", value, a.CPU["stat"].offset + 8 * stat)[0]
                               for value in values)
         return total
 
