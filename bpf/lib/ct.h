@@ -181,7 +181,7 @@ static __always_inline int ovs_ct_update(struct ovs_ctx *ctx,
 			goto accept;
 		}
 		if (proto == IPPROTO_TCP)
-			result = ovs_ct_tcp(ct, st);
+			result = ovs_ct_tcp_segment(ct, st);
 		else
 			result = ovs_ct_sctp(ctx, ct, st);
 		if (likely(result == OVS_CT_R_ACCEPT)) {
@@ -427,8 +427,16 @@ __noinline int ovs_ct_publish(struct ovs_ct_pkt *st, __u32 id)
 	if (!st || !ct || !exp)
 		return OVS_CT_C_REFUSED;
 	word = ct->word;
-	hash = ovs_ct_hash(&ct->orig);
-	reply = ovs_ct_hash(&ct->reply);
+	hash = st->hash;
+	reply = hash;
+	/* Without NAT both tuples have one hash. */
+	if (unlikely((ct->orig.w[0] ^ ct->reply.w[2]) |
+		     (ct->orig.w[1] ^ ct->reply.w[3]) |
+		     (ct->orig.w[2] ^ ct->reply.w[0]) |
+		     (ct->orig.w[3] ^ ct->reply.w[1]) |
+		     (ct->orig.sport ^ ct->reply.dport) |
+		     (ct->orig.dport ^ ct->reply.sport)))
+		reply = ovs_ct_hash(&ct->reply);
 	if (!ovs_ct_edge_add(hash, id)) {
 		ovs_ct_count(OVS_CT_STAT_BUCKETS);
 		goto free;

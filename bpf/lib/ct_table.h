@@ -477,23 +477,29 @@ __noinline int ovs_ct_shares(const struct ovs_ct *a, const struct ovs_ct *b)
 __noinline int ovs_ct_rival(__u32 other, __u32 id, __u64 now)
 {
 	struct ovs_ct *ct = ovs_ct_get(id), *o = ovs_ct_get(other);
-	__u64 word;
+	__u64 word, gen;
 
 	if (!ct || !o)
 		return 0;
 	word = OVS_READ_ONCE(o->word);
 	if (!ovs_ct_shares(o, ct))
 		return 0;
-	if (ovs_ct_is_live(word))
-		return ovs_ct_is_current(o, other, now) ||
-		       !ovs_ct_kill(other, word >> OVS_CT_GEN_SHIFT, 0,
-				    now / OVS_CT_NS);
-	if ((__u32)word != OVS_CT_TENTATIVE)
-		return 0;
-	return other < id ||
-	       __sync_val_compare_and_swap(&o->word, word,
-					   word - OVS_CT_TENTATIVE +
-					   OVS_CT_DEAD) != word;
+	if (ovs_ct_is_live(word)) {
+		if (ovs_ct_is_current(o, other, now))
+			return 1;
+		ovs_ct_kill(other, word >> OVS_CT_GEN_SHIFT, 0,
+			    now / OVS_CT_NS);
+	} else if ((__u32)word == OVS_CT_TENTATIVE) {
+		if (other < id)
+			return 1;
+		__sync_val_compare_and_swap(&o->word, word,
+					    word - OVS_CT_TENTATIVE +
+					    OVS_CT_DEAD);
+	}
+	/* Where that failed it was live before, or withdrawn, or ended. */
+	gen = word >> OVS_CT_GEN_SHIFT;
+	word = OVS_READ_ONCE(o->word);
+	return ovs_ct_is_live(word) && word >> OVS_CT_GEN_SHIFT == gen;
 }
 
 /*

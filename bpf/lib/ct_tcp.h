@@ -629,4 +629,33 @@ __noinline int ovs_ct_tcp(struct ovs_ct *ct, struct ovs_ct_pkt *st)
 	return OVS_CT_R_ACCEPT;
 }
 
+/*
+ * The same: most segments are data and acknowledgements of what is
+ * established, of which only the windows need be looked at.
+ */
+static __always_inline int ovs_ct_tcp_segment(struct ovs_ct *ct,
+					      struct ovs_ct_pkt *st)
+{
+	__u32 id = ct->policy, want = OVS_CT_S_ASSURED | OVS_CT_S_SEEN_REPLY;
+	struct ovs_ct_conf *conf = ovs_ct_config();
+	struct ovs_ct_policy *policy;
+	int window;
+
+	policy = bpf_map_lookup_elem(&ovs_ct_policy, &id);
+	if (unlikely(st->index != OVS_CT_I_ACK || !policy || !conf ||
+		     ct->state != OVS_CT_TCP_ESTABLISHED ||
+		     (ct->status & want) != want))
+		return ovs_ct_tcp(ct, st);
+	st->timeout = 0;
+	window = ovs_ct_tcp_window(ct, st);
+	if (unlikely(window != OVS_CT_W_IN))
+		return window == OVS_CT_W_IGNORE ? OVS_CT_R_ACCEPT :
+						   OVS_CT_R_INVALID;
+	ct->tcp.last_index = OVS_CT_I_ACK;
+	ct->tcp.last_dir = st->dir;
+	st->timeout = ovs_ct_tcp_timeout(ct, st, conf, policy,
+					 OVS_CT_TCP_ESTABLISHED);
+	return OVS_CT_R_ACCEPT;
+}
+
 #endif /* OVS_CT_TCP_H */

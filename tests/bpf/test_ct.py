@@ -512,9 +512,10 @@ def both(work: Callable[[], object]) -> None:
 @pytest.mark.parametrize("proto", [TCP, UDP], ids=["tcp", "udp"])
 def test_two_cpus_begin_the_same(compiled: Compiled, proto: int) -> None:
     """Each of these connections is there once, whoever was first."""
-    count, rounds = 20000, 3
+    rounds = int(os.environ.get("CT_ROUNDS", "3"))
+    count = 20000
     whole = tcp(FLOW, SYN, 1) if proto == TCP else udp(FLOW)
-    with CtObject(compiled["tc"], 1 << 16) as ct:
+    with CtObject(compiled["tc"], 1 << 20) as ct:
         flood = ct.obj.prog_fd("t_flood")
         for turn in range(rounds):
             ct.memory["t_out"].cast("Q")[:] = memoryview(
