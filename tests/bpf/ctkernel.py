@@ -144,6 +144,12 @@ class Kernel:
         error, = struct.unpack_from("=i", self.log.recv(4096), _NLMSG.size)
         assert not error, error
 
+    @staticmethod
+    def set(name: str, value: int) -> None:
+        """A setting of nf_conntrack."""
+        (Path("/proc/sys/net/netfilter") / f"nf_conntrack_{name}"
+         ).write_text(str(value))
+
     def send(self, frame: bytes, back: bool = False) -> int:
         """A packet from the first end, or back: its state, without
         OVS_CT_TRACKED."""

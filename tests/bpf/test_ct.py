@@ -17,6 +17,8 @@ from pathlib import Path
 
 import ctgen
 import pytest
+import test_verifier
+import verifier
 from ctframes import (
     ACK,
     FIN,
@@ -95,6 +97,16 @@ def handshake(ct: CtObject, flow: Flow, now: float = 10,
     ct.run(tcp(flow, SYN, 1000), now, zone)
     ct.run(tcp(back, SYN | ACK, 5000, 1001), now, zone)
     return ct.run(tcp(flow, ACK, 1001, 5001), now, zone)
+
+
+@pytest.mark.parametrize("hook", SOURCES)
+def test_what_the_verifier_says(compiled: Compiled, hook: str) -> None:
+    """What is built on top needs stack, too."""
+    for name, (stats, depth) in verifier.measure(compiled[hook]).items():
+        assert stats.insns <= test_verifier.LIMIT, name
+        # 144 bytes are flow extract's, and not below the tracker.
+        assert max(sorted(map(int, stats.stack.split("+")))[:-1]) <= 96, name
+        assert depth <= test_verifier.STACK, name
 
 
 # Finding and committing
@@ -359,6 +371,28 @@ def test_the_timer(compiled: Compiled) -> None:
         assert not list(ct.live())
         assert ct.stats()[a.Stat.FREED] == 1
         assert ct.use("sweeps") > 1
+
+
+def test_the_timer_outlives_the_provider(compiled: Compiled) -> None:
+    """It goes on for as long as somebody, or a pin, holds its map."""
+    ct = CtObject(compiled["tc"], SIZE)
+    handshake(ct, FLOW, ct.clock())
+    assert bpfprog.test_run(ct.obj.prog_fd("t_start"),
+                            bytes(64)).retval == 0
+    held = os.dup(ct.obj.map_fd("ovs_ct_timer"))
+    memory = ct.memory["ovs_ct_use"]
+    ct.close()
+    try:
+        use = memory.cast("Q")
+        before = use[1]
+        done = threading.Event()
+        for _ in range(200):
+            if use[1] >= before + 2:
+                break
+            done.wait(.1)
+        assert use[1] >= before + 2
+    finally:
+        os.close(held)
 
 
 # Limits

@@ -133,6 +133,22 @@ def test_sequences(judge: Judge, steps: Steps, proto: int,
         run(judge, steps, base, proto, SEED * 1000003 + number)
 
 
+@pytest.mark.parametrize(("name", "value", "flags"), [
+    ("tcp_loose", 0, 0),
+    ("tcp_be_liberal", 1, a.OVS_CT_F_LOOSE | a.OVS_CT_F_LIBERAL),
+    ("tcp_ignore_invalid_rst", 1, a.OVS_CT_F_LOOSE | a.OVS_CT_F_IGNORE_RST)])
+def test_settings(judge: Judge, name: str, value: int, flags: int) -> None:
+    """Other ones than the default."""
+    judge.theirs.set(name, value)
+    judge.ours.set_up(flags)
+    try:
+        for number in range(SEQUENCES):
+            run(judge, ctgen.tcp_steps, ctgen.V4, 6, SEED * 1000003 + number)
+    finally:
+        judge.theirs.set(name, 1 - value)
+        judge.ours.set_up()
+
+
 @pytest.mark.parametrize("base", [ctgen.V4, ctgen.V6], ids=["v4", "v6"])
 @pytest.mark.parametrize("steps", [ctgen.icmp_steps, ctgen.error_steps],
                          ids=["icmp", "errors"])
