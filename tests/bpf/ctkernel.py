@@ -10,6 +10,7 @@ not either.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -63,6 +64,13 @@ _ENDS = (("ka", "10.1.0.254/24", "fd01::fe/64"),
          ("kb", "10.2.0.254/24", "fd02::fe/64"))
 _NLMSG, _NFGEN = struct.Struct("=IHHII"), struct.Struct("=BBH")
 _ATTR = struct.Struct("=HH")
+
+
+def available() -> bool:
+    """Whether there is nf_conntrack."""
+    if shutil.which("modprobe"):
+        subprocess.run(["modprobe", "-q", "nf_conntrack"], check=False)
+    return Path("/proc/sys/net/netfilter/nf_conntrack_max").exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,7 @@ def declared() -> dict[str, str]:
     found = {}
     for name in ("maps.h", "maps_classifier.h"):
         found.update({name: body for body, name in MAP.findall(
-            ABI_H.with_name(name).read_text("utf-8"))})
+            (LIB / name).read_text("utf-8"))})
     return found
 
 
