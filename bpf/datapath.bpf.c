@@ -16,6 +16,8 @@
 #include "lib/lookup.h"
 #include "lib/stats.h"
 #include "lib/actions.h"
+#include "lib/ct.h"
+#include "lib/ct_sweep.h"
 #include "lib/layer3.h"
 #include "lib/exact_fill.h"
 #include "lib/entry.h"
@@ -260,6 +262,13 @@ int ovs_restore(struct ovs_ctx *ctx)
 	if (ctx_kept(ctx))
 		ctx_restore(ctx);
 	return CTX_NEXT;
+}
+
+/* The provider runs it once, when the generation becomes valid. */
+SEC("tc")
+int ovs_ct_sweeper(struct ovs_ctx *ctx)
+{
+	return ovs_ct_start();
 }
 
 char ovs_license[] SEC("license") = "GPL";

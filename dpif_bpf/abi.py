@@ -9,12 +9,15 @@ and unpacks all fields in order and whose ``fields`` tell where each one lies.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from types import MappingProxyType
 from typing import Final
+
+from dpif_bpf import abi_ct
+from dpif_bpf.abi_record import Field as Field
+from dpif_bpf.abi_record import Record as Record
+from dpif_bpf.abi_record import record
 
 OVS_ABI_VERSION: Final = 2
 
@@ -198,79 +201,6 @@ class Stage(IntEnum):
 
 
 OVS_STAGE_MAX: Final = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """Where a field lies in its structure, in bytes."""
-
-    offset: int
-    size: int
-
-    @property
-    def end(self) -> int:
-        """Offset of the first byte after the field."""
-        return self.offset + self.size
-
-    @property
-    def slice(self) -> slice:
-        """The field's bytes in the structure's bytes."""
-        return slice(self.offset, self.offset + self.size)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A C structure.
-
-    :param name: its tag
-    :param struct: all fields in order, native byte order, no hidden padding;
-        network-order fields are ``bytes``
-    :param fields: name to place, in order; padding is named ``pad*``
-    :param aliases: other members of unions
-    """
-
-    name: str
-    struct: struct.Struct
-    fields: Mapping[str, Field]
-    aliases: Mapping[str, Field]
-
-    @property
-    def size(self) -> int:
-        """sizeof."""
-        return self.struct.size
-
-    def __getitem__(self, name: str) -> Field:
-        place = self.fields.get(name)
-        return self.aliases[name] if place is None else place
-
-
-def record(name: str, members: str, unions: str = "") -> Record:
-    """Make a Record of lines ``field format`` and ``alias first size``.
-
-    An alias lies at the offset of the field `first`, or at that many bytes
-    after it when written ``first+n``.
-    """
-    fields: dict[str, Field] = {}
-    codes: list[str] = []
-    offset = 0
-    for line in members.split("\n"):
-        if not line.strip():
-            continue
-        field, code = line.split()
-        size = struct.calcsize("=" + code)
-        fields[field] = Field(offset, size)
-        codes.append(code)
-        offset += size
-    aliases: dict[str, Field] = {}
-    for line in unions.split("\n"):
-        if not line.strip():
-            continue
-        alias, first, length = line.split()
-        base, _, more = first.partition("+")
-        start = fields[base].offset + int(more or 0)
-        aliases[alias] = Field(start, int(length))
-    return Record(name, struct.Struct("=" + "".join(codes)),
-                  MappingProxyType(fields), MappingProxyType(aliases))
 
 
 KEY: Final = record("ovs_key", """
@@ -632,7 +562,7 @@ class Life(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A map of bpf/lib/maps.h or maps_classifier.h.
+    """A map of bpf/lib/maps*.h, or the timer of ct_sweep.h.
 
     :param size: bytes of an element, 0 for a ring buffer
     :param entries: elements that it has; None: sized when it is loaded
@@ -641,6 +571,9 @@ class Map:
     :param version: of what an element means.  It grows, and OVS_ABI_VERSION
         with it, with each change to that; a map of another version is not
         taken over and begins empty.  0: nobody asks, as it is FRESH.
+    :param group: maps that lead into each other: all of a group are taken
+        over, or none
+    :param mapped: False: one that nobody can map, as a timer is in it
     """
 
     life: Life
@@ -648,6 +581,15 @@ class Map:
     entries: int | None = None
     per_cpu: bool = False
     version: int = 0
+    group: str = ""
+    mapped: bool = True
+
+
+def _ct(size: int, entries: int | None = None, per_cpu: bool = False,
+        mapped: bool = True) -> Map:
+    """One of the connection tracker's."""
+    return Map(Life.SHARED, size, entries, per_cpu,
+               abi_ct.OVS_CT_ABI_VERSION, "conntrack", mapped)
 
 
 FIRST_LAYOUTS: Final = 2
@@ -660,6 +602,15 @@ MAPS: Final[Mapping[str, Map]] = {
     "ovs_cls_bound": Map(Life.FRESH, 8),
     "ovs_cls_cache": Map(Life.FRESH, 64),
     "ovs_cpu": Map(Life.FRESH, CPU.size),
+    "ovs_ct": _ct(abi_ct.CT.size),
+    "ovs_ct_conf": _ct(abi_ct.CONF.size, 1),
+    "ovs_ct_cpu": _ct(abi_ct.CPU.size, 1, per_cpu=True),
+    "ovs_ct_exp": _ct(abi_ct.EXP.size),
+    "ovs_ct_policy": _ct(abi_ct.POLICY.size, abi_ct.OVS_CT_POLICIES),
+    "ovs_ct_tab": _ct(abi_ct.BUCKET.size),
+    "ovs_ct_timer": _ct(16, 1, mapped=False),
+    "ovs_ct_use": _ct(abi_ct.USE.size, 1),
+    "ovs_ct_zones": _ct(abi_ct.ZONE.size, abi_ct.OVS_CT_ZONES),
     "ovs_descs": Map(Life.FRESH, DESCS.size),
     "ovs_devs": Map(Life.FRESH, 4),
     "ovs_dpstats": Map(Life.ADOPTED, DP_STATS.size, OVS_MAX_BRIDGES, True, 1),

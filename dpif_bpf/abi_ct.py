@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from dpif_bpf.abi import Record, record
+from dpif_bpf.abi_record import Record, record
 
 OVS_CT_ABI_VERSION: Final = 1
 
@@ -137,7 +137,7 @@ DEFAULT_TIMEOUTS: Final = {
     Timeout.UDP: 30, Timeout.UDP_STREAM: 120,
     Timeout.ICMP: 30, Timeout.ICMPV6: 30, Timeout.GENERIC: 600,
     Timeout.GRE: 30, Timeout.GRE_STREAM: 180,
-    Timeout.UDPLITE: 30, Timeout.UDPLITE_STREAM: 180,
+    Timeout.UDPLITE: 30, Timeout.UDPLITE_STREAM: 120,
     **{Timeout.SCTP + state: value for state, value in (
         (SctpState.NONE, 10), (SctpState.CLOSED, 10),
         (SctpState.COOKIE_WAIT, 3), (SctpState.COOKIE_ECHOED, 3),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 from collections.abc import (
@@ -20,13 +21,15 @@ from dpif_bpf import abi
 from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
+from dpif_bpf.core.conntrack.memory import MAPPED as CT_MAPPED
+from dpif_bpf.core.conntrack.memory import CtMemory, CtSizes
 from dpif_bpf.core.devices import InjectPair
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters
 from dpif_bpf.core.port_map import PortEntry, PortMap
 from dpif_bpf.core.records import memory_words
 from dpif_bpf.earlier import counters_of, flow_stats_of
-from dpif_bpf.edge import bpfsys
+from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.generation import Generation
 from dpif_bpf.edge.hook_kinds import TC
 from dpif_bpf.edge.inject import ExecSlots, Injector
@@ -52,15 +55,42 @@ NS = 1000000
 """Nanoseconds in the milliseconds of OVS_FLOW_ATTR_USED."""
 ACTS_WORDS = 1 << 20
 """ovs_acts: 8 MiB.  Equal lists of actions are there once."""
+SWEEP = "ovs_ct_sweeper"
+_FRAME = bytes(64)
+"""Of which a program that is run by hand looks at nothing."""
 
 
-def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a datapath has room for.
+
+    :param flows: that there may be
+    :param connections: likewise
+    """
+
+    flows: int
+    connections: int
+
+    def entries(self) -> dict[str, int]:
+        """Elements of the maps that are sized by it."""
+        sizes = Sizes.for_flows(self.flows)
+        stripes = min(bpfsys.possible_cpus(), MAX_STRIPES)
+        return {
+            **sizes.entries(),
+            "ovs_flow_stats": (stripes + 1) * sizes.flows,
+            "ovs_acts": ACTS_WORDS,
+            "ovs_nlmem": memory_words(sizes.flows),
+            **CtSizes.for_connections(self.connections).entries(),
+        }
+
+
+def load(loader: Loader, name: str, room: Room, pair: InjectPair,
          shared: Mapping[str, int] | None = None) -> Generation:
-    """A new generation with room for `max_flows` flows.
+    """A new generation.
 
     :param shared: see Earlier.shared()
     """
-    sizes = Sizes.for_flows(max_flows)
+    sizes = Sizes.for_flows(room.flows)
     cpus = bpfsys.possible_cpus()
     stripes = min(cpus, MAX_STRIPES)
     return loader.create(name, {
@@ -69,12 +99,8 @@ def load(loader: Loader, name: str, max_flows: int, pair: InjectPair,
         "cfg_shared_stats": int(stripes < cpus),
         "cfg_inject_ifindex": pair.receiver,
         **sizes.constants(),
-    }, {
-        **sizes.entries(),
-        "ovs_flow_stats": (stripes + 1) * sizes.flows,
-        "ovs_acts": ACTS_WORDS,
-        "ovs_nlmem": memory_words(sizes.flows),
-    }, shared, abi.MAPS)
+        **CtSizes.for_connections(room.connections).constants(),
+    }, room.entries(), shared, abi.MAPS)
 
 
 def flow_rows(stats: FlowStats, flow_ids: list[int]
@@ -105,14 +131,17 @@ class BpfPlane:
     """
 
     def __init__(self, gen: Generation, hooking: Hooking, pair: InjectPair,
-                 max_flows: int, released: Callable[[Program], None]) -> None:
+                 room: Room, released: Callable[[Program], None]) -> None:
         self.gen = gen
-        sizes = Sizes.for_flows(max_flows)
+        sizes = Sizes.for_flows(room.flows)
         self.flow_ids = sizes.flows
-        self.max_flows = max_flows
+        self.max_flows = room.flows
         self.acts = gen.mapped("ovs_acts").cast("Q")
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
         self.meters = gen.mapped(METERS).cast("Q")
+        self.ct = CtMemory(self._ct_cpus, *(
+            gen.mapped(name).cast("Q") for name in CT_MAPPED))
+        self.ct.set_up(os.urandom, room.connections)
         self._ports = PortMap(gen.mapped("ovs_ports").cast("Q"))
         self._upcalls = gen.mapped("ovs_upcall_use").cast("Q")
         self._stats = flow_stats_of(gen, sizes.flows)
@@ -152,6 +181,22 @@ class BpfPlane:
         for token in self._slots.reset():
             assert isinstance(token, Program)
             self._released(token)
+
+    # Connections
+
+    def _ct_cpus(self) -> list[bytes]:
+        return bpfsys.map_lookup_percpu(self.gen.map_fd("ovs_ct_cpu"), 0,
+                                        self.gen.map_info("ovs_ct_cpu"))
+
+    def start_sweep(self) -> None:
+        """From now on this generation's programs end connections.
+
+        :raises BackendError: the kernel refuses the timer
+        """
+        refused = bpfprog.test_run(self.gen.prog_fd(SWEEP), _FRAME).retval
+        if refused:
+            raise BackendError(-int(refused), "cannot start the timer that"
+                               " ends connections")
 
     # Ports
 

@@ -33,6 +33,10 @@ from dpif_bpf import __version__
 from dpif_bpf.boundary import Boundary
 from dpif_bpf.core.classifier.show import show
 from dpif_bpf.core.classifier.sizes import MAX_FLOWS
+from dpif_bpf.core.conntrack.memory import (
+    DEFAULT_CONNECTIONS,
+    MAX_CONNECTIONS,
+)
 from dpif_bpf.core.devices import LinkEvent
 from dpif_bpf.core.machine import check_machine
 from dpif_bpf.core.services.families import make_router
@@ -97,7 +101,8 @@ class Daemon:
         self._db_seqno = self._db.seqno
         self._ctl = Ctl(args.unixctl, __version__)
         self.provider = Provider(self._loader, self._ports, args.max_flows,
-                                 self._upcall, self._multicast)
+                                 self._upcall, self._multicast,
+                                 args.ct_max)
         self.router = make_router(self.provider, msec, vlog.exception)
         self._loader.template()
         self._take_over()
@@ -327,6 +332,9 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-flows", type=int, default=DEFAULT_MAX_FLOWS,
                         help="flows that a datapath has room for"
                         f" (default: {DEFAULT_MAX_FLOWS})")
+    parser.add_argument("--ct-max", type=int, default=DEFAULT_CONNECTIONS,
+                        help="connections that a datapath has room for"
+                        f" (default: {DEFAULT_CONNECTIONS})")
     parser.add_argument("--pin-dir", default=str(PIN_ROOT), metavar="DIR",
                         help=f"where to pin (default: {PIN_ROOT})")
     parser.add_argument("--bpf-dir", default=str(build), metavar="DIR",
@@ -338,6 +346,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 < args.max_flows <= MAX_FLOWS:
         parser.error(f"--max-flows must be from 1 to {MAX_FLOWS}")
+    if not 0 < args.ct_max <= MAX_CONNECTIONS:
+        parser.error(f"--ct-max must be from 1 to {MAX_CONNECTIONS}")
     rundir = ovs.dirs.RUNDIR
     args.db = args.db or f"unix:{rundir}/db.sock"
     args.socket = args.socket or f"{rundir}/ovs-bpfd.sock"

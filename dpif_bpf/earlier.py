@@ -8,7 +8,7 @@ the rest is taken over all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from dpif_bpf import abi
@@ -23,17 +23,21 @@ _STATS = "ovs_flow_stats"
 _NOTHING = FlowCounts(0, 0, 0, 0)
 
 
-def fits(gen: Generation, name: str) -> bool:
+def fits(gen: Generation, name: str, entries: int | None = None) -> bool:
     """Whether a map of an earlier generation is of the kind and the sizes
-    that it would be of in one of ours."""
+    that it would be of in one of ours.
+
+    :param entries: elements, where abi.MAPS does not say how many
+    """
     if name not in gen.maps:
         return False
     info, ours = gen.map_info(name), abi.MAPS[name]
     kind = (bpfsys.MAP_TYPE_PERCPU_ARRAY if ours.per_cpu
             else bpfsys.MAP_TYPE_ARRAY)
     return (info.map_type == kind and info.value_size == ours.size
-            and ours.entries in (None, info.max_entries)
-            and (ours.per_cpu or bool(info.flags & bpfsys.F_MMAPABLE)))
+            and (ours.entries or entries) in (None, info.max_entries)
+            and bool(info.flags & bpfsys.F_MMAPABLE) == (
+                ours.mapped and not ours.per_cpu))
 
 
 def counters_of(gen: Generation, bridges: Iterable[int]) -> DpCounters:
@@ -57,17 +61,29 @@ class Earlier:
     """An earlier generation, as long as ports are hooked to it.
 
     :param version: OVS_ABI_VERSION of the provider that made it
-    :ivar differing: maps that begin anew, as they have another layout
+    :param sizes: elements of maps that ours sizes, by name
+    :ivar differing: maps that begin anew, as they have another layout or
+        another size
     """
 
-    def __init__(self, gen: Generation, version: int) -> None:
+    def __init__(self, gen: Generation, version: int,
+                 sizes: Mapping[str, int]) -> None:
         self._gen = gen
         first = 1 if version == abi.FIRST_LAYOUTS else 0
-        self.differing = [
+        anew = {
             name for name, ours in abi.MAPS.items()
             if ours.life != abi.Life.FRESH and name != RECORDS
             and not (gen.layouts.get(name, first) == ours.version
-                     and fits(gen, name))]
+                     and fits(gen, name, sizes.get(name)
+                              if ours.life == abi.Life.SHARED else None))}
+        groups = {abi.MAPS[name].group for name in anew} - {""}
+        self._anew = anew | {name for name, ours in abi.MAPS.items()
+                             if ours.group in groups}
+        # A generation that had none of a group has lost nothing of it.
+        had = {abi.MAPS[name].group for name in gen.maps if name in abi.MAPS}
+        self.differing = sorted(
+            name for name in self._anew
+            if abi.MAPS[name].group in had)
         self._stats: FlowStats | None = None
         self._flows = 0
         if _STATS not in self.differing:
@@ -85,7 +101,7 @@ class Earlier:
         return {name: self._gen.map_fd(name)
                 for name, ours in abi.MAPS.items()
                 if ours.life == abi.Life.SHARED
-                and name not in self.differing}
+                and name not in self._anew}
 
     def counters(self) -> DpCounters:
         """Packets, over all bridges that there were."""

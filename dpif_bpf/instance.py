@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import ovs.vlog
 
 from dpif_bpf import abi
-from dpif_bpf.bpf_plane import BpfPlane, load
+from dpif_bpf.bpf_plane import BpfPlane, Room, load
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import InjectPair, PortEdge
 from dpif_bpf.core.plane import ANY_BRIDGE
@@ -95,12 +95,12 @@ class Maker:
         all of their maps, or pins or devices of nothing
     """
 
-    def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
+    def __init__(self, loader: Loader, ports: PortEdge, room: Room,
                  send: Send, samples: Samples,
                  grace: Grace) -> None:
         self._loader = loader
         self._ports = ports
-        self._max_flows = max_flows
+        self.room = room
         self._send = send
         self._samples = samples
         self._grace = grace
@@ -124,14 +124,14 @@ class Maker:
             if fresh:
                 undo.callback(attempt,
                               lambda: self._ports.delete_inject(pair))
-            gen = load(self._loader, name, self._max_flows, pair, shared)
+            gen = load(self._loader, name, self.room, pair, shared)
             undo.callback(attempt,
                           lambda: self._loader.remove_unfinished(name))
             with contextlib.ExitStack() as closing:
                 closing.callback(gen.close)
                 hooking = Hooking(self._loader, name)
                 closing.callback(hooking.close)
-                plane = BpfPlane(gen, hooking, pair, self._max_flows,
+                plane = BpfPlane(gen, hooking, pair, self.room,
                                  lambda program: dp.programs.release(program))
                 closing.pop_all()
             undo.callback(plane.close)

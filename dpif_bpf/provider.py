@@ -11,6 +11,8 @@ from functools import partial
 
 import ovs.vlog
 
+from dpif_bpf.bpf_plane import Room
+from dpif_bpf.core.conntrack.memory import DEFAULT_CONNECTIONS
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import InjectPair, LinkEvent, Poller, PortEdge
 from dpif_bpf.core.samples import Samples
@@ -48,11 +50,12 @@ class Provider:
 
     :param send: for upcalls
     :param multicast: group, message
+    :param ct_max: connections that a datapath has room for
     """
 
     def __init__(self, loader: Loader, ports: PortEdge, max_flows: int,
-                 send: Send,
-                 multicast: Callable[[int, bytes], None]) -> None:
+                 send: Send, multicast: Callable[[int, bytes], None],
+                 ct_max: int = DEFAULT_CONNECTIONS) -> None:
         self._ports = ports
         self._multicast = multicast
         self._instances: dict[str, Instance] = {}
@@ -66,8 +69,8 @@ class Provider:
         self._grace = Grace()
         self._psample = Psample()
         self._samples = Samples(self._psample)
-        self._maker = Maker(loader, ports, max_flows, send, self._samples,
-                            self._grace)
+        self._maker = Maker(loader, ports, Room(max_flows, ct_max), send,
+                            self._samples, self._grace)
         self._takeovers = Takeovers(loader, ports, self._maker, self._follow)
 
     def counters(self) -> dict[str, int]:
@@ -102,6 +105,7 @@ class Provider:
             dp.change(request)
             instance.plane.gen.commit()
             instance.plane.hook_inject()
+            instance.plane.start_sweep()
             dp.ports.make(name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                           (request.upcall_pid or 0,))
         except DpifError:

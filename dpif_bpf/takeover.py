@@ -160,7 +160,7 @@ class Takeovers:
 
     def _replace(self, old: Generation, kept: restore.Kept) -> Instance:
         started = msec()
-        earlier = Earlier(old, kept.version)
+        earlier = Earlier(old, kept.version, self._maker.room.entries())
         instance = self._maker.build(old.dp, kept.number, old.number + 1,
                                      earlier.shared())
         dp = instance.dp
@@ -201,7 +201,7 @@ class Takeovers:
             hooked
         """
         plane, dp = instance.plane, instance.dp
-        failed = failures(plane.hook_inject, *_hooks(dp))
+        failed = failures(plane.hook_inject, plane.start_sweep, *_hooks(dp))
         if not failed:
             failed = failures(partial(self._loader.remove_others, plane.gen),
                               partial(plane.prune_hooks, stale))

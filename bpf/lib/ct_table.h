@@ -18,6 +18,8 @@
 #ifndef OVS_CT_TABLE_H
 #define OVS_CT_TABLE_H
 
+#include <linux/in6.h>
+
 #include "maps_ct.h"
 
 #define OVS_CT_ID_MASK		((1 << OVS_CT_ID_BITS) - 1)

@@ -10,16 +10,16 @@
 #include "abi_ct.h"
 
 /* Records, a multiple of OVS_CT_EXP: elements of ovs_ct. */
-const volatile __u32 cfg_ct_max = 1 << 18;
+const volatile __u32 cfg_ct_max = 1 << 12;
 
 /* Elements of ovs_ct_tab, a power of two, less 1. */
-const volatile __u32 cfg_ct_bucket_mask = (1 << 17) - 1;
+const volatile __u32 cfg_ct_bucket_mask = (1 << 11) - 1;
 
 /* Connections.  Sized by the provider, who reads; programs write. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1 << 18);
+	__uint(max_entries, 1 << 12);
 	__type(key, __u32);
 	__type(value, struct ovs_ct);
 } ovs_ct SEC(".maps");
@@ -28,7 +28,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1 << 17);
+	__uint(max_entries, 1 << 11);
 	__type(key, __u32);
 	__type(value, struct ovs_ct_bucket);
 } ovs_ct_tab SEC(".maps");
@@ -37,7 +37,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, (1 << 18) / OVS_CT_EXP);
+	__uint(max_entries, (1 << 12) / OVS_CT_EXP);
 	__type(key, __u32);
 	__type(value, struct ovs_ct_exp);
 } ovs_ct_exp SEC(".maps");

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Classifier
+from dpif_bpf.core.conntrack.memory import CtMemory
 from dpif_bpf.core.port_map import PortEntry
 
 ANY_BRIDGE = 0
@@ -46,6 +47,8 @@ class Memory(Protocol):
     """ovs_nlmem as 64-bit words."""
     meters: memoryview
     """ovs_meters as 64-bit words: those of the generation before."""
+    ct: CtMemory
+    """Connections: those of the generation before, too."""
     flow_ids: int
     """Ids of flows are below this."""
     max_flows: int

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from dpif_bpf import abi_ct as a
-from dpif_bpf.abi import Record
+from dpif_bpf.abi_record import Record
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
 

@@ -74,12 +74,13 @@ def output(port: int) -> bytes:
 class Peer:
     """Asks one provider as OVS does."""
 
-    def __init__(self, loader: Loader, max_flows: int = 1024) -> None:
+    def __init__(self, loader: Loader, max_flows: int = 1024,
+                 ct_max: int = 1000) -> None:
         self.loader = loader
         self.ports = Ports()
         self.provider = Provider(loader, self.ports, max_flows,
                                  lambda _pid, _message: True,
-                                 lambda _group, _message: None)
+                                 lambda _group, _message: None, ct_max)
         self._router = make_router(self.provider, msec)
 
     def try_(self, family: int, cmd: int, *attrs: bytes, flags: int = 0,
@@ -176,9 +177,9 @@ class Site:
         loader._template = _templates[0]
         return loader
 
-    def start(self, max_flows: int = 1024) -> Peer:
+    def start(self, max_flows: int = 1024, ct_max: int = 1000) -> Peer:
         """A provider, which has taken over what it could."""
-        peer = Peer(self.loader(), max_flows)
+        peer = Peer(self.loader(), max_flows, ct_max)
         self.peers.append(peer)
         peer.provider.take_over()
         return peer

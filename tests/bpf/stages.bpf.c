@@ -5,6 +5,8 @@
  */
 #include "drop.h"
 #include "object.h"
+#include "ct_table.h"
+#include "ct_sweep.h"
 
 const volatile __u32 cfg_verdict = 100;
 
@@ -90,6 +92,12 @@ SEC("tc")
 int ovs_act_shared(struct __sk_buff *skb)
 {
 	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int ovs_ct_sweeper(struct __sk_buff *skb)
+{
+	return ovs_ct_start();
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -161,7 +161,7 @@ class Switch:
             loader = Loader(pins)
             stack.callback(loader.close)
             self.provider = Provider(loader, edge, MAX_FLOWS, self._taken,
-                                     lambda _group, _message: None)
+                                     lambda _group, _message: None, 1000)
             stack.callback(self.provider.close)
             self.router = make_router(self.provider, msec)
             near = {n: port.near for n, port in self.ports.items()}

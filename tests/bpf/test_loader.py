@@ -90,6 +90,11 @@ SIZES = {"ovs_flow_stats": 2 * FLOWS, "ovs_nlmem": memory_words(FLOWS)}
 """Of a generation that keeps records."""
 
 
+SHARED = {name for name, ours in abi.MAPS.items()
+          if ours.life == abi.Life.SHARED}
+CONNTRACK = SHARED - {"ovs_meters"}
+
+
 def keep_records(generation: Generation) -> None:
     """As a datapath does first of all: they tell how many flows fit."""
     Records(generation.mapped("ovs_nlmem").cast("Q"), FLOWS)
@@ -110,7 +115,7 @@ def test_everything_is_pinned(loader: Loader,
     assert not any("rodata" in name for name in maps)
     assert names(path / "progs") == {
         "ovs_rx", "ovs_rx_l3", "ovs_act", "ovs_act_own", "ovs_act_shared",
-        "ovs_inject"}
+        "ovs_inject", "ovs_ct_sweeper"}
     for name in maps:
         fd = bpfsys.obj_get(path / "maps" / name)
         assert (bpfsys.map_info(fd).map_id
@@ -125,8 +130,8 @@ def test_generations_share_meters(loader: Loader,
     generation.mapped("ovs_meters")[:8] = b"counted "
     generation.commit()
     with loader.open_pinned(DP) as old:
-        shared = Earlier(old, abi.OVS_ABI_VERSION).shared()
-        assert shared == {"ovs_meters": old.map_fd("ovs_meters")}
+        shared = Earlier(old, abi.OVS_ABI_VERSION, {}).shared()
+        assert shared == {name: old.map_fd(name) for name in SHARED}
         with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096},
                            shared) as new:
             assert new.map_info("ovs_meters").map_id == (
@@ -147,12 +152,13 @@ def test_maps_of_another_layout(loader: Loader) -> None:
     with loader.create(DP, {"cfg_verdict": 500}, {
             **SIZES, "ovs_acts": 4096, "ovs_meters": 4096}) as odd:
         keep_records(odd)
-        earlier = Earlier(odd, abi.FIRST_LAYOUTS)
-        assert earlier.shared() == {}
+        earlier = Earlier(odd, abi.FIRST_LAYOUTS, {})
+        assert earlier.shared() == {name: odd.map_fd(name)
+                                    for name in CONNTRACK}
         assert earlier.differing == ["ovs_meters"]
-        other = Earlier(odd, 1)  # of another version, though of one size
-        assert other.differing == ["ovs_dpstats", "ovs_drops",
-                                   "ovs_flow_stats", "ovs_meters"]
+        other = Earlier(odd, 1, {})  # another version, though of one size
+        assert other.differing == sorted([
+            "ovs_dpstats", "ovs_drops", "ovs_flow_stats", *SHARED])
         assert other.flows([[1], [2, 3]]) == [FlowCounts(0, 0, 0, 0)] * 2
         assert other.counters() == DpCounters()
         assert not any(other.drops())
@@ -167,7 +173,7 @@ def test_layouts_are_pinned_beside_maps(loader: Loader) -> None:
     with loader.open_pinned(DP) as found:
         assert found.layouts == wanted
         # What the records say is of no account then.
-        assert Earlier(found, 77).differing == []
+        assert Earlier(found, 77, {}).differing == []
         assert set(found.maps) == abi.MAPS.keys()
 
 
@@ -192,11 +198,49 @@ def test_a_map_of_another_kind_or_size(loader: Loader, name: str, kind: int,
     bpfsys.obj_pin(fd, pin)
     os.close(fd)
     with loader.open_pinned(DP) as found:
-        earlier = Earlier(found, abi.OVS_ABI_VERSION)
+        earlier = Earlier(found, abi.OVS_ABI_VERSION, {})
         assert earlier.differing == [name]
         earlier.flows([[1], [2]])
         earlier.counters()
         earlier.drops()
+
+
+@pytest.mark.parametrize("name", ["ovs_ct", "ovs_ct_timer", "ovs_ct_cpu"])
+def test_connections_are_there_as_a_whole(loader: Loader, name: str) -> None:
+    """What leads to them leads nowhere in another table."""
+    with loader.create(DP, {}, SIZES, maps=abi.MAPS) as made:
+        keep_records(made)
+        made.commit()
+    pin = loader.pins.directory(DP) / "1" / "maps" / name
+    pin.unlink()
+    with loader.open_pinned(DP) as found:
+        earlier = Earlier(found, abi.OVS_ABI_VERSION, {})
+        assert set(earlier.differing) == CONNTRACK
+        assert set(earlier.shared()) == {"ovs_meters"}
+        sized = Earlier(found, abi.OVS_ABI_VERSION, {"ovs_ct_tab": 1})
+        assert set(sized.differing) == CONNTRACK
+
+
+def test_a_table_of_another_size(loader: Loader) -> None:
+    with loader.create(DP, {}, SIZES, maps=abi.MAPS) as made:
+        keep_records(made)
+        size = made.map_info("ovs_ct").max_entries
+        for entries, differ in ((size, set()), (size + 16, CONNTRACK)):
+            earlier = Earlier(made, abi.OVS_ABI_VERSION, {"ovs_ct": entries})
+            assert set(earlier.differing) == differ
+
+
+def test_none_is_missed_that_there_was_not(loader: Loader) -> None:
+    """Of a generation before connections."""
+    with loader.create(DP, {}, SIZES, maps=abi.MAPS) as made:
+        keep_records(made)
+        made.commit()
+    for name in CONNTRACK:
+        (loader.pins.directory(DP) / "1" / "maps" / name).unlink()
+    with loader.open_pinned(DP) as found:
+        earlier = Earlier(found, abi.OVS_ABI_VERSION, {})
+        assert earlier.differing == []
+        assert set(earlier.shared()) == {"ovs_meters"}
 
 
 def test_generation_is_found_once_it_is_valid(

@@ -9,6 +9,7 @@ import gc
 import itertools
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from restarts import (
     promiscuous,
 )
 
-from dpif_bpf import abi, takeover
+from dpif_bpf import abi, abi_ct, takeover
 from dpif_bpf.core import records
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.loader import Files
@@ -43,6 +44,7 @@ pytestmark = [
     pytest.mark.skipif(not HEADERS.is_dir(),
                        reason="needs build/shim (./run build)")]
 LONG = 1 << 40
+_COARSE = 6  # CLOCK_MONOTONIC_COARSE
 
 
 @pytest.fixture
@@ -196,6 +198,48 @@ def test_meters_of_another_layout(
     peer.ask(u.OVS_METER_ID, u.OVS_METER_CMD_SET, *meter)
     site.stop(peer)
     assert len(site.start().dp.meters) == 1
+
+
+def test_connections_outlive_providers(whole: Site, log: list[str]) -> None:
+    """With what leads to them, timeouts and limits, until the table is to
+    have another size; whose sweep the timer runs is the newest one's."""
+    peer = furnish(whole, 1)
+    ct = peer.instance.plane.ct
+    assert ct.policy[0] == struct.unpack("=Q", struct.pack("=II", 120,
+                                                           120))[0]
+    record = abi_ct.CT.size // 8
+    ct.records[5 * record] = 7 << abi_ct.OVS_CT_GEN_SHIFT
+    ct.policy[3] = 77
+    kept = ct.conf.tobytes()
+    assert any(kept[:32]) and any(kept[32:48])
+    generation = peer.instance.plane.gen.map_info("ovs_ct_timer").map_id
+    whole.stop(peer)
+    peer = whole.start()
+    ct = peer.instance.plane.ct
+    assert ct.conf.tobytes() == kept and ct.policy[3] == 77
+    assert ct.records[5 * record] == 7 << abi_ct.OVS_CT_GEN_SHIFT
+    plane = peer.instance.plane
+    assert plane.gen.map_info("ovs_ct_timer").map_id == generation
+    assert len(ct.cpus()) == bpfsys.possible_cpus()
+    assert peer.instance.anew == ()
+    # One that has ended is given back, which nobody but the timer does.
+    now = int(time.clock_gettime(_COARSE))
+    ct.records[5 * record] = (7 << abi_ct.OVS_CT_GEN_SHIFT
+                              | abi_ct.OVS_CT_DEAD)
+    ct.expiry[2] = now - 5 << 32
+    ct.use[abi_ct.USE["count"].offset // 8] = 1  # it looks for none else
+    end = time.monotonic() + 30
+    while ct.expiry[2] and time.monotonic() < end:
+        time.sleep(.05)
+    assert not ct.expiry[2]
+    assert ct.records[5 * record] == 7 << abi_ct.OVS_CT_GEN_SHIFT
+    whole.stop(peer)
+    peer = whole.start(ct_max=5000)
+    assert "ovs_ct" in peer.instance.anew
+    assert any("another layout" in line and "ovs_ct_tab" in line
+               for line in log)
+    assert peer.instance.plane.ct.conf.tobytes() != kept
+    assert len(peer.instance.plane.ct.records) == 5008 * record
 
 
 def test_meters_that_are_not_whole(site: Site, log: list[str]) -> None:

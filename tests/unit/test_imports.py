@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = {
     "wire": {"dpif_bpf.wire", "dpif_bpf.errors", "dpif_bpf.abi", "netaddr"},
     "core": {"dpif_bpf.core", "dpif_bpf.wire", "dpif_bpf.errors",
-             "dpif_bpf.abi", "numpy"},
+             "dpif_bpf.abi", "dpif_bpf.abi_ct", "numpy"},
 }
 """What a layer's modules import beside the standard library."""
 
