@@ -116,8 +116,12 @@ __noinline __u64 ovs_ct_sweep(__u64 now)
 	use = bpf_map_lookup_elem(&ovs_ct_use, &zero);
 	if (!use)
 		return OVS_CT_PERIOD;
-	if (!use->count && use->idle)
-		return OVS_CT_PERIOD;
+	if (!use->sweep_at) {
+		if (!OVS_READ_ONCE(use->count) && OVS_READ_ONCE(use->idle))
+			return OVS_CT_PERIOD;
+		/* Unless somebody comes to an end meanwhile, or is met. */
+		*(volatile __u64 *)&use->idle = 1;
+	}
 	slice.at = use->sweep_at;
 	n = blocks > slice.at ? blocks - slice.at : 0;
 	if (n > OVS_CT_SLICE)
@@ -132,7 +136,8 @@ __noinline __u64 ovs_ct_sweep(__u64 now)
 		use->sweeps++;
 		use->sweep_ns = use->sweep_spent;
 		use->sweep_spent = 0;
-		use->idle = !use->sweep_seen;
+		if (use->sweep_seen)
+			*(volatile __u64 *)&use->idle = 0;
 		use->sweep_seen = 0;
 	}
 	pause = OVS_CT_PERIOD * OVS_CT_SLICE / (blocks ?: 1);

@@ -333,8 +333,11 @@ static __always_inline void ovs_ct_uncount(const struct ovs_ct *ct)
 	__u64 word;
 
 	use = bpf_map_lookup_elem(&ovs_ct_use, &zero);
-	if (use)
+	if (use) {
+		/* It is in limbo, and counted no more: the sweep is to look. */
+		*(volatile __u64 *)&use->idle = 0;
 		__sync_fetch_and_add(&use->count, -1ULL);
+	}
 	if (!zone)
 		return;
 #pragma clang loop unroll(disable)
