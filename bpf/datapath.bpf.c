@@ -17,6 +17,7 @@
 #include "lib/stats.h"
 #include "lib/actions.h"
 #include "lib/ct.h"
+#include "lib/ct_ask.h"
 #include "lib/ct_sweep.h"
 #include "lib/layer3.h"
 #include "lib/exact_fill.h"
@@ -269,6 +270,13 @@ SEC("tc")
 int ovs_ct_sweeper(struct ovs_ctx *ctx)
 {
 	return ovs_ct_start();
+}
+
+/* The provider runs it to have done what it asks in ovs_ct_asked. */
+SEC("tc")
+int ovs_ct_answerer(struct ovs_ctx *ctx)
+{
+	return ovs_ct_answer();
 }
 
 char ovs_license[] SEC("license") = "GPL";

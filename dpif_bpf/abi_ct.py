@@ -64,6 +64,16 @@ OVS_CT_TAG_SHIFT: Final = 38
 OVS_CT_EXP_FREE: Final = 0
 OVS_CT_EXP_TAKEN: Final = 0xffffffff
 
+OVS_CT_ANSWER_GONE: Final = 0
+OVS_CT_ANSWER_DONE: Final = 1
+OVS_CT_ANSWER_BUSY: Final = 2
+OVS_CT_ASKS: Final = 128
+
+OVS_CT_KEPT_POLICY: Final = 12
+OVS_CT_KEPT_PROTOS: Final = 8
+OVS_CT_KEPT_WORDS: Final = (2 + OVS_CT_ZONES + OVS_CT_KEPT_PROTOS
+                            * OVS_CT_POLICIES * OVS_CT_KEPT_POLICY)
+
 OVS_CT_F_LOOSE: Final = 1
 OVS_CT_F_LIBERAL: Final = 2
 OVS_CT_F_IGNORE_RST: Final = 4
@@ -167,6 +177,17 @@ class Stat(IntEnum):
 
 
 OVS_CT_STAT_MAX: Final = 16
+
+
+class Ask(IntEnum):
+    """``enum ovs_ct_ask_what``: OVS_CT_ASK_* without the prefix."""
+
+    END = 0
+    ZERO = 1
+    UNTIMEOUT = 2
+
+
+OVS_CT_ASK_MAX: Final = 3
 
 
 class Verdict(IntEnum):
@@ -306,6 +327,22 @@ CPU: Final = record("ovs_ct_cpu", f"""
     stat {OVS_CT_STAT_MAX * 8}s
     """)
 
+ASKED: Final = record("ovs_ct_asked", """
+    id I
+    gen I
+    answer Q
+    packets 16s
+    bytes 16s
+    """)
+
+ASKS: Final = record("ovs_ct_asks", f"""
+    what I
+    count I
+    policy I
+    pad I
+    one {OVS_CT_ASKS * ASKED.size}s
+    """)
+
 PKT: Final = record("ovs_ct_pkt", f"""
     now Q
     zone H
@@ -354,4 +391,4 @@ PKT: Final = record("ovs_ct_pkt", f"""
 
 RECORDS: Final[tuple[Record, ...]] = (
     TUPLE, POLICY, TCP_END, TCP, SCTP, CT, BUCKET, EXP, ZONE, CONF, USE, CPU,
-    PKT)
+    ASKED, ASKS, PKT)

@@ -55,6 +55,7 @@ NS = 1000000
 """Nanoseconds in the milliseconds of OVS_FLOW_ATTR_USED."""
 ACTS_WORDS = 1 << 20
 """ovs_acts: 8 MiB.  Equal lists of actions are there once."""
+ANSWER = "ovs_ct_answerer"
 SWEEP = "ovs_ct_sweeper"
 _FRAME = bytes(64)
 """Of which a program that is run by hand looks at nothing."""
@@ -139,7 +140,7 @@ class BpfPlane:
         self.acts = gen.mapped("ovs_acts").cast("Q")
         self.nlmem = gen.mapped("ovs_nlmem").cast("Q")
         self.meters = gen.mapped(METERS).cast("Q")
-        self.ct = CtMemory(self._ct_cpus, *(
+        self.ct = CtMemory(self._ct_cpus, self._ct_ask, *(
             gen.mapped(name).cast("Q") for name in CT_MAPPED))
         self.ct.set_up(os.urandom, room.connections)
         self._ports = PortMap(gen.mapped("ovs_ports").cast("Q"))
@@ -188,15 +189,21 @@ class BpfPlane:
         return bpfsys.map_lookup_percpu(self.gen.map_fd("ovs_ct_cpu"), 0,
                                         self.gen.map_info("ovs_ct_cpu"))
 
+    def _ct_ask(self) -> None:
+        self._run(ANSWER, "cannot change connections")
+
+    def _run(self, program: str, trouble: str) -> None:
+        """:raises BackendError: what it returns"""
+        refused = bpfprog.test_run(self.gen.prog_fd(program), _FRAME).retval
+        if refused:
+            raise BackendError(-int(refused), trouble)
+
     def start_sweep(self) -> None:
         """From now on this generation's programs end connections.
 
         :raises BackendError: the kernel refuses the timer
         """
-        refused = bpfprog.test_run(self.gen.prog_fd(SWEEP), _FRAME).retval
-        if refused:
-            raise BackendError(-int(refused), "cannot start the timer that"
-                               " ends connections")
+        self._run(SWEEP, "cannot start the timer that ends connections")
 
     # Ports
 

@@ -6,8 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from dpif_bpf.abi_ct import OVS_CT_KEPT_WORDS
+from dpif_bpf.core.conntrack.kept import Kept
 from dpif_bpf.wire.ct_entry import CtEntry, encode_entry
 from dpif_bpf.wire.ctnetlink import CtFilter, CtName
+
+
+def kept() -> Kept:
+    """Memory for the next provider, empty."""
+    return Kept(memoryview(bytearray(8 * OVS_CT_KEPT_WORDS)).cast("Q"))
 
 
 class Rows:
@@ -16,7 +23,7 @@ class Rows:
     def __init__(self, rows: int = 256) -> None:
         self.rows = rows
         self.slots: dict[tuple[int, int], int] = {}
-        self.untimed: list[int] = []
+        self.untimed: list[tuple[int, int]] = []
 
     def set_timeouts(self, row: int, first: int,
                      seconds: Sequence[int]) -> None:
@@ -25,9 +32,9 @@ class Rows:
             assert slot < 64
             self.slots[row, slot] = value
 
-    def untimeout(self, row: int) -> None:
+    def untimeout(self, proto: int, row: int) -> None:
         assert row
-        self.untimed.append(row)
+        self.untimed.append((proto, row))
 
 
 class Zones:
@@ -74,7 +81,7 @@ class Table:
     def replies(self, filter_: CtFilter,
                 header: Callable[[int, int], bytes],
                 zero: bool = False) -> Iterator[bytes]:
-        for number, _ in self.select(filter_):
+        for number in self._select(filter_):
             found = self.entry(number, zero)
             if found is not None:
                 data = encode_entry(found)
@@ -89,11 +96,16 @@ class Table:
 
     def flush(self, zone: int | None) -> None:
         self.flushed.append(zone)
-        for number, _ in self.select(CtFilter(zone=zone)):
+        for number in self._select(CtFilter(zone=zone)):
             del self.entries[number]
 
-    def select(self, filter_: CtFilter) -> list[tuple[int, int]]:
-        return [(number, one.id) for number, one in self.entries.items()
+    def end(self, filter_: CtFilter) -> Iterator[None]:
+        for number in self._select(filter_):
+            yield
+            del self.entries[number]
+
+    def _select(self, filter_: CtFilter) -> list[int]:
+        return [number for number, one in self.entries.items()
                 if filter_.matches(one)]
 
     def total(self) -> int:

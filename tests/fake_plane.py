@@ -6,12 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from dpif_bpf import abi, abi_ct
+from dpif_bpf import abi
 from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
-from dpif_bpf.core.conntrack.memory import MAPPED as CT_MAPPED
-from dpif_bpf.core.conntrack.memory import CtMemory, CtSizes
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.plane import DpCounters
@@ -33,6 +31,7 @@ from dpif_bpf.wire.netlink import (
     iter_messages,
     parse_error,
 )
+from tests import ct_memory
 from tests.fakes import FakePorts
 from tests.mapped import mapped
 
@@ -55,10 +54,7 @@ class FakePlane:
             "ovs_meters": abi.METER.size * (
                 abi.OVS_METERS + abi.OVS_METER_EXTRA),
             "ovs_ports": abi.PORT.size * abi.OVS_MAX_PORTS,
-            **{name: abi.MAPS[name].size * (
-                abi.MAPS[name].entries or CtSizes.for_connections(
-                    MAX_CONNECTIONS).entries()[name])
-               for name in CT_MAPPED}}
+            **ct_memory.sizes(MAX_CONNECTIONS)}
         self.maps = {name: mapped(size) for name, size in space.items()}
         """What programs read."""
         self.stats = FlowStats(self.maps["ovs_flow_stats"], CPUS + 1,
@@ -68,10 +64,8 @@ class FakePlane:
             seed=1, freed=self.stats.clear)
         self.acts = self.maps["ovs_acts"].cast("Q")
         self.meters = self.maps["ovs_meters"].cast("Q")
-        self.ct_cpus = [bytes(abi_ct.CPU.size)] * CPUS
-        self.ct = CtMemory(lambda: self.ct_cpus, *(
-            self.maps[name].cast("Q") for name in CT_MAPPED))
-        self.ct.set_up(lambda size: b"\1" * size, MAX_CONNECTIONS)
+        self.tracker = ct_memory.Tracker(MAX_CONNECTIONS, self.maps)
+        self.ct = self.tracker.memory
         self.nlmem = memoryview(bytearray(
             memory_words(sizes.flows) * 8)).cast("Q")
         self.port_map = PortMap(self.maps["ovs_ports"].cast("Q"))

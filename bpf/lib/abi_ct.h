@@ -271,7 +271,7 @@ struct ovs_ct_use {
 	__u64 sweep_at;		/* next record to look at */
 	__u64 sweep_spent;	/* ns, of this one so far */
 	__u64 sweep_seen;	/* records in use that this one met so far */
-	__u64 idle;		/* the last one met none */
+	__u64 idle;		/* the last one met none, nor did any end */
 	__u64 flush;		/* until so many `sweeps`, zones were flushed */
 	__u64 freed;		/* slices of the sweep that gave records back */
 	__u64 pad[7];
@@ -300,6 +300,49 @@ struct ovs_ct_cpu {
 	__u64 full;		/* ovs_ct_use.freed when none was, plus 1 */
 	__u64 stat[OVS_CT_STAT_MAX];
 };
+
+/* What the provider asks of ovs_ct_ask(), about one connection after another. */
+enum ovs_ct_ask_what {
+	OVS_CT_ASK_END,		/* end it */
+	OVS_CT_ASK_ZERO,	/* count its packets anew */
+	OVS_CT_ASK_UNTIMEOUT,	/* it has the default timeouts from now on */
+	OVS_CT_ASK_MAX,
+};
+
+/* ovs_ct_asked.answer */
+#define OVS_CT_ANSWER_GONE	0	/* it was not there any more */
+#define OVS_CT_ANSWER_DONE	1
+#define OVS_CT_ANSWER_BUSY	2	/* not done: others had it locked */
+
+struct ovs_ct_asked {
+	__u32 id;
+	__u32 gen;		/* its incarnation */
+	__u64 answer;		/* OVS_CT_ANSWER_* */
+	__u64 packets[2];	/* counted up to now, of OVS_CT_ASK_ZERO */
+	__u64 bytes[2];
+};
+
+/*
+ * ovs_ct_asked[0]: the provider writes what it asks, and has the program run,
+ * which writes the answers.
+ */
+#define OVS_CT_ASKS		128
+struct ovs_ct_asks {
+	__u32 what;		/* enum ovs_ct_ask_what */
+	__u32 count;
+	__u32 policy;		/* that they have, of OVS_CT_ASK_UNTIMEOUT */
+	__u32 pad;
+	struct ovs_ct_asked one[OVS_CT_ASKS];
+};
+
+/*
+ * ovs_ct_kept: limits and timeout policies for the next provider, in 64-bit
+ * words: core/conntrack/kept.py.
+ */
+#define OVS_CT_KEPT_POLICY	12	/* words of a policy */
+#define OVS_CT_KEPT_PROTOS	8	/* that have policies */
+#define OVS_CT_KEPT_WORDS	(2 + OVS_CT_ZONES + OVS_CT_KEPT_PROTOS * \
+				 OVS_CT_POLICIES * OVS_CT_KEPT_POLICY)
 
 /* What ovs_ct_find() makes of a packet (ovs_ct_pkt.verdict). */
 enum ovs_ct_verdict {
@@ -376,5 +419,6 @@ _Static_assert(sizeof(struct ovs_ct_tcp) == 64, "ovs_ct_tcp");
 _Static_assert(sizeof(struct ovs_ct) == 256, "ovs_ct");
 _Static_assert(sizeof(struct ovs_ct_bucket) == 64, "ovs_ct_bucket");
 _Static_assert(sizeof(struct ovs_ct_exp) == 64, "ovs_ct_exp");
+_Static_assert(sizeof(struct ovs_ct_asked) == 48, "ovs_ct_asked");
 
 #endif /* OVS_ABI_CT_H */

@@ -86,4 +86,22 @@ struct {
 	__type(value, struct ovs_ct_cpu);
 } ovs_ct_cpu SEC(".maps");
 
+/* What the provider asks, and answers (ct_ask.h).  Both write, in turn. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct ovs_ct_asks);
+} ovs_ct_asked SEC(".maps");
+
+/* For the next provider.  Programs do not read it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, OVS_CT_KEPT_WORDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} ovs_ct_kept SEC(".maps");
+
 #endif /* OVS_MAPS_CT_H */

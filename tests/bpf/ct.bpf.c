@@ -5,6 +5,7 @@
 #include "parse.h"
 #include "ct.h"
 #include "ct_sweep.h"
+#include "ct_ask.h"
 
 #ifdef OVS_CTX_XDP
 #define T_SEC "xdp"
@@ -175,6 +176,12 @@ SEC(T_SEC)
 int t_start(struct ovs_ctx *ctx)
 {
 	return ovs_ct_start();
+}
+
+SEC(T_SEC)
+int t_ask(struct ovs_ctx *ctx)
+{
+	return ovs_ct_answer();
 }
 
 char LICENSE[] SEC("license") = "GPL";

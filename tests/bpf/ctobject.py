@@ -13,6 +13,8 @@ from typing import Self
 
 from dpif_bpf import abi_ct as a
 from dpif_bpf.abi_record import Record
+from dpif_bpf.core.conntrack.memory import MAPPED, CtMemory
+from dpif_bpf.core.conntrack.table import Table, Time
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
 
@@ -22,6 +24,7 @@ COMMIT, DROP = 1, 2
 NS = 10 ** 9
 MAPS = ("ovs_ct", "ovs_ct_tab", "ovs_ct_exp", "ovs_ct_zones", "ovs_ct_policy",
         "ovs_ct_conf", "ovs_ct_use", "ovs_ct_cpu", "ovs_ct_timer")
+"""That lead into each other."""
 
 _ARG = struct.Struct("=QHHI4s2sxx")
 _OUT_ST = 16
@@ -77,7 +80,7 @@ class CtObject:
             self.memory = {
                 name: bpfsys.mmap_array(self.obj.map_fd(name),
                                         self.obj.map_info(name))
-                for name in (*MAPS[:7], "t_arg", "t_out")}
+                for name in {*MAPPED, *MAPS[:7], "t_arg", "t_out"}}
         except BaseException:
             self.obj.close()
             raise
@@ -195,11 +198,14 @@ class CtObject:
         self.memory["ovs_ct_use"].cast("Q")[
             a.USE[name].offset // 8] = value
 
+    def cpus(self) -> list[bytes]:
+        """ovs_ct_cpu of each CPU."""
+        return bpfsys.map_lookup_percpu(self.obj.map_fd("ovs_ct_cpu"), 0,
+                                        self.obj.map_info("ovs_ct_cpu"))
+
     def stats(self) -> dict[a.Stat, int]:
         """Counters, summed over the CPUs."""
-        info = self.obj.map_info("ovs_ct_cpu")
-        values = bpfsys.map_lookup_percpu(self.obj.map_fd("ovs_ct_cpu"), 0,
-                                          info)
+        values = self.cpus()
         total = {}
         for stat in a.Stat:
             total[stat] = sum(struct.unpack_from(
@@ -207,13 +213,26 @@ class CtObject:
                               for value in values)
         return total
 
+    def ask(self) -> None:
+        """Has what is in ovs_ct_asked answered."""
+        assert bpfprog.test_run(self.obj.prog_fd("t_ask"),
+                                bytes(64)).retval == 0
+
+    def table(self) -> Table:
+        """As the provider sees it, by the clock."""
+        return Table(
+            CtMemory(self.cpus, self.ask, *(
+                self.memory[name].cast("Q") for name in MAPPED)),
+            lambda: Time(time.clock_gettime_ns(_COARSE), 0))
+
     def sweep(self, now: float) -> None:
         """Go over all records once."""
         self.arg(int(now * NS), flags=0)
         done = self.use("sweeps")
         while self.use("sweeps") == done:
             bpfprog.test_run(self.obj.prog_fd("t_sweep"), bytes(64))
-            if self.use("idle") and not self.use("count"):
+            if (self.use("idle") and not self.use("count")
+                    and not self.use("sweep_at")):
                 break
 
     @staticmethod

@@ -17,7 +17,7 @@ import ct_cases as c
 import ct_limits
 import keys as k
 import pytest
-from ct_tables import Zones
+from ct_tables import Zones, kept
 from kernel_dp import Kernel, kernel_datapath
 
 from dpif_bpf.core.conntrack.answers import answer_limit
@@ -97,7 +97,7 @@ def _limits(raw: bytes) -> set[bytes]:
 
 def test_limits(kernel: Kernel) -> None:
     family = kernel.family("ovs_ct_limit")
-    ours = Limits(Zones())
+    ours = Limits(Zones(), kept())
     every = b""
     for cmd, payload in (
             (ct_limits.GET, every),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import ct_requests as r
 import ct_timeouts as t
 import pytest
-from ct_tables import Rows
+from ct_tables import Rows, kept
 from netns import Namespace
 from nfnl import NfSocket
 
@@ -39,7 +39,7 @@ def kernel() -> Iterator[NfSocket]:
 
 
 def test_kernel(kernel: NfSocket) -> None:
-    policies = Policies(Rows())
+    policies = Policies(Rows(), kept())
     for i, step in enumerate(t.STEPS):
         code, replies = kernel.ask(SUBSYS, step.cmd, 0, step.payload,
                                    step.flags)

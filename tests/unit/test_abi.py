@@ -35,6 +35,7 @@ ENUMS: dict[str, dict[str, tuple[str, type[IntEnum]]]] = {
         "ovs_ct_sctp_state": ("OVS_CT_SCTP_", abi_ct.SctpState),
         "ovs_ct_timeout": ("OVS_CT_T_", abi_ct.Timeout),
         "ovs_ct_stat": ("OVS_CT_STAT_", abi_ct.Stat),
+        "ovs_ct_ask_what": ("OVS_CT_ASK_", abi_ct.Ask),
         "ovs_ct_verdict": ("OVS_CT_V_", abi_ct.Verdict),
         "ovs_ct_made": ("OVS_CT_C_", abi_ct.Made),
     },

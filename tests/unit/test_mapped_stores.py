@@ -12,10 +12,12 @@ import ast
 import random
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ct_entries import entry
 from forests import KEY_BITS, Forest
 from mapped import mapped
 from test_services import (
@@ -32,10 +34,16 @@ from test_services import peer as peer
 
 from dpif_bpf import abi
 from dpif_bpf.core.classifier.sizes import Sizes
+from dpif_bpf.core.conntrack.kept import Kept
+from dpif_bpf.core.conntrack.limits import Limits
+from dpif_bpf.core.conntrack.policy import Policies
+from dpif_bpf.core.conntrack.table import Table
 from dpif_bpf.core.flow_stats import FlowCounts
 from dpif_bpf.core.port_map import PortEntry, PortMap
 from dpif_bpf.edge.inject import ExecSlots
 from dpif_bpf.wire import uapi as u
+from dpif_bpf.wire.ct_limit import ZoneLimit
+from dpif_bpf.wire.cttimeout import TimeoutRequest
 from dpif_bpf.wire.meter_messages import Band, MeterRequest
 from dpif_bpf.wire.netlink import Message, nla, nla_flag, nla_u32
 from tests.fake_plane import Peer
@@ -44,9 +52,12 @@ PACKAGE = Path(__file__).parents[2] / "dpif_bpf"
 WRITERS = [*sorted((PACKAGE / "core").rglob("*.py")), PACKAGE / "bpf_plane.py",
            PACKAGE / "edge" / "inject.py"]
 """Modules that are given such memory."""
-OWN_MEMORY = {("insn.py", "pack_into"), ("records.py", "cast('B')")}
-"""Instructions before they are stored; ovs_nlmem, which programs do not
-read."""
+OWN_MEMORY = {("insn.py", "pack_into"), ("records.py", "cast('B')"),
+              ("memory.py", "cast('I')")}
+"""Instructions, and timeouts, before they are stored; ovs_nlmem, which
+programs do not read."""
+READ = {"ovs_ct", "ovs_ct_exp", "ovs_ct_tab"}
+"""What programs alone write."""
 ENTRY = PortEntry(0x1234, 1500, 7, abi.OVS_PORT_F_USED)
 
 
@@ -109,9 +120,18 @@ def test_every_writer(peer: Peer) -> None:
     plane.settle()
     assert peer.do(u.OVS_FLOW_ID, u.OVS_FLOW_CMD_DEL) == (0, None)
     plane.settle()
+    number = plane.tracker.add(replace(
+        entry(6), counters=((0, 0), (0, 0)), start=1 << 60))
+    table = Table(plane.ct, plane.tracker.clock)
+    assert table.entry(number, zero=True) is not None
+    table.flush(0)
+    policies = Policies(table, Kept(plane.ct.kept))
+    policies.set_default(TimeoutRequest(
+        Message(0, 0, 0, 0, b""), 0, proto=6))
+    Limits(table, Kept(plane.ct.kept)).set([ZoneLimit(5, 6)])
     dp.close()
     assert {name for name, memory in plane.maps.items()
-            if not memory.words} == set()
+            if not memory.words} == READ
 
 
 def test_execute_slots() -> None:

@@ -16,6 +16,7 @@ from functools import partial
 from dpif_bpf.core.conntrack.interface import Connections
 from dpif_bpf.core.conntrack.limits import Limits
 from dpif_bpf.core.conntrack.policy import Policies
+from dpif_bpf.core.services.service import LATER
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire import uapi
@@ -63,8 +64,7 @@ def answer_ct(request: CtRequest, table: Connections) -> Iterator[bytes]:
         # Neither dying nor unconfirmed connections are kept in a list.
         return iter(())
     if cmd == nf.IPCTNL_MSG_CT_DELETE:
-        _flush(request.filter, table)
-        return iter(())
+        return _flush(request.filter, table)
     return table.replies(request.filter, partial(entry_header, request),
                          cmd == nf.IPCTNL_MSG_CT_GET_CTRZERO)
 
@@ -82,12 +82,12 @@ def _find(name: CtName, table: Connections) -> tuple[int, int]:
     return number, entry.id
 
 
-def _flush(filter_: CtFilter, table: Connections) -> None:
+def _flush(filter_: CtFilter, table: Connections) -> Iterator[bytes]:
     if filter_ == CtFilter(zone=filter_.zone):
         table.flush(filter_.zone)
-        return
-    for number, ct_id in table.select(filter_):
-        table.delete(number, ct_id)
+    else:
+        for _ in table.end(filter_):
+            yield LATER
 
 
 def answer_timeout(request: TimeoutRequest,

@@ -66,12 +66,12 @@ class Batch:
         return len(self.records)
 
     def take(self, rows: NDArray[np.intp] | Mask) -> Batch:
-        return Batch(_take(self.records, rows), self.ids[rows],
+        return Batch(take(self.records, rows), self.ids[rows],
                      self.timeouts[rows], self.starts[rows],
-                     _take(self.masters, rows))
+                     take(self.masters, rows))
 
 
-def _take(records: Records, rows: NDArray[np.intp] | Mask) -> Records:
+def take(records: Records, rows: NDArray[np.intp] | Mask) -> Records:
     """Rows of a structured array.  Those of one without fields are copied
     whole, which takes a third of the time."""
     whole = np.ascontiguousarray(records).view(f"V{records.itemsize}")

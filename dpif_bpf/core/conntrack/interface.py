@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import (
     Callable,
     Collection,
-    Iterable,
     Iterator,
     Mapping,
     Sequence,
@@ -19,6 +18,7 @@ from typing import Protocol
 
 from dpif_bpf.wire.ct_entry import CtEntry
 from dpif_bpf.wire.ctnetlink import CtFilter, CtName
+from dpif_bpf.wire.cttimeout import TimeoutPolicy
 
 
 class TimeoutRows(Protocol):
@@ -35,8 +35,38 @@ class TimeoutRows(Protocol):
                      seconds: Sequence[int]) -> None:
         """Writes slots `first` and following of a row."""
 
-    def untimeout(self, row: int) -> None:
-        """Makes all connections that refer to the row refer to row 0."""
+    def untimeout(self, proto: int, row: int) -> None:
+        """Makes all connections of a protocol, or all whose protocol has no
+        timeouts of its own, that refer to the row refer to row 0."""
+
+
+class KeptPolicies(Protocol):
+    """Policies for the next provider.
+
+    Row 0 stands for the default of a protocol.
+    """
+
+    def policies(self) -> Iterator[tuple[int, TimeoutPolicy]]:
+        """(row, policy), in any order."""
+
+    def put_policy(self, row: int, policy: TimeoutPolicy) -> None:
+        """Keeps one, in place of that of its row and protocol."""
+
+    def drop_policy(self, row: int, proto: int) -> None:
+        """Forgets one."""
+
+
+class KeptLimits(Protocol):
+    """Limits for the next provider."""
+
+    default_limit: int
+    """Of zones that have none of their own; 0: none."""
+
+    def limits(self) -> Iterator[tuple[int, int]]:
+        """(zone, limit) of those that have one of their own."""
+
+    def set_limit(self, zone: int, limit: int | None) -> None:
+        """:param limit: None: it has none of its own"""
 
 
 class ZoneLimits(Protocol):
@@ -80,8 +110,8 @@ class Connections(Protocol):
     def flush(self, zone: int | None) -> None:
         """Ends all, or all of a zone, without a walk over them."""
 
-    def select(self, filter_: CtFilter) -> Iterable[tuple[int, int]]:
-        """(id, CTA_ID) of each connection that is meant."""
+    def end(self, filter_: CtFilter) -> Iterator[None]:
+        """Ends each connection that is meant, some at a step."""
 
     def total(self) -> int:
         """How many there are."""

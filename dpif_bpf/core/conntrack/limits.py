@@ -9,18 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dpif_bpf.core.conntrack.interface import ZoneLimits
+from dpif_bpf.core.conntrack.interface import KeptLimits, ZoneLimits
 from dpif_bpf.wire.ct_limit import DEFAULT_ZONE, ZoneLimit
 
 
 class Limits:
-    """The limits of all zones; at first there are none."""
+    """The limits of all zones.
 
-    def __init__(self, table: ZoneLimits) -> None:
+    :param table: they are written there at once
+    :param kept: what an earlier provider had is taken from it, and what
+        changes put there
+    """
+
+    def __init__(self, table: ZoneLimits, kept: KeptLimits) -> None:
         self._table = table
-        self._default = 0
-        self._own: dict[int, int] = {}
-        table.fill_limits(0, ())
+        self._kept = kept
+        self._default = kept.default_limit
+        self._own = dict(kept.limits())
+        table.fill_limits(self._default, self._own.keys())
+        for zone, limit in self._own.items():
+            table.set_limit(zone, limit)
 
     def set(self, zones: Iterable[ZoneLimit]) -> None:
         """In their order, of which the last of a zone counts."""
@@ -30,6 +38,7 @@ class Limits:
                 default = one.limit
             else:
                 self._own[one.zone] = one.limit
+                self._kept.set_limit(one.zone, one.limit)
                 self._table.set_limit(one.zone, one.limit)
         self._set_default(default)
 
@@ -41,6 +50,7 @@ class Limits:
                 default = 0
             elif one.zone in self._own:
                 del self._own[one.zone]
+                self._kept.set_limit(one.zone, None)
                 self._table.set_limit(one.zone, self._default)
         self._set_default(default)
 
@@ -59,4 +69,5 @@ class Limits:
     def _set_default(self, limit: int) -> None:
         if limit != self._default:
             self._default = limit
+            self._kept.default_limit = limit
             self._table.fill_limits(limit, self._own.keys())

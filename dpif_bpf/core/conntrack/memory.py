@@ -16,7 +16,8 @@ MAX_CONNECTIONS = (1 << abi_ct.OVS_CT_ID_BITS) - 2 * abi_ct.OVS_CT_EXP
 DEFAULT_CONNECTIONS = 262144
 
 MAPPED = ("ovs_ct", "ovs_ct_exp", "ovs_ct_zones", "ovs_ct_policy",
-          "ovs_ct_conf", "ovs_ct_use")
+          "ovs_ct_conf", "ovs_ct_use", "ovs_ct_tab", "ovs_ct_asked",
+          "ovs_ct_kept")
 """Maps that the provider maps into its memory, in the order of CtMemory."""
 
 FLAGS = abi_ct.OVS_CT_F_LOOSE | abi_ct.OVS_CT_F_OVS
@@ -70,25 +71,33 @@ class CtSizes:
 class CtMemory:
     """What the provider maps of the tracker, as 64-bit words.
 
-    Programs write all of them but `policy` and `conf`, and the limits in
-    `zones`: a store of the provider is one of an aligned word.
+    Programs write all of them but `policy`, `conf` and `kept`, and the limits
+    in `zones`: a store of the provider is one of an aligned word.
 
     :param cpus: reads ovs_ct_cpu: abi_ct.CPU of each CPU
+    :param ask: has the program run that answers what is in `asked`
     :param records: ovs_ct: abi_ct.CT, by id
     :param expiry: ovs_ct_exp: two 32-bit seconds a word, by id
     :param zones: ovs_ct_zones: abi_ct.ZONE, by zone
     :param policy: ovs_ct_policy: abi_ct.POLICY, by row
     :param conf: ovs_ct_conf: abi_ct.CONF
     :param use: ovs_ct_use: abi_ct.USE
+    :param tab: ovs_ct_tab: abi_ct.BUCKET
+    :param asked: ovs_ct_asked: abi_ct.ASKS
+    :param kept: ovs_ct_kept: core.conntrack.kept
     """
 
     cpus: Callable[[], list[bytes]]
+    ask: Callable[[], None]
     records: memoryview
     expiry: memoryview
     zones: memoryview
     policy: memoryview
     conf: memoryview
     use: memoryview
+    tab: memoryview
+    asked: memoryview
+    kept: memoryview
 
     def set_up(self, random: Callable[[int], bytes], most: int) -> None:
         """Makes a new table ready for its first connection.  One of an

@@ -5,10 +5,9 @@ A connection refers to a row, and of it only its own protocol's slots count.
 So policies of different protocols share a row, and there is room for as many
 of each protocol as there are rows (but for row 0, the default).
 
-As in Linux net/netfilter/nfnetlink_cttimeout.c of 5.19 and later, a policy may
-be deleted while actions name it: its connections go over to the default, and
-new ones of these actions still have it until the last such action is gone.
-One that is changed is changed for all that have it.
+As in Linux net/netfilter/nfnetlink_cttimeout.c, a policy is not deleted while
+actions have it.  Connections do not keep it: with its end they go over to the
+default.  One that is changed is changed for all that have it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from dpif_bpf.core.conntrack.interface import TimeoutRows
+from dpif_bpf.core.conntrack.interface import KeptPolicies, TimeoutRows
 from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire.cttimeout import (
     GENERIC,
@@ -68,37 +67,49 @@ def tracked(proto: int) -> int:
 
 @dataclass(eq=False, slots=True)
 class Policy:
-    """A policy that there is, or that actions still have.
+    """A policy.
 
     :param made: what was asked for, as it is now
     :param row: of the table, never 0
     :param users: actions that have it
-    :param deleted: it has no name any more
     """
 
     made: TimeoutPolicy
     row: int
     users: int = 0
-    deleted: bool = False
 
 
 class Policies:
-    """All policies, and the defaults."""
+    """All policies, and the defaults.
 
-    def __init__(self, table: TimeoutRows) -> None:
+    :param table: its rows are written at once
+    :param kept: what an earlier provider had is taken from it, and what
+        changes put there
+    """
+
+    def __init__(self, table: TimeoutRows, kept: KeptPolicies) -> None:
         self._table = table
+        self._kept = kept
         self._defaults = dict(DEFAULTS)
         self._by_name: dict[str, Policy] = {}
         self._taken: dict[int, set[int]] = {proto: set() for proto in STATES}
         """Rows by protocol."""
+        for row, made in kept.policies():
+            if row:
+                self._by_name[made.name] = Policy(made, row)
+                self._taken[made.proto].add(row)
+            else:
+                self._defaults[made.proto] = made.timeouts
         for proto, timeouts in self._defaults.items():
             self._write(0, proto, timeouts)
+        for policy in self:
+            self._write(policy.row, policy.made.proto, policy.made.timeouts)
 
     def __len__(self) -> int:
         return len(self._by_name)
 
     def __iter__(self) -> Iterator[Policy]:
-        """Those that have a name, the oldest first."""
+        """All of them, the oldest first."""
         return iter(tuple(self._by_name.values()))
 
     def get(self, name: str) -> Policy:
@@ -127,6 +138,7 @@ class Policies:
                              self._completed(request))
         policy = Policy(made, self._take_row(request.proto))
         self._write(policy.row, made.proto, made.timeouts)
+        self._kept.put_policy(policy.row, made)
         self._by_name[made.name] = policy
 
     def _change(self, policy: Policy, request: TimeoutRequest) -> None:
@@ -144,19 +156,25 @@ class Policies:
                 " family or protocol")
         policy.made = replace(made, timeouts=self._completed(request))
         self._write(policy.row, made.proto, policy.made.timeouts)
+        self._kept.put_policy(policy.row, policy.made)
 
     def delete(self, name: str) -> None:
-        """:raises RequestError: ENOENT"""
+        """:raises RequestError: ENOENT; EBUSY while actions have it"""
         policy = self.get(name)
+        if policy.users:
+            raise RequestError(
+                errno.EBUSY, f"{policy.users} actions have timeout policy"
+                f" {name}")
         del self._by_name[name]
-        policy.deleted = True
-        self._table.untimeout(policy.row)
-        self._let_go(policy)
+        self._kept.drop_policy(policy.row, policy.made.proto)
+        self._table.untimeout(policy.made.proto, policy.row)
+        self._taken[policy.made.proto].discard(policy.row)
 
     def clear(self) -> None:
-        """Deletes all of them."""
-        for name in tuple(self._by_name):
-            self.delete(name)
+        """Deletes all that no action has."""
+        for policy in self:
+            if not policy.users:
+                self.delete(policy.made.name)
 
     def default(self, l3num: int, proto: int) -> TimeoutPolicy:
         """:raises RequestError: EOPNOTSUPP"""
@@ -174,6 +192,7 @@ class Policies:
                       else (request.proto,)):
             self._defaults[proto] = timeouts
             self._write(0, proto, timeouts)
+            self._kept.put_policy(0, TimeoutPolicy("", 0, proto, timeouts))
 
     def hold(self, name: str, family: int, proto: int) -> Policy | None:
         """The policy that an action ct(timeout=`name`) has from now on.
@@ -191,20 +210,14 @@ class Policies:
         return policy
 
     def release(self, policy: Policy) -> None:
-        """Ends a hold()."""
+        """Ends a hold(), when no program can make a connection of it any
+        more."""
         assert policy.users > 0
         policy.users -= 1
-        if policy.deleted and not policy.users:
-            self._table.untimeout(policy.row)
-            self._let_go(policy)
 
     def use(self, policy: Policy) -> int:
         """CTA_TIMEOUT_USE."""
         return policy.users + 1
-
-    def _let_go(self, policy: Policy) -> None:
-        if not policy.users:
-            self._taken[policy.made.proto].discard(policy.row)
 
     def _take_row(self, proto: int) -> int:
         taken = self._taken[proto]

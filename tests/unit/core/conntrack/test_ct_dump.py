@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-import struct
 from functools import partial
 
 import ct_requests as r
 import numpy as np
 import pytest
 from ct_entries import entries, tuples
+from ct_memory import HELPERS, record
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dpif_bpf.core.conntrack.dump import RECORD, TUPLE, Batch, dump, match
 from dpif_bpf.core.conntrack.tuples import SIZE, pack_tuple, unpack_tuple
 from dpif_bpf.wire import nf_uapi as nf
-from dpif_bpf.wire.ct_entry import CtEntry, SctpInfo, TcpInfo
+from dpif_bpf.wire.ct_entry import CtEntry
 from dpif_bpf.wire.ct_tuple import CtTuple
 from dpif_bpf.wire.ctnetlink import (
     decode_ct_request,
@@ -24,37 +24,6 @@ from dpif_bpf.wire.ctnetlink import (
     entry_reply,
 )
 from dpif_bpf.wire.netlink import NLM_F_DUMP
-
-HELPERS = ("", "ftp", "tftp")
-
-
-def record(entry: CtEntry) -> bytes:
-    """Of bpf/lib/abi_ct.h, written down once more."""
-    proto = bytearray(64)
-    info = entry.protoinfo
-    if isinstance(info, TcpInfo):
-        for i in (0, 1):
-            proto[20 * i + 16] = info.scales[i]
-            proto[20 * i + 17] = info.flags[i]
-    elif isinstance(info, SctpInfo):
-        struct.pack_into("!II", proto, 0, *info.vtags)
-    assert entry.counters is not None
-    adjusts = entry.seq_adj
-    shifts = ([0] * 6 if adjusts is None else
-              [getattr(one, name) for name in ("pos", "before", "after")
-               for one in adjusts])
-    data = (bytes(8) + pack_tuple(entry.orig, entry.zone)
-            + struct.pack("=IBxHII", entry.status,
-                          0 if info is None else info.state, 0, entry.mark,
-                          0)
-            + pack_tuple(entry.reply, entry.zone) + entry.labels
-            + struct.pack("=IHxx", 0, HELPERS.index(entry.helper))
-            + bytes(proto)
-            + struct.pack("=4Q", *(entry.counters[i][j] for j in (0, 1)
-                                   for i in (0, 1)))
-            + bytes(8) + struct.pack("=II4i", *shifts))
-    assert len(data) == 256
-    return data
 
 
 def filled() -> list[CtEntry]:

@@ -7,8 +7,8 @@ from errno import EINVAL, EOPNOTSUPP, ERANGE
 
 import ct_limits as c
 import pytest
-from ct_tables import Zones
-from hypothesis import given
+from ct_tables import Zones, kept
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpif_bpf.core.conntrack.answers import answer_limit
@@ -29,7 +29,7 @@ def zones() -> Zones:
 
 @pytest.fixture
 def limits(zones: Zones) -> Limits:
-    return Limits(zones)
+    return Limits(zones, kept())
 
 
 def ask(limits: Limits, cmd: int, *asked: tuple[int, int],
@@ -115,7 +115,7 @@ CHANGE = st.lists(st.builds(ZoneLimit, ZONE, st.integers(0, 5)), max_size=4)
 def test_any_order(changes: list[tuple[bool, list[ZoneLimit]]]) -> None:
     """The table says what a model says that is written down plainly."""
     zones = Zones()
-    limits = Limits(zones)
+    limits = Limits(zones, kept())
     default, own = 0, dict[int, int]()
     for delete, asked in changes:
         (limits.delete if delete else limits.set)(asked)
@@ -130,3 +130,18 @@ def test_any_order(changes: list[tuple[bool, list[ZoneLimit]]]) -> None:
                                     for zone in range(6)]
         assert [(one.zone, one.limit) for one in limits.get(None)] == [
             (DEFAULT_ZONE, default), *sorted(own.items())]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.booleans(), CHANGE), max_size=8))
+def test_the_next_provider(
+        changes: list[tuple[bool, list[ZoneLimit]]]) -> None:
+    memory = kept()
+    limits = Limits(Zones(), memory)
+    for delete, asked in changes:
+        (limits.delete if delete else limits.set)(asked)
+    zones = Zones()
+    assert list(Limits(zones, memory).get(None)) == list(limits.get(None))
+    for zone in range(5):
+        (found,) = limits.get([ZoneLimit(zone)])
+        assert zones.limits[zone] == found.limit

@@ -6,12 +6,13 @@ tests/system/test_cttimeout_kernel.py puts the same requests to the kernel.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 
 import ct_requests as r
 import ct_timeouts as t
 import pytest
-from ct_tables import Rows
+from ct_tables import Rows, kept
 
 from dpif_bpf.core.conntrack.answers import answer_timeout
 from dpif_bpf.core.conntrack.policy import DEFAULTS, SLOTS, Policies
@@ -19,7 +20,7 @@ from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6
 from dpif_bpf.wire.cttimeout import GENERIC, STATES, decode_timeout
-from dpif_bpf.wire.netlink import nla_u8
+from dpif_bpf.wire.netlink import nla, nla_u8
 
 SUBSYS = nf.NFNL_SUBSYS_CTNETLINK_TIMEOUT
 
@@ -37,7 +38,7 @@ def rows() -> Rows:
 
 @pytest.fixture
 def policies(rows: Rows) -> Policies:
-    return Policies(rows)
+    return Policies(rows, kept())
 
 
 def test_steps(policies: Policies) -> None:
@@ -111,28 +112,55 @@ def test_hold(policies: Policies) -> None:
 
 
 def test_delete_while_held(rows: Rows, policies: Policies) -> None:
-    """Its connections lose it at once, the action's new ones have it, and the
-    row is given to another only when no action has it."""
+    """It stays for as long as an action has it; when it goes, its connections
+    lose it, and the row is given to the next one."""
     ask(policies, t.NEW, t.policy("p", 17, t1=5))
+    ask(policies, t.NEW, t.policy("q", 6, t1=5))
     held = policies.hold("p", AF_INET, 17)
     assert held is not None
-    ask(policies, t.DELETE, t.name("p"))
-    assert rows.untimed == [1]
-    assert policies.hold("p", AF_INET, 17) is None
-    ask(policies, t.NEW, t.policy("p", 17, t1=6))
-    assert policies.get("p").row == 2
-    assert (rows.slots[1, 16], rows.slots[2, 16]) == (5, 6)
-    policies.release(held)
-    assert rows.untimed == [1, 1]
-    ask(policies, t.NEW, t.policy("q", 17))
-    assert policies.get("q").row == 1
+    with pytest.raises(RequestError) as caught:
+        ask(policies, t.DELETE, t.name("p"))
+    assert caught.value.errno == errno.EBUSY
+    assert (len(policies), rows.untimed) == (2, [])
     ask(policies, t.DELETE)
-    assert rows.untimed == [1, 1, 2, 1]
-    assert not len(policies)
+    assert rows.untimed == [(6, 1)]
+    assert [policy.made.name for policy in policies] == ["p"]
+    ask(policies, t.NEW, t.policy("r", 17, t1=6))
+    assert policies.get("r").row == 2
+    policies.release(held)
+    ask(policies, t.DELETE, t.name("p"))
+    assert rows.untimed == [(6, 1), (17, 1)]
+    assert policies.hold("p", AF_INET, 17) is None
+    ask(policies, t.NEW, t.policy("s", 17))
+    assert policies.get("s").row == 1
+
+
+def test_the_next_provider() -> None:
+    """Rows, names and defaults are as they were."""
+    memory = kept()
+    policies = Policies(Rows(), memory)
+    for step in t.STEPS[:-6]:
+        with contextlib.suppress(DpifError):
+            ask(policies, step.cmd, step.payload, step.flags)
+    ask(policies, t.NEW, nla(nf.CTA_TIMEOUT_NAME, b"\xff" * 31 + b"\0")
+        + t.numbers(6, 0xffff) + t.data(t1=1 << 31))
+    assert len(policies) > 9
+    rows = Rows()
+    other = Policies(rows, memory)
+    assert {policy.made.name: (policy.made, policy.row) for policy in other
+            } == {policy.made.name: (policy.made, policy.row)
+                  for policy in policies}
+    for proto in STATES:
+        assert other.default(2, proto) == policies.default(2, proto)
+    for policy in other:
+        assert rows.slots[policy.row, SLOTS[policy.made.proto]
+                          ] == policy.made.timeouts[0]
+    ask(other, t.DELETE)
+    assert not len(Policies(Rows(), memory))
 
 
 def test_full() -> None:
-    policies = Policies(Rows(3))
+    policies = Policies(Rows(3), kept())
     ask(policies, t.NEW, t.policy("a", 17))
     ask(policies, t.NEW, t.policy("b", 17))
     ask(policies, t.NEW, t.policy("c", 6))
