@@ -574,6 +574,7 @@ class Map:
     :param group: maps that lead into each other: all of a group are taken
         over, or none
     :param mapped: False: one that nobody can map, as a timer is in it
+    :param common: all datapaths have the same one
     """
 
     life: Life
@@ -583,13 +584,14 @@ class Map:
     version: int = 0
     group: str = ""
     mapped: bool = True
+    common: bool = False
 
 
 def _ct(size: int, entries: int | None = None, per_cpu: bool = False,
         mapped: bool = True) -> Map:
     """One of the connection tracker's."""
     return Map(Life.SHARED, size, entries, per_cpu,
-               abi_ct.OVS_CT_ABI_VERSION, "conntrack", mapped)
+               abi_ct.OVS_CT_ABI_VERSION, "conntrack", mapped, common=True)
 
 
 FIRST_LAYOUTS: Final = 2
@@ -607,7 +609,8 @@ MAPS: Final[Mapping[str, Map]] = {
     "ovs_ct_conf": _ct(abi_ct.CONF.size, 1),
     "ovs_ct_cpu": _ct(abi_ct.CPU.size, 1, per_cpu=True),
     "ovs_ct_exp": _ct(abi_ct.EXP.size),
-    "ovs_ct_kept": Map(Life.SHARED, 8, abi_ct.OVS_CT_KEPT_WORDS, version=1),
+    "ovs_ct_kept": Map(Life.SHARED, 8, abi_ct.OVS_CT_KEPT_WORDS, version=1,
+                       group="conntrack's limits", common=True),
     "ovs_ct_policy": _ct(abi_ct.POLICY.size, abi_ct.OVS_CT_POLICIES),
     "ovs_ct_tab": _ct(abi_ct.BUCKET.size),
     "ovs_ct_timer": _ct(16, 1, mapped=False),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from types import MappingProxyType
 
 from dpif_bpf import abi
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats, total
@@ -62,20 +63,24 @@ class Earlier:
 
     :param version: OVS_ABI_VERSION of the provider that made it
     :param sizes: elements of maps that ours sizes, by name
+    :param common: maps that all datapaths have, by name
     :ivar differing: maps that begin anew, as they have another layout or
         another size
     """
 
     def __init__(self, gen: Generation, version: int,
-                 sizes: Mapping[str, int]) -> None:
+                 sizes: Mapping[str, int],
+                 common: Mapping[str, int] = MappingProxyType({})) -> None:
         self._gen = gen
+        self._common = common
         first = 1 if version == abi.FIRST_LAYOUTS else 0
         anew = {
             name for name, ours in abi.MAPS.items()
             if ours.life != abi.Life.FRESH and name != RECORDS
             and not (gen.layouts.get(name, first) == ours.version
                      and fits(gen, name, sizes.get(name)
-                              if ours.life == abi.Life.SHARED else None))}
+                              if ours.life == abi.Life.SHARED else None)
+                     and self._is_common(name))}
         groups = {abi.MAPS[name].group for name in anew} - {""}
         self._anew = anew | {name for name, ours in abi.MAPS.items()
                              if ours.group in groups}
@@ -101,7 +106,13 @@ class Earlier:
         return {name: self._gen.map_fd(name)
                 for name, ours in abi.MAPS.items()
                 if ours.life == abi.Life.SHARED
-                and name not in self._anew}
+                and name not in self._anew} | dict(self._common)
+
+    def _is_common(self, name: str) -> bool:
+        """Whether a map is the one that all datapaths have, if they do."""
+        fd = self._common.get(name)
+        return fd is None or bpfsys.map_info(
+            fd).map_id == self._gen.map_info(name).map_id
 
     def counters(self) -> DpCounters:
         """Packets, over all bridges that there were."""

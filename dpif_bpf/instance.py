@@ -9,6 +9,7 @@ when something is taken apart, the rest is taken apart, too.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ import ovs.vlog
 
 from dpif_bpf import abi
 from dpif_bpf.bpf_plane import BpfPlane, Room, load
+from dpif_bpf.core.conntrack.table import Time
+from dpif_bpf.core.conntrack.tracker import Conntrack
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import InjectPair, PortEdge
 from dpif_bpf.core.plane import ANY_BRIDGE
@@ -30,6 +33,9 @@ from dpif_bpf.hooking import Hooking
 from dpif_bpf.limited import msec
 
 vlog = ovs.vlog.Vlog("provider")
+
+_COARSE = 6
+"""CLOCK_MONOTONIC_COARSE"""
 
 
 @dataclass(slots=True)
@@ -80,6 +86,12 @@ class Instance:
         return found
 
 
+def ct_time() -> Time:
+    """As the tracker's programs have it."""
+    coarse = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return Time(time.clock_gettime_ns(_COARSE), time.time_ns() - coarse)
+
+
 def attempt(*steps: Callable[[], object]) -> None:
     """Takes all steps, and tells of those that fail."""
     for error in failures(*steps):
@@ -93,6 +105,7 @@ class Maker:
     :ivar garbage: whether something was taken apart, or could not be, since
         its owner set it to False: there are tables of cycles, as large as
         all of their maps, or pins or devices of nothing
+    :ivar conntrack: of all datapaths; None when there is none
     """
 
     def __init__(self, loader: Loader, ports: PortEdge, room: Room,
@@ -104,14 +117,22 @@ class Maker:
         self._send = send
         self._samples = samples
         self._grace = grace
+        self._planes: list[BpfPlane] = []
+        self.conntrack: Conntrack | None = None
         self.garbage = False
+
+    def common(self) -> dict[str, int]:
+        """Maps that all datapaths have, by name; none without a datapath."""
+        return {name: plane.gen.map_fd(name) for plane in self._planes[:1]
+                for name, ours in abi.MAPS.items() if ours.common}
 
     def build(self, name: str, number: int, generation: int,
               shared: Mapping[str, int] | None = None) -> Instance:
         """
         :param generation: to be; two in a row have inject devices of their
             own, so that what is on its way through the old one's arrives
-        :param shared: maps that it takes, by name
+        :param shared: maps that it takes, by name; without them those that
+            all datapaths have
         """
         turn = generation & 1
         sender = f"ovsx{number}s{turn}"
@@ -124,7 +145,8 @@ class Maker:
             if fresh:
                 undo.callback(attempt,
                               lambda: self._ports.delete_inject(pair))
-            gen = load(self._loader, name, self.room, pair, shared)
+            gen = load(self._loader, name, self.room, pair,
+                       self.common() if shared is None else shared)
             undo.callback(attempt,
                           lambda: self._loader.remove_unfinished(name))
             with contextlib.ExitStack() as closing:
@@ -135,14 +157,29 @@ class Maker:
                                  lambda program: dp.programs.release(program))
                 closing.pop_all()
             undo.callback(plane.close)
+            conntrack = self._enter(plane)
+            undo.callback(self._leave, plane)
             dp: Datapath = Datapath(
                 name, number, plane, self._ports, msec, self._samples,
-                self._report)
+                self._report, conntrack.policies)
             upcalls = Upcalls(dp, self._send, BUDGET)
             ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
             undo.pop_all()
         self._grace.watch(plane.classifier, dp.programs)
         return Instance(dp, plane, pair, ring, upcalls, fresh)
+
+    def _enter(self, plane: BpfPlane) -> Conntrack:
+        self._planes.append(plane)
+        if self.conntrack is None:
+            self.conntrack = Conntrack(plane.ct, ct_time)
+        return self.conntrack
+
+    def _leave(self, plane: BpfPlane) -> None:
+        self._planes.remove(plane)
+        if not self._planes:
+            self.conntrack = None
+        elif self.conntrack is not None:
+            self.conntrack.table.use(self._planes[0].ct)
 
     def _report(self, text: str) -> None:
         vlog.warn(text)
@@ -172,5 +209,7 @@ class Maker:
         """Lets go of it; what is pinned goes on."""
         self._grace.forget(instance.plane.classifier, instance.dp.programs)
         instance.ring.close()
+        instance.dp.timeouts.close()
+        self._leave(instance.plane)
         instance.plane.close()
         self.garbage = True

@@ -13,6 +13,7 @@ import ovs.vlog
 
 from dpif_bpf.bpf_plane import Room
 from dpif_bpf.core.conntrack.memory import DEFAULT_CONNECTIONS
+from dpif_bpf.core.conntrack.tracker import Conntrack
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.devices import InjectPair, LinkEvent, Poller, PortEdge
 from dpif_bpf.core.samples import Samples
@@ -133,6 +134,9 @@ class Provider:
 
     def notify(self, group: int, message: bytes) -> None:
         self._multicast(group, message)
+
+    def conntrack(self) -> Conntrack | None:
+        return self._maker.conntrack
 
     def reclaim(self) -> bool:
         for instance in self._instances.values():

@@ -160,7 +160,8 @@ class Takeovers:
 
     def _replace(self, old: Generation, kept: restore.Kept) -> Instance:
         started = msec()
-        earlier = Earlier(old, kept.version, self._maker.room.entries())
+        earlier = Earlier(old, kept.version, self._maker.room.entries(),
+                          self._maker.common())
         instance = self._maker.build(old.dp, kept.number, old.number + 1,
                                      earlier.shared())
         dp = instance.dp

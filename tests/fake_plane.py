@@ -10,6 +10,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
+from dpif_bpf.core.conntrack.tracker import Conntrack
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.flow_stats import FlowCounts, FlowStats
 from dpif_bpf.core.plane import DpCounters
@@ -168,17 +169,24 @@ class FakeProvider:
     left: dict[str, str] = field(default_factory=dict)
     """Why datapaths of earlier providers are not taken over, by name."""
 
+    tracker: Conntrack | None = None
+
     def datapaths(self) -> list[Datapath]:
         return list(self.dps)
+
+    def conntrack(self) -> Conntrack | None:
+        return self.tracker
 
     def make(self, request: DatapathRequest) -> Datapath:
         assert request.name is not None
         if any(dp.name == request.name for dp in self.dps):
             raise RequestError(17, "exists")
         plane = FakePlane()
+        if self.tracker is None:
+            self.tracker = Conntrack(plane.ct, plane.tracker.clock)
         dp = Datapath(request.name, len(self.dps), plane, self.ports,
                       lambda: 0, Samples(self.psample),
-                      self.reports.append)
+                      self.reports.append, self.tracker.policies)
         dp.change(request)
         dp.ports.make(request.name, uapi.OVS_VPORT_TYPE_INTERNAL, LOCAL,
                      (request.upcall_pid or 0,))
@@ -189,6 +197,9 @@ class FakeProvider:
     def remove(self, dp: Datapath) -> None:
         self.dps.remove(dp)
         dp.close()
+        dp.timeouts.close()
+        if not self.dps:
+            self.tracker = None
 
     def absent(self, name: str) -> str | None:
         return self.left.get(name)

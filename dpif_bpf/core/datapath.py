@@ -14,6 +14,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.actions.programs import DescTable, ProgramCache
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.core.bridges import Bridges
+from dpif_bpf.core.conntrack.policy import Holds, Policies
 from dpif_bpf.core.devices import PortEdge
 from dpif_bpf.core.flow_table import FlowTable
 from dpif_bpf.core.keeper import Keeper, Settings
@@ -47,13 +48,15 @@ class Datapath:
     :param samples: sends samples
     :param report: told what failed while something was ended, which went on
         to its end all the same
+    :param policies: timeouts that actions may have
     :ivar vports: the ports by number, name and device
     """
 
     def __init__(self, name: str, number: int, plane: Plane,
                  devices: PortEdge, clock: Callable[[], int],
                  samples: Samples,
-                 report: Callable[[str], object] = len) -> None:
+                 report: Callable[[str], object] = len,
+                 policies: Policies | None = None) -> None:
         self.name = name
         self.number = number
         self.plane = plane
@@ -63,6 +66,7 @@ class Datapath:
         self.base = DpCounters()
         self.dropped: tuple[int, ...] = (0,) * abi.OVS_DROP_MAX
         """Drops that earlier generations counted, by reason."""
+        self.timeouts = Holds(policies)
         self.descs = DescTable()
         self.samples = samples
         self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,

@@ -37,6 +37,7 @@ from dpif_bpf.edge.pins import remove_tree
 from dpif_bpf.edge.psample_group import Psample
 from dpif_bpf.errors import BackendError
 from dpif_bpf.wire import uapi as u
+from dpif_bpf.wire.ct_limit import ZoneLimit
 from dpif_bpf.wire.netlink import NLA_F_NESTED, nla, nla_u32
 
 pytestmark = [
@@ -209,14 +210,14 @@ def test_connections_outlive_providers(whole: Site, log: list[str]) -> None:
                                                            120))[0]
     record = abi_ct.CT.size // 8
     ct.records[5 * record] = 7 << abi_ct.OVS_CT_GEN_SHIFT
-    ct.policy[3] = 77
+    ct.policy[14] = 77  # of no protocol
     kept = ct.conf.tobytes()
     assert any(kept[:32]) and any(kept[32:48])
     generation = peer.instance.plane.gen.map_info("ovs_ct_timer").map_id
     whole.stop(peer)
     peer = whole.start()
     ct = peer.instance.plane.ct
-    assert ct.conf.tobytes() == kept and ct.policy[3] == 77
+    assert ct.conf.tobytes() == kept and ct.policy[14] == 77
     assert ct.records[5 * record] == 7 << abi_ct.OVS_CT_GEN_SHIFT
     plane = peer.instance.plane
     assert plane.gen.map_info("ovs_ct_timer").map_id == generation
@@ -240,6 +241,54 @@ def test_connections_outlive_providers(whole: Site, log: list[str]) -> None:
                for line in log)
     assert peer.instance.plane.ct.conf.tobytes() != kept
     assert len(peer.instance.plane.ct.records) == 5008 * record
+
+
+def common_maps(peer: Peer) -> set[tuple[str, int]]:
+    """Maps that all datapaths should have: name and id, as each has it."""
+    return {(name, instance.plane.gen.map_info(name).map_id)
+            for instance in peer.provider.instances()
+            for name, ours in abi.MAPS.items() if ours.common}
+
+
+def test_all_datapaths_have_one_table(whole: Site, log: list[str]) -> None:
+    """As the kernel's have; whoever goes, and when they are taken over."""
+    peer = furnish(whole, 1)
+    assert peer.new_dp("other") == (0, None)
+    maps = common_maps(peer)
+    assert len(maps) == len({name for name, _ in maps}) > 8
+    conntrack = peer.provider.conntrack()
+    assert conntrack is not None
+    conntrack.limits.set([ZoneLimit(7, 5)])
+    whole.stop(peer)
+    peer = whole.start()
+    assert common_maps(peer) == maps
+    assert len(list(peer.provider.instances())) == 2
+    assert peer.del_dp() == (0, None)
+    conntrack = peer.provider.conntrack()
+    assert conntrack is not None
+    assert list(conntrack.limits.get(None)) == [ZoneLimit(-1),
+                                                ZoneLimit(7, 5)]
+    assert peer.new_dp() == (0, None)
+    assert common_maps(peer) == maps
+    # Of another size they are those of the first one that is taken over.
+    log.clear()
+    whole.stop(peer)
+    peer = whole.start(ct_max=5000)
+    now = common_maps(peer)
+    assert {name for name, _ in now & maps} == {"ovs_ct_kept"}
+    assert len(now) == len(maps)
+    assert all("ovs_ct" in instance.anew
+               for instance in peer.provider.instances())
+    conntrack = peer.provider.conntrack()
+    assert conntrack is not None
+    assert conntrack.table.most() == 5000
+    assert list(conntrack.limits.get(None)) == [ZoneLimit(-1),
+                                                ZoneLimit(7, 5)]
+    assert conntrack.table.memory.zones[15] == 5
+    assert peer.del_dp() == peer.del_dp("other") == (0, None)
+    assert peer.provider.conntrack() is None
+    assert peer.new_dp() == (0, None)
+    assert not common_maps(peer) & now
 
 
 def test_meters_that_are_not_whole(site: Site, log: list[str]) -> None:

@@ -54,6 +54,7 @@ FAMILIES = {
     u.OVS_FLOW_ID: Family(_ALL, _GET, _GET, _ALL),
     u.OVS_PACKET_ID: Family(frozenset((u.OVS_PACKET_CMD_EXECUTE,))),
     u.OVS_METER_ID: Family(_ALL, _ALL),
+    u.OVS_CT_LIMIT_ID: Family(frozenset((1, 2, 3)), frozenset((1, 2, 3))),
 }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from dpif_bpf.core.conntrack.tracker import Conntrack
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.services.families import make_router
@@ -54,8 +55,10 @@ class FuzzProvider(FakeProvider):
         plane = FakePlane()
         number = next(n for n in range(3)
                       if n not in {dp.number for dp in self.dps})
+        if self.tracker is None:
+            self.tracker = Conntrack(plane.ct, plane.tracker.clock)
         dp = Datapath(name, number, plane, self.ports, lambda: 0,
-                      Samples(self.psample))
+                      Samples(self.psample), policies=self.tracker.policies)
         try:
             dp.change(request)
             dp.ports.make(name, u.OVS_VPORT_TYPE_INTERNAL, LOCAL,
@@ -71,6 +74,9 @@ class FuzzProvider(FakeProvider):
         self.dps.remove(dp)
         del self.made[dp.name]
         dp.close()
+        dp.timeouts.close()
+        if not self.dps:
+            self.tracker = None
 
     def reclaim(self) -> bool:
         waiting = False

@@ -120,12 +120,12 @@ def test_statistics_of_interfaces(lab: Lab) -> None:
 
 
 def test_conntrack_goes_to_the_provider(lab: Lab) -> None:
-    """Not to the kernel's: the provider refuses, for lack of a tracker."""
+    """Not to the kernel's."""
     lab.add_bridge("b0")
-    lab.tool("ovs-appctl", "-t", SWITCH, "dpctl/dump-conntrack",
-             "bpf@ovs-bpf", check=False)
-    assert ("netlink dump request error (Operation not supported)"
-            in lab.text(f"{SWITCH}.log"))
+    lab.appctl("dpctl/ct-set-limits", "bpf@ovs-bpf", "zone=5,limit=7")
+    assert lab.appctl("dpctl/dump-conntrack", "bpf@ovs-bpf") == ""
+    assert "zone=5,limit=7,count=0" in lab.appctl(
+        "dpctl/ct-get-limits", "bpf@ovs-bpf")
 
 
 def test_version_and_dispatch(lab: Lab) -> None:

@@ -97,7 +97,8 @@ class Connections(Protocol):
     def replies(self, filter_: CtFilter,
                 header: Callable[[int, int], bytes],
                 zero: bool = False) -> Iterator[bytes]:
-        """A message of each connection that is meant.
+        """A message of each connection that is meant; empty ones between
+        these divide what takes long.
 
         :param header: what comes before the attributes, of (family, their
             size in bytes); these are as of ct_entry.encode_entry()

@@ -13,6 +13,7 @@ default.  One that is changed is changed for all that have it.
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -244,3 +245,34 @@ class Policies:
         if proto in _UNSPEC:
             first, timeouts = first - 1, (timeouts[0], *timeouts)
         self._table.set_timeouts(row, first, timeouts)
+
+
+class Holds:
+    """The policies that the actions of one datapath have.
+
+    :param policies: None: there are none
+    """
+
+    def __init__(self, policies: Policies | None = None) -> None:
+        self._policies = policies
+        self._held: Counter[Policy] = Counter()
+
+    def hold(self, name: str, family: int, proto: int) -> Policy | None:
+        """Policies.hold()."""
+        if self._policies is None:
+            return None
+        policy = self._policies.hold(name, family, proto)
+        if policy is not None:
+            self._held[policy] += 1
+        return policy
+
+    def release(self, policy: Policy) -> None:
+        """Policies.release() of what hold() gave."""
+        assert self._policies is not None and self._held[policy]
+        self._held[policy] -= 1
+        self._policies.release(policy)
+
+    def close(self) -> None:
+        """The datapath has gone, and its actions with it."""
+        for policy in list(self._held.elements()):
+            self.release(policy)

@@ -41,11 +41,13 @@ from dpif_bpf.core.conntrack.policy import tracked
 from dpif_bpf.core.conntrack.tuples import pack_tuple
 from dpif_bpf.wire.ct_action import HELPERS
 from dpif_bpf.wire.ct_entry import CtEntry
-from dpif_bpf.wire.ctnetlink import CtFilter, CtName
+from dpif_bpf.wire.ctnetlink import ALL, CtFilter, CtName
 
 NS = 10 ** 9
 SLICE = 4096
-"""Records that are shown, or ended, in one go: a few ms."""
+"""Connections that are shown, or ended, in one go: a few ms."""
+SCAN = 65536
+"""Records whose zone is looked at in one go."""
 HELPER_NAMES = ("", *HELPERS)
 """By the number in a record."""
 TRIES = 16
@@ -154,12 +156,19 @@ class Table:
                 & (ends != abi_ct.OVS_CT_EXP_TAKEN))
         return Found(ids, records, ends).take(kept)
 
-    def slices(self) -> Iterator[Found]:
-        """All connections that there are over all the time of it, and some
-        of the others.  Each slice is as it is when it is taken."""
-        ids = self._running(self._clock())
-        for start in range(0, len(ids), SLICE):
-            yield self._copy(ids[start:start + SLICE], self._clock())
+    def slices(self, filter_: CtFilter = ALL) -> Iterator[Found]:
+        """All connections that are meant and that there are over all the time
+        of it, and some of the others.  Each slice is as it is when it is
+        taken."""
+        running = self._running(self._clock())
+        zones = self._all()["orig"]["zone"]
+        for first in range(0, len(running), SCAN):
+            ids = running[first:first + SCAN]
+            if filter_.zone is not None:
+                ids = ids[zones[ids] == filter_.zone]
+            for start in range(0, len(ids) or 1, SLICE):
+                found = self._copy(ids[start:start + SLICE], self._clock())
+                yield found.take(match(filter_, found.records))
 
     def _ct_ids(self, found: Found) -> NDArray[np.uint32]:
         return ((found.ids.astype(np.uint32) << np.uint32(8)
@@ -217,11 +226,11 @@ class Table:
     def replies(self, filter_: CtFilter,
                 header: Callable[[int, int], bytes],
                 zero: bool = False) -> Iterator[bytes]:
-        for found in self.slices():
-            meant = found.take(match(filter_, found.records))
+        for found in self.slices(filter_):
             if zero:
-                meant = self._zeroed(meant)
-            yield from dump(self._batch(meant), HELPER_NAMES, header)
+                found = self._zeroed(found)
+            yield from dump(self._batch(found), HELPER_NAMES, header)
+            yield b""
 
     def _zeroed(self, found: Found) -> Found:
         """With what was counted up to now, which counts no more."""
@@ -243,9 +252,8 @@ class Table:
         return next(self._ask(Ask.END, found))[0]
 
     def end(self, filter_: CtFilter) -> Iterator[None]:
-        for found in self.slices():
-            meant = found.take(match(filter_, found.records))
-            for _ in self._ask(Ask.END, meant):
+        for found in self.slices(filter_):
+            for _ in self._ask(Ask.END, found):
                 pass
             yield
 

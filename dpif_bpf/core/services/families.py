@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dpif_bpf.core.services.ctnetlink import CtnetlinkService
+from dpif_bpf.core.services.cttimeout import CttimeoutService
+from dpif_bpf.core.services.ovs_ct_limit import CtLimitService
 from dpif_bpf.core.services.ovs_datapath import DatapathService
 from dpif_bpf.core.services.ovs_flow import FlowService
 from dpif_bpf.core.services.ovs_meter import MeterService
@@ -14,7 +17,8 @@ from dpif_bpf.core.services.router import Router
 from dpif_bpf.core.services.service import Clock, Registry, Service
 
 SERVICES: tuple[Callable[[Registry, Clock], Service], ...] = (
-    DatapathService, VportService, FlowService, PacketService, MeterService)
+    DatapathService, VportService, FlowService, PacketService, MeterService,
+    CtLimitService, CtnetlinkService, CttimeoutService)
 """A file for each netlink family, named as it is."""
 
 

@@ -12,12 +12,20 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, TypeVarTuple
 
+from dpif_bpf.core.conntrack.tracker import Conntrack
 from dpif_bpf.core.datapath import Datapath
 from dpif_bpf.core.vport import Vport
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.messages import ATTRS_POS, DatapathRequest
-from dpif_bpf.wire.netlink import NETLINK_GENERIC, NLMSG_HDRLEN, Message
+from dpif_bpf.wire.netlink import (
+    NETLINK_GENERIC,
+    NETLINK_NETFILTER,
+    NLMSG_HDRLEN,
+    Message,
+)
+from dpif_bpf.wire.nfnetlink import ATTRS_POS as NF_ATTRS_POS
+from dpif_bpf.wire.nfnetlink import is_dump
 
 DUMP_BYTES = 32768
 """Messages of a dump are gathered into datagrams of at most this size, as
@@ -71,6 +79,9 @@ class Registry(Protocol):
     def changes(self) -> Iterator[tuple[Datapath, Vport, bool]]:
         """Ports whose devices have changed since the last call, or with
         which they have ended (True); all that has happened so far."""
+
+    def conntrack(self) -> Conntrack | None:
+        """The connections of all datapaths; None when there is none."""
 
     def reclaim(self) -> bool:
         """Waits until what was removed can be used again, or some of it;
@@ -168,6 +179,56 @@ class GenericService:
         return call
 
 
+class NetfilterService:
+    """A subsystem of NETLINK_NETFILTER, by its commands' table.
+
+    Its requests begin with struct nfgenmsg.
+
+    :param subsystem: NFNL_SUBSYS_*
+    :param name: for people
+    :param commands: by the lower byte of the message type; `serve` and `dump`
+        may be one and the same
+    """
+
+    protocol = NETLINK_NETFILTER
+
+    def __init__(self, subsystem: int, name: str,
+                 commands: Mapping[int, Command]) -> None:
+        self.types = range(subsystem << 8, subsystem + 1 << 8)
+        self._name = name
+        self._calls: dict[tuple[int, bool], Call] = {}
+        for cmd, command in commands.items():
+            text = f"message {cmd} of {name}"
+            self._calls[cmd, False] = self._calls[cmd, True] = Call(
+                text, command.serve, command.reads)
+            if command.dump is not None:
+                self._calls[cmd, True] = Call(text, command.dump,
+                                              command.reads, True)
+
+    def find(self, message: Message) -> Call:
+        """As nfnetlink_rcv_msg() of the kernel."""
+        if len(message.raw) < NF_ATTRS_POS:
+            raise RequestError(errno.EINVAL, "no room for struct nfgenmsg")
+        cmd = message.type & 0xff
+        call = self._calls.get((cmd, is_dump(message)))
+        if call is None:
+            raise RequestError(errno.EINVAL,
+                               f"message {cmd} of {self._name} is unknown")
+        return call
+
+
+def connections(registry: Registry) -> Conntrack:
+    """Those of all datapaths.
+
+    :raises RequestError: ENODEV
+    """
+    found = registry.conntrack()
+    if found is None:
+        raise RequestError(errno.ENODEV, "there is no datapath, and so there"
+                           " are no connections")
+    return found
+
+
 def numbered(registry: Registry, dp_ifindex: int) -> Datapath:
     """The datapath of a number.
 
@@ -199,10 +260,14 @@ def until(done: Callable[[], bool]) -> Iterator[bytes]:
 
 
 def gather(messages: Iterator[bytes]) -> Iterator[bytes]:
-    """Joins messages into datagrams of at most DUMP_BYTES, if they fit."""
+    """Joins messages into datagrams of at most DUMP_BYTES, if they fit.
+    LATER comes through."""
     parts: list[bytes] = []
     size = 0
     for message in messages:
+        if not message:
+            yield message
+            continue
         if size + len(message) > DUMP_BYTES and parts:
             yield b"".join(parts)
             parts.clear()

@@ -37,6 +37,12 @@ def whole(one: CtEntry, number: int = 3) -> CtEntry:
                    helper=("", "ftp", "tftp")[number % 3])
 
 
+def shown(table: Table, zero: bool = False) -> list[bytes]:
+    """A message of each connection, without its header."""
+    return [message for message in table.replies(ALL, lambda *_: b"", zero)
+            if message]
+
+
 class Site:
     """A table with a connection of each kind."""
 
@@ -54,13 +60,10 @@ class Site:
         self.numbers[name] = self.tracker.add(one, master)
         self.wanted[name] = one
 
-    def shown(self, filter_: CtFilter = ALL,
-              zero: bool = False) -> list[CtEntry]:
+    def shown(self, filter_: CtFilter = ALL) -> list[CtEntry]:
         """By way of the dump; their ids are those of entry()."""
-        found = []
-        for message in self.table.replies(
-                filter_, lambda family, size: b"", zero):
-            found.append(message)
+        found = [message for message in self.table.replies(
+            filter_, lambda *_: b"") if message]
         entries_ = [one for number in self.numbers.values()
                     if (one := self.table.entry(number)) is not None]
         by_bytes = {encode_entry(one): one for one in entries_}
@@ -109,7 +112,7 @@ def test_many_in_a_bucket() -> None:
     numbers = [tracker.add(whole(entry(17, 1, port))) for port in range(40)]
     for port, number in enumerate(numbers):
         assert table.find(CtName(entry(17, 1, port).orig)) == number
-    assert len(list(table.replies(ALL, lambda *_: b""))) == 40
+    assert len(shown(table)) == 40
 
 
 def test_what_is_none_any_more(site: Site) -> None:
@@ -236,13 +239,11 @@ def test_zero(site: Site) -> None:
     assert found is not None
     assert found.counters == ((0, 0), (0, 0))
     before = [site.table.entry(number) for number in site.numbers.values()]
-    shown = list(site.table.replies(ALL, lambda *_: b"", zero=True))
-    assert sorted(shown) == sorted(encode_entry(one) for one in before
-                                   if one is not None)
+    assert sorted(shown(site.table, True)) == sorted(
+        encode_entry(one) for one in before if one is not None)
     assert {one.counters for one in site.shown()} == {((0, 0), (0, 0))}
     site.tracker.busy = set(site.numbers.values()) - {number}
-    assert len(list(site.table.replies(ALL, lambda *_: b"", zero=True))
-               ) == len(before)
+    assert len(shown(site.table, True)) == len(before)
 
 
 def test_locked_for_good(site: Site, monkeypatch: pytest.MonkeyPatch,
@@ -266,13 +267,13 @@ def test_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table(tracker.memory, tracker.clock)
     numbers = [tracker.add(whole(entry(17, 1, port))) for port in range(200)]
     replies = table.replies(ALL, lambda *_: b"")
-    shown = [next(replies)]
+    found = [next(replies)]
     for number in numbers[100::2]:
         tracker.end(number)
     for port in range(200, 250):
         tracker.add(whole(entry(17, 1, port)))
-    shown += replies
-    assert len(shown) == len(set(shown)) == 150
+    found += filter(None, replies)
+    assert len(found) == len(set(found)) == 150
     steps = 0
     for _ in table.end(ALL):
         steps += 1

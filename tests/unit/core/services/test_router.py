@@ -155,7 +155,7 @@ class Echo:
     type, as those of ctnetlink are."""
 
     protocol = NETLINK_NETFILTER
-    types = (DP, 0x101)
+    types = (DP, 0x401)
 
     def find(self, message: Message) -> Call:
         if message.type == DP:
@@ -170,10 +170,10 @@ def test_services_are_found_by_protocol_and_type() -> None:
     generic = make_router(FakeProvider(), lambda: 0)
     both = Router([Echo(), DatapathService(FakeProvider(), lambda: 0)],
                   lambda: 0)
-    asked = build(0x101, NLM_F_REQUEST, 1, 2, b"1234")
+    asked = build(0x401, NLM_F_REQUEST, 1, 2, b"1234")
     (reply,) = generic.serve(asked, NETLINK_NETFILTER)
     assert parse_error(*iter_messages(reply))[:2] == (
-        errno.EOPNOTSUPP, "message type 0x101 is not supported")
+        errno.EOPNOTSUPP, "message type 0x401 is not supported")
     (reply,) = generic.serve(build(DP, NLM_F_REQUEST, 1, 2, bytes(8)),
                              NETLINK_NETFILTER)
     assert parse_error(*iter_messages(reply))[:2] == (
@@ -182,7 +182,7 @@ def test_services_are_found_by_protocol_and_type() -> None:
     reply, done = both.serve(asked, NETLINK_NETFILTER)
     (message,) = iter_messages(done)
     assert reply == asked and message.type == NLMSG_DONE
-    asked = build(0x101, NLM_F_REQUEST | NLM_F_ACK, 1, 2, b"1234")
+    asked = build(0x401, NLM_F_REQUEST | NLM_F_ACK, 1, 2, b"1234")
     reply, ack = both.serve(asked, NETLINK_NETFILTER)
     assert reply == asked and parse_error(*iter_messages(ack))[0] == 0
     for protocol, error in ((NETLINK_NETFILTER, errno.EINVAL),
@@ -209,10 +209,10 @@ def test_finding_fails() -> None:
             raise KeyError(message.type)
 
     router = Router([Broken()], lambda: 0)
-    (reply,) = router.serve(build(0x101, NLM_F_REQUEST, 1, 2, b""),
+    (reply,) = router.serve(build(0x401, NLM_F_REQUEST, 1, 2, b""),
                             NETLINK_NETFILTER)
     assert parse_error(*iter_messages(reply))[:2] == (
-        errno.EIO, "a message of type 0x101 failed unexpectedly")
+        errno.EIO, "a message of type 0x401 failed unexpectedly")
     assert router.broken is None
 
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connections of the host: their table, limits and timeout policies.
+
+ctnetlink's requests, and those of limits, name no datapath.  As in the kernel
+there is one table, which all datapaths have, and a zone is the same in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dpif_bpf.core.conntrack.kept import Kept
+from dpif_bpf.core.conntrack.limits import Limits
+from dpif_bpf.core.conntrack.memory import CtMemory
+from dpif_bpf.core.conntrack.policy import Policies
+from dpif_bpf.core.conntrack.table import Table, Time
+
+
+class Conntrack:
+    """What requests and actions are about.
+
+    :param memory: the maps, as one of the datapaths has them
+    :param clock: what time it is
+    """
+
+    def __init__(self, memory: CtMemory, clock: Callable[[], Time]) -> None:
+        kept = Kept(memory.kept)
+        self.table = Table(memory, clock)
+        self.policies = Policies(self.table, kept)
+        self.limits = Limits(self.table, kept)
