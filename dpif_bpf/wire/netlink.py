@@ -340,7 +340,9 @@ def build_error(request: Message, error: DpifError) -> bytes:
     Only the header of the request is repeated (NLM_F_CAPPED), then come
     NLMSGERR_ATTR_MSG and, where known, NLMSGERR_ATTR_OFFS (NLM_F_ACK_TLVS).
     """
-    tlvs = nla_string(NLMSGERR_ATTR_MSG, error.text)
+    # It may name what a peer called something, in bytes that are no text.
+    tlvs = nla(NLMSGERR_ATTR_MSG,
+               error.text.encode(errors="backslashreplace") + b"\0")
     if error.offset is not None:
         tlvs += nla_u32(NLMSGERR_ATTR_OFFS, error.offset)
     return _ERROR.pack(_ERROR.size + len(tlvs), NLMSG_ERROR,
