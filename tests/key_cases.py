@@ -39,6 +39,23 @@ MASKS: list[tuple[str, bytes, dict[str, str]]] = [
      {}),
     ("udp", k.join(k.in_port(0), k.in_port(1)), {"in_port": "ffffffff"}),
     ("udp", nla(uapi.OVS_KEY_ATTR_CT_LABELS, bytes(16)), {}),
+    ("udp", k.join(k.NO_CT, k.ct_tuple6(bytes(8))[:4] + bytes(40)), {}),
+    ("udp", k.join(k.eth_type(0xffff), nla(
+        uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4, bytes(12) + b"\xff\0\0\0")),
+     {"eth_type": "ffff", "ct_orig_proto": "ff"}),
+    # What is known of the connection, in any bits.
+    ("tracked", k.ct(0xff, 0xffff, 0xf0, b"\x0f" * 16),
+     {"ct_state": "ff", "ct_zone": "ffff", "ct_mark": "f0000000",
+      "ct_labels": "0f" * 16}),
+    ("tracked, tuple", k.join(k.eth_type(0xffff), k.ct_tuple()),
+     {"eth_type": "ffff", "ct_orig_ipv6_src": "0a000001" + "0a000002"
+      + "00" * 8, "ct_orig_tp_src": "0050", "ct_orig_tp_dst": "0051",
+      "ct_orig_proto": "06"}),
+    ("tracked, tuple 6", k.join(k.eth_type(0xffff), nla(
+        uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV6, b"\xff" * 16 + bytes(16)
+        + b"\xff\xff\0\0\xff\0\0\0")),
+     {"eth_type": "ffff", "ct_orig_ipv6_src": "ff" * 16,
+      "ct_orig_tp_src": "ffff", "ct_orig_proto": "ff"}),
     ("udp", nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 0), {}),
     # No packet has a tunnel key: what is asked of it holds.
     ("udp", k.tunnel(nla_u8(uapi.OVS_TUNNEL_KEY_ATTR_TTL, 0)), {}),
@@ -192,16 +209,15 @@ for _name, _type, _size in [
         ("IPV6", 8, 40), ("TCP", 9, 4), ("UDP", 10, 4), ("ICMP", 11, 2),
         ("ICMPV6", 12, 2), ("ARP", 13, 24), ("ND", 14, 28),
         ("SKB_MARK", 15, 4), ("SCTP", 17, 4), ("TCP_FLAGS", 18, 2),
-        ("DP_HASH", 19, 4), ("RECIRC_ID", 20, 4)]:
+        ("DP_HASH", 19, 4), ("RECIRC_ID", 20, 4), ("CT_STATE", 22, 4),
+        ("CT_ZONE", 23, 2), ("CT_MARK", 24, 4), ("CT_LABELS", 25, 16),
+        ("CT_ORIG_TUPLE_IPV4", 26, 16), ("CT_ORIG_TUPLE_IPV6", 27, 40)]:
     for _n in (_size - 1, _size + 1):
         BAD_KEYS[f"{_name} of {_n} bytes"] = (
             nla(_type, bytes(_n)) + UDP4,
             f"OVS_KEY_ATTR_{_name} has {_n} bytes instead of {_size}", 0)
 for _name, _type, _size in [
-        ("TUNNEL", 16, 8), ("CT_STATE", 22, 4),
-        ("CT_ZONE", 23, 2), ("CT_MARK", 24, 4), ("CT_LABELS", 25, 16),
-        ("CT_ORIG_TUPLE_IPV4", 26, 16), ("CT_ORIG_TUPLE_IPV6", 27, 40),
-        ("IPV6_EXTHDRS", 32, 2)]:
+        ("TUNNEL", 16, 8), ("IPV6_EXTHDRS", 32, 2)]:
     BAD_KEYS[f"{_name} is not supported"] = (
         UDP4 + nla(_type, bytes(_size)),
         f"OVS_KEY_ATTR_{_name} is not supported", len(UDP4))
@@ -216,6 +232,14 @@ BAD_MASKS: list[tuple[str, bytes, str, int | None]] = [
     ("udp", nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 1),
      "OVS_KEY_ATTR_CT_STATE is not expected", 0),
     ("udp", k.nd(), "OVS_KEY_ATTR_ND is not expected", 0),
+    ("tracked", k.ct(0x100), "OVS_KEY_ATTR_CT_STATE is not expected", 0),
+    ("tracked, tuple", k.ct_tuple(),
+     "OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4 without an exact match on"
+     " OVS_KEY_ATTR_ETHERTYPE", 0),
+    ("tracked, tuple 6", k.join(k.eth_type(0xffff), k.ct_tuple()),
+     "OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4 is not expected", 8),
+    ("nd", k.join(k.eth_type(0xffff), k.ct_tuple6()),
+     "OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV6 is not expected", 8),
     ("udp", k.ipv6(), "OVS_KEY_ATTR_IPV6 is not expected", 0),
     ("udp", k.arp(), "OVS_KEY_ATTR_ARP is not expected", 0),
     ("later fragment", k.join(PORT4, k.tcp()),

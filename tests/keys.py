@@ -15,7 +15,7 @@ from dpif_bpf.wire.key import encode as key_encode
 from dpif_bpf.wire.key import match as key_match
 from dpif_bpf.wire.key import vlan as key_vlan
 from dpif_bpf.wire.key import walk as key_walk
-from dpif_bpf.wire.netlink import nla, nla_u32
+from dpif_bpf.wire.netlink import nla, nla_u16, nla_u32
 
 SRC, DST = b"\x50\x54\0\0\0\x01", b"\x50\x54\0\0\0\x02"
 IP1, IP2 = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
@@ -116,6 +116,26 @@ def join(*attrs: bytes) -> bytes:
     return b"".join(attrs)
 
 
+def ct(state: int = 0x21, zone: int = 5, mark: int = 6,
+       labels: bytes = bytes(range(16))) -> bytes:
+    return join(nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, state),
+                nla_u16(uapi.OVS_KEY_ATTR_CT_ZONE, zone),
+                nla_u32(uapi.OVS_KEY_ATTR_CT_MARK, mark),
+                nla(uapi.OVS_KEY_ATTR_CT_LABELS, labels))
+
+
+NO_CT = ct(0, 0, 0, bytes(16))
+_CT_ENDS = b"\0\x50\0\x51\x06\0\0\0"
+
+
+def ct_tuple(ends: bytes = _CT_ENDS) -> bytes:
+    return nla(uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4, IP1 + IP2 + ends)
+
+
+def ct_tuple6(ends: bytes = _CT_ENDS) -> bytes:
+    return nla(uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV6, IP6_1 + IP6_2 + ends)
+
+
 META = join(recirc_id(), in_port())
 FRAME = join(META, eth())
 
@@ -129,6 +149,12 @@ KEYS = {
         nla_u32(uapi.OVS_KEY_ATTR_SKB_MARK, 6),
         nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 7), recirc_id(8), in_port(65534),
         eth()),
+    "tracked": join(META, ct(), eth(), eth_type(), ipv4(17), udp()),
+    "tracked, tuple": join(META, ct(), ct_tuple(), eth(), eth_type(),
+                           ipv4(17), udp()),
+    "tracked, tuple 6": join(META, ct(), ct_tuple6(), eth(),
+                             eth_type(0x86dd), ipv6(17), udp()),
+    "tracked, other type": join(META, ct(), eth(), eth_type(0x88cc)),
     "arp": join(FRAME, eth_type(0x0806), arp()),
     "rarp": join(FRAME, eth_type(0x8035), arp(op=3)),
     "tcp": join(FRAME, eth_type(), ipv4(6), tcp(), tcp_flags()),
@@ -167,6 +193,8 @@ def ones(attrs: bytes) -> bytes:
             payload = ones(payload)
         else:
             payload = b"\xff" * len(payload)
+        if type_ == uapi.OVS_KEY_ATTR_CT_STATE:
+            payload = b"\xff\0\0\0"  # as nlattr_set() of the kernel
         out += nla(type_, payload)
         pos += size + 3 & ~3
     return out

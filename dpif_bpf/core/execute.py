@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from dpif_bpf import abi
 from dpif_bpf.core.datapath import Datapath
-from dpif_bpf.errors import BackendError
+from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire import uapi
-from dpif_bpf.wire.extract import packet_facts
+from dpif_bpf.wire.extract import is_neighbour_discovery, packet_facts
 from dpif_bpf.wire.facts import MAC_PROTO_NONE
 from dpif_bpf.wire.key.decode import decode_metadata
 from dpif_bpf.wire.messages import PacketRequest
@@ -40,6 +40,7 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
     facts = packet_facts(packet)
     if layer3:
         facts = replace(facts, mac_proto=MAC_PROTO_NONE)
+    _check_tuples(metadata.tuples, facts.eth_type, packet)
     program = dp.programs.get(request.actions, facts, request.actions_pos)
     port = dp.vports.by_no.get(metadata.in_port)
     sent = False
@@ -53,6 +54,23 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
     if not sent:
         raise BackendError(errno.ENOBUFS,
                            "too many packets are being executed")
+
+
+def _check_tuples(wanted: frozenset[int], eth_type: int,
+                  packet: bytes) -> None:
+    """An original tuple is that of such a packet, and not of neighbour
+    discovery, whose fields take its place in the kernel's key.
+
+    :raises RequestError: EINVAL
+    """
+    if not wanted:
+        return
+    if wanted != {eth_type}:
+        raise RequestError(errno.EINVAL, "an original tuple of another"
+                           " family than the packet's")
+    if is_neighbour_discovery(packet):
+        raise RequestError(errno.EINVAL, "an original tuple of neighbour"
+                           " discovery")
 
 
 def _with_room(key: bytes, packet: bytes) -> bytes:

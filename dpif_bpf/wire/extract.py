@@ -26,6 +26,7 @@ from dpif_bpf.wire.protocols import (
     ETH_P_MPLS_UC,
     ETH_P_NSH,
     ETH_P_RARP,
+    IPPROTO_ICMPV6,
 )
 
 FRAG_NONE, FRAG_FIRST, FRAG_LATER = 0, 1, 2
@@ -36,6 +37,8 @@ _HOPOPTS, _ROUTING, _FRAGMENT, _AUTH, _NONE, _DSTOPTS = 0, 43, 44, 51, 59, 60
 _EXTENSIONS = {_HOPOPTS, _ROUTING, _FRAGMENT, _AUTH, _DSTOPTS}
 _NEEDED = {_ROUTING: 4, _FRAGMENT: 4}
 """Bytes of an extension header without which it is not looked at; else 2."""
+_ND_TYPES = {135, 136}
+"""Of ICMPv6: neighbour solicitation and advertisement."""
 _ARP = bytes((0, 1, 8, 0, 6, 4))
 """An ARP header's start: Ethernet and IPv4, with their lengths."""
 
@@ -49,6 +52,40 @@ def packet_facts(packet: bytes) -> KeyFacts:
 
     :raises RequestError: EINVAL for a malformed NSH
     """
+    end = len(packet)
+    eth_type, at, tci = _ethernet(packet)
+    proto, frag, labels, nsh = 0, FRAG_NONE, 0, (0, 0)
+    if eth_type == ETH_P_IP:
+        proto, frag = _ipv4(packet, at)
+    elif eth_type == ETH_P_IPV6:
+        proto, frag, _ = _ipv6(packet, at)
+    elif eth_type in (ETH_P_ARP, ETH_P_RARP):
+        if at + 28 <= end and packet[at:at + 6] == _ARP:
+            op = _U16(packet, at + 6)[0]
+            proto = op if op <= 0xff else 0
+    elif eth_type in (ETH_P_MPLS_UC, ETH_P_MPLS_MC):
+        labels = _mpls(packet, at)
+    elif eth_type == ETH_P_NSH:
+        nsh = _nsh(packet, at)
+    return KeyFacts(eth_type=eth_type, ip_proto=proto, vlan_tci=tci,
+                    mac_proto=MAC_PROTO_ETHERNET, ip_frag=frag,
+                    nsh_mdtype=nsh[0], nsh_np=nsh[1], mpls_num_lse=labels)
+
+
+def is_neighbour_discovery(packet: bytes) -> bool:
+    """Whether a frame's key has the fields of neighbour discovery:
+    sw_flow_key_is_nd()."""
+    eth_type, at, _ = _ethernet(packet)
+    if eth_type != ETH_P_IPV6:
+        return False
+    proto, frag, at = _ipv6(packet, at)
+    return (proto == IPPROTO_ICMPV6 and frag != FRAG_LATER
+            and at + 8 <= len(packet) and packet[at] in _ND_TYPES
+            and not packet[at + 1])
+
+
+def _ethernet(packet: bytes) -> tuple[int, int, int]:
+    """Ethernet type, where what it tells of is, and the outer tag."""
     at, end, tci = 12, len(packet), 0
     eth_type: int = _U16(packet, at)[0]
     for outer in (True, False):
@@ -61,22 +98,7 @@ def packet_facts(packet: bytes) -> KeyFacts:
     at += 2
     if eth_type < ETH_P_802_3_MIN:
         eth_type, at = _llc(packet, at)
-    proto, frag, labels, nsh = 0, FRAG_NONE, 0, (0, 0)
-    if eth_type == ETH_P_IP:
-        proto, frag = _ipv4(packet, at)
-    elif eth_type == ETH_P_IPV6:
-        proto, frag = _ipv6(packet, at)
-    elif eth_type in (ETH_P_ARP, ETH_P_RARP):
-        if at + 28 <= end and packet[at:at + 6] == _ARP:
-            op = _U16(packet, at + 6)[0]
-            proto = op if op <= 0xff else 0
-    elif eth_type in (ETH_P_MPLS_UC, ETH_P_MPLS_MC):
-        labels = _mpls(packet, at)
-    elif eth_type == ETH_P_NSH:
-        nsh = _nsh(packet, at)
-    return KeyFacts(eth_type=eth_type, ip_proto=proto, vlan_tci=tci,
-                    mac_proto=MAC_PROTO_ETHERNET, ip_frag=frag,
-                    nsh_mdtype=nsh[0], nsh_np=nsh[1], mpls_num_lse=labels)
+    return eth_type, at, tci
 
 
 def _llc(packet: bytes, at: int) -> tuple[int, int]:
@@ -101,30 +123,31 @@ def _ipv4(packet: bytes, at: int) -> tuple[int, int]:
     return packet[at + 9], frag
 
 
-def _ipv6(packet: bytes, at: int) -> tuple[int, int]:
+def _ipv6(packet: bytes, at: int) -> tuple[int, int, int]:
+    """Protocol, fragment type, and where its header is."""
     end = len(packet)
     if at + 40 > end:
-        return 0, FRAG_NONE
+        return 0, FRAG_NONE, at
     proto, frag = packet[at + 6], FRAG_NONE
     at += 40
     while proto in _EXTENSIONS:
         if proto == _FRAGMENT and at + 2 <= end:
             frag = FRAG_FIRST
         if at + _NEEDED.get(proto, 2) > end:
-            return _NONE, frag
+            return _NONE, frag, at
         after = packet[at]
         if proto == _FRAGMENT:
             if _U16(packet, at + 2)[0] & 0xfff8:
                 if after in _EXTENSIONS:
-                    return _NONE, frag
-                return _FRAGMENT, FRAG_LATER
+                    return _NONE, frag, at
+                return _FRAGMENT, FRAG_LATER, at
             at += 8
         elif proto == _AUTH:
             at += (packet[at + 1] + 2) * 4
         else:
             at += (packet[at + 1] + 1) * 8
         proto = after
-    return proto, frag
+    return proto, frag, at
 
 
 def _mpls(packet: bytes, at: int) -> int:

@@ -37,6 +37,10 @@ SUPPORTED_KEYS = frozenset({
     uapi.OVS_KEY_ATTR_SKB_MARK, uapi.OVS_KEY_ATTR_TCP_FLAGS,
     uapi.OVS_KEY_ATTR_DP_HASH, uapi.OVS_KEY_ATTR_RECIRC_ID,
     uapi.OVS_KEY_ATTR_MPLS, uapi.OVS_KEY_ATTR_NSH,
+    uapi.OVS_KEY_ATTR_CT_STATE, uapi.OVS_KEY_ATTR_CT_ZONE,
+    uapi.OVS_KEY_ATTR_CT_MARK, uapi.OVS_KEY_ATTR_CT_LABELS,
+    uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4,
+    uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV6,
 })
 """What flows may match on and upcalls carry; all else is refused."""
 

@@ -34,6 +34,7 @@ from dpif_bpf.wire.key.match import (
 )
 from dpif_bpf.wire.key.walk import Layout, invalid, name
 from dpif_bpf.wire.netlink import NLA_HDRLEN
+from dpif_bpf.wire.protocols import ETH_P_IP, ETH_P_IPV6
 
 CHUNK = 255
 """Bytes of a table for bytes.translate(); one more is the zero."""
@@ -59,6 +60,10 @@ _FACT_BITS = (bits("eth_type") | bits("mac_proto") | bits("ip_frag")
               | bits("nsh_np") | bits("mpls_labels") | bits("tun_proto"))
 
 
+_TUPLES = {uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4: ETH_P_IP,
+           uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV6: ETH_P_IPV6}
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """What a flow matches.
@@ -82,10 +87,13 @@ class Metadata:
     :param image: key image of OVS_KEY_BASE words, or of OVS_KEY_USED where
         there are tunnel options; only metadata are set
     :param in_port: port number; DP_MAX_PORTS when none is given
+    :param tuples: Ethernet types of the packets that may have the original
+        tuples that are given
     """
 
     image: bytes
     in_port: int
+    tuples: frozenset[int] = frozenset()
 
 
 class _Plan:
@@ -129,6 +137,20 @@ class _Plan:
             table = buf[start:start + CHUNK].ljust(256, b"\0")
             image |= int.from_bytes(places.translate(table), "little")
         return image
+
+
+class _MetadataPlan(_Plan):
+    """A plan of an execute's key.
+
+    :ivar tuples: of Metadata
+    """
+
+    __slots__ = ("tuples",)
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        self.tuples = frozenset(_TUPLES[type_] for type_ in _TUPLES
+                                if type_ in layout.found)
 
 
 class _KeyPlan(_Plan):
@@ -200,7 +222,7 @@ class _MaskPlan(_Plan):
 _AnyPlan = TypeVar("_AnyPlan", bound=_Plan)
 
 _keys: dict[int, list[_KeyPlan]] = {}
-_metadata: dict[int, list[_Plan]] = {}
+_metadata: dict[int, list[_MetadataPlan]] = {}
 _facts: dict[int, KeyFacts] = {}
 _made = 0
 """Plans that are kept in these two, and in those of keys for masks."""
@@ -257,11 +279,12 @@ def decode_metadata(key: bytes, key_pos: int = 0) -> Metadata:
         if plan.holds(number):
             break
     else:
-        plan = _Plan(metadata_layout(key, key_pos))
+        plan = _MetadataPlan(metadata_layout(key, key_pos))
         _keep(_metadata, len(key), plan)
     image = plan.image(key)
     size = _IMAGE_SIZE if image >> 8 * _IMAGE_SIZE == 0 else _USED_SIZE
-    return Metadata(image.to_bytes(size, "little"), image & _IN_PORT)
+    return Metadata(image.to_bytes(size, "little"), image & _IN_PORT,
+                    plan.tuples)
 
 
 def _key_plan(key: bytes, base: int) -> _KeyPlan:

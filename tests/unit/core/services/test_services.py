@@ -10,6 +10,7 @@ import struct
 from itertools import count as counting
 from typing import Any
 
+import keys as k
 import numpy as np
 import pytest
 
@@ -624,6 +625,37 @@ def test_execute(peer: Peer) -> None:
     assert peer.do(PACKET, u.OVS_PACKET_CMD_EXECUTE, packet, in_port,
                    bad)[0] == errno.EINVAL
     assert len(the_plane(peer).executed) == 1
+
+
+def test_execute_of_what_is_tracked(peer: Peer) -> None:
+    """The packet's key has what it says; an original tuple has to be of the
+    packet's family, and no neighbour discovery has one."""
+    ether = bytes(12)
+    udp = ether + b"\x08\0\x45" + bytes(8) + b"\x11" + bytes(18)
+    udp6 = (ether + b"\x86\xdd\x60" + bytes(5) + b"\x11" + bytes(33)
+            + bytes(8))
+    nd = udp6[:20] + b"\x3a" + udp6[21:54] + b"\x87" + bytes(23)
+    ping = nd[:54] + b"\x80" + nd[55:]
+    key = k.join(k.in_port(), k.ct())
+    for frame, tuples, error in (
+            (udp, b"", 0), (udp, k.ct_tuple(), 0), (udp6, k.ct_tuple6(), 0),
+            (ping, k.ct_tuple6(), 0), (udp, k.ct_tuple6(), errno.EINVAL),
+            (udp6, k.ct_tuple(), errno.EINVAL),
+            (nd, k.ct_tuple6(), errno.EINVAL), (nd, b"", 0),
+            (udp, k.ct_tuple() + k.ct_tuple6(), errno.EINVAL)):
+        before = len(the_plane(peer).executed)
+        assert peer.do(
+            PACKET, u.OVS_PACKET_CMD_EXECUTE,
+            nla(u.OVS_PACKET_ATTR_PACKET, frame),
+            nla(u.OVS_PACKET_ATTR_KEY, key + tuples),
+            nla(u.OVS_PACKET_ATTR_ACTIONS, nla_u32(
+                u.OVS_ACTION_ATTR_OUTPUT, 2)))[0] == error
+        if not error:
+            (*_, image, _) = the_plane(peer).executed[before]
+            assert image[abi.KEY["ct_state"].offset] == 0x21
+            assert image[abi.KEY["ct_labels"].slice] == bytes(range(16))
+            assert any(image[abi.KEY["ct_orig_ipv6_src"].slice]) == bool(
+                tuples)
 
 
 def test_execute_of_layer_3(peer: Peer) -> None:

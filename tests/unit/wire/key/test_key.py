@@ -43,7 +43,20 @@ WEB = {"tp_src": "03e8", "tp_dst": "0050", "tcp_flags": "0012"}
 ARP = FRAME | {"ipv6_src": "0a0000010a000002" + "00" * 8,
                "nd_sll": "505400000001"}
 
+TRACKED = {"ct_state": "21", "ct_zone": "0500", "ct_mark": "06000000",
+           "ct_labels": bytes(range(16)).hex()}
+CT_ENDS = {"ct_orig_tp_src": "0050", "ct_orig_tp_dst": "0051",
+           "ct_orig_proto": "06"}
+
 IMAGES = {
+    "tracked": IP4 | PORTS | {"ip_proto": "11"} | TRACKED,
+    "tracked, tuple": IP4 | PORTS | {"ip_proto": "11"} | TRACKED | CT_ENDS | {
+        "ct_orig_ipv6_src": "0a0000010a000002" + "00" * 8},
+    "tracked, tuple 6": IP6 | PORTS | {
+        "ip_proto": "11"} | TRACKED | CT_ENDS | {
+        "ct_orig_ipv6_src": "fd" + "00" * 14 + "01",
+        "ct_orig_ipv6_dst": "fd" + "00" * 14 + "02"},
+    "tracked, other type": FRAME | {"eth_type": "88cc"} | TRACKED,
     "802.2": FRAME | {"eth_type": "0004"},
     "other type": FRAME | {"eth_type": "88cc"},
     "no port": FRAME | {"eth_type": "88cc", "in_port": "ffff0000"},
@@ -100,8 +113,19 @@ def test_encode_order() -> None:
     assert encode_key(image.to_bytes(280, "little")) == k.join(
         k.recirc_id(), nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 0),
         nla_u32(uapi.OVS_KEY_ATTR_PRIORITY, 0), k.in_port(),
-        nla_u32(uapi.OVS_KEY_ATTR_SKB_MARK, 0), k.eth(), k.eth_type(0x8100),
-        k.vlan(), k.encap(k.eth_type(), k.ipv4(), k.udp()))
+        nla_u32(uapi.OVS_KEY_ATTR_SKB_MARK, 0), k.NO_CT, k.eth(),
+        k.eth_type(0x8100), k.vlan(), k.encap(k.eth_type(), k.ipv4(),
+                                              k.udp()))
+
+
+def test_encode_of_what_is_tracked() -> None:
+    """ovs_ct_put_key(): the tuple where there is one, by the packet's
+    family."""
+    for kind, tuple_ in (("tracked", b""), ("tracked, tuple", k.ct_tuple()),
+                         ("tracked, tuple 6", k.ct_tuple6())):
+        image = key.decode_key(k.KEYS[kind])
+        attrs = encode_key(image.to_bytes(280, "little"))
+        assert k.ct() + tuple_ + k.eth() in attrs
 
 
 def test_encode_without_port() -> None:
@@ -291,8 +315,8 @@ def test_metadata(attrs: bytes, port: int, expected: dict[str, str]) -> None:
 @pytest.mark.parametrize(("attrs", "text", "offset"), [
     (k.in_port(65535), "OVS_KEY_ATTR_IN_PORT 65535 is not below", 0),
     (k.join(METADATA, k.recirc_id()), "OVS_KEY_ATTR_RECIRC_ID is given", 40),
-    (METADATA + nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 1),
-     "OVS_KEY_ATTR_CT_STATE is not supported", 40),
+    (METADATA + nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 0x100),
+     "OVS_KEY_ATTR_CT_STATE has unknown bits", 40),
     (METADATA + k.tunnel(nla_u32(2, 1), nla_u8(4, 1)),
      "OVS_KEY_ATTR_TUNNEL is not supported", 40),
     (METADATA + nla_u32(29, 0), "OVS_KEY_ATTR_PACKET_TYPE is not", 40),

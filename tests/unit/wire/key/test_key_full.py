@@ -45,14 +45,7 @@ GENEVE = nla(uapi.OVS_TUNNEL_KEY_ATTR_GENEVE_OPTS, bytes(range(12)))
 VXLAN = nla(uapi.OVS_TUNNEL_KEY_ATTR_VXLAN_OPTS,
             nla_u32(uapi.OVS_VXLAN_EXT_GBP, 0x12345678))
 ERSPAN = nla(uapi.OVS_TUNNEL_KEY_ATTR_ERSPAN_OPTS, bytes(range(1, 13)))
-CT = k.join(nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 0x21),
-            nla_u16(uapi.OVS_KEY_ATTR_CT_ZONE, 5),
-            nla_u32(uapi.OVS_KEY_ATTR_CT_MARK, 6),
-            nla(uapi.OVS_KEY_ATTR_CT_LABELS, bytes(range(16))))
-CT4 = nla(uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV4,
-          k.IP1 + k.IP2 + b"\0\x50\0\x51\x06\0\0\0")
-CT6 = nla(uapi.OVS_KEY_ATTR_CT_ORIG_TUPLE_IPV6,
-          k.IP6_1 + k.IP6_2 + b"\0\x50\0\x51\x06\0\0\0")
+CT, CT4, CT6 = k.ct(), k.ct_tuple(), k.ct_tuple6()
 UDP = k.join(k.eth_type(), k.ipv4(), k.udp())
 UDP6 = k.join(k.eth_type(0x86dd), k.ipv6(), k.udp())
 QINQ = k.join(k.FRAME, k.eth_type(0x88a8), k.vlan(0x1001), k.encap(
