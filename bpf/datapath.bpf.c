@@ -16,7 +16,7 @@
 #include "lib/lookup.h"
 #include "lib/stats.h"
 #include "lib/actions.h"
-#include "lib/ct.h"
+#include "lib/act_ct.h"
 #include "lib/ct_ask.h"
 #include "lib/ct_sweep.h"
 #include "lib/layer3.h"
@@ -166,6 +166,21 @@ int ovs_act_own(struct ovs_ctx *ctx)
 	return ovs_run_acts(ctx, cpu, pkt, 1);
 }
 
+/* Stage CT, from ACT_OWN and back. */
+SEC("tc")
+int ovs_act_ct(struct ovs_ctx *ctx)
+{
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_pkt *pkt;
+
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
+	return ovs_run_ct(ctx, cpu, pkt);
+}
+
 /* Stage RX_L3, which leads to RX. */
 SEC("tc")
 int ovs_rx_l3(struct ovs_ctx *ctx)
@@ -217,6 +232,8 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
 	pkt->list.copies = 0;
+	pkt->list.calls = 0;
+	pkt->tracked = 0;
 	pkt->parsed = 1;
 	pkt->exact = 0;
 	pkt->list.since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;

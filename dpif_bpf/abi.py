@@ -19,7 +19,7 @@ from dpif_bpf.abi_record import Field as Field
 from dpif_bpf.abi_record import Record as Record
 from dpif_bpf.abi_record import record
 
-OVS_ABI_VERSION: Final = 2
+OVS_ABI_VERSION: Final = 3
 
 OVS_MAX_PORTS: Final = 65536
 OVS_MAX_BRIDGES: Final = 1024
@@ -80,6 +80,7 @@ OVS_PKT_F_ONE_OUTPUT: Final = 2
 OVS_DIRTY_META: Final = 1
 OVS_DIRTY_MPLS: Final = 2
 OVS_DIRTY_NSH: Final = 4
+OVS_DIRTY_CT: Final = 8
 
 OVS_EDGE_TAG_SHIFT: Final = 38
 OVS_EDGE_LEAF_SHIFT: Final = 37
@@ -132,6 +133,8 @@ class DropReason(IntEnum):
     SHARED = 27
     COPIES = 28
     UPCALL_SHARE = 29
+    CONNTRACK = 30
+    CT_FRAGMENT = 31
 
 
 OVS_DROP_MAX: Final = 64
@@ -165,9 +168,24 @@ class Op(IntEnum):
     HASH = 21
     DEC_TTL = 22
     METER = 23
+    CT = 24
+    CT_CLEAR = 25
 
 
-OVS_OP_MAX: Final = 24
+OVS_OP_MAX: Final = 26
+
+OVS_CTA_COMMIT: Final = 0x0001
+OVS_CTA_FORCE: Final = 0x0002
+OVS_CTA_NAT: Final = 0x0004
+OVS_CTA_NAT_SRC: Final = 0x0008
+OVS_CTA_NAT_DST: Final = 0x0010
+OVS_CTA_NAT_IPS: Final = 0x0020
+OVS_CTA_NAT_PORTS: Final = 0x0040
+OVS_CTA_NAT_PERSISTENT: Final = 0x0080
+OVS_CTA_NAT_RANDOM: Final = 0x0100
+OVS_CTA_MARK: Final = 0x0200
+OVS_CTA_LABELS: Final = 0x0400
+OVS_CTA_POLICY_SHIFT: Final = 16
 
 
 class Header(IntEnum):
@@ -198,6 +216,7 @@ class Stage(IntEnum):
     ACT = 3
     ACT_OWN = 4
     ACT_SHARED = 5
+    CT = 6
 
 
 OVS_STAGE_MAX: Final = 16
@@ -282,7 +301,8 @@ PKT_LIST: Final = record("ovs_pkt_list", """
     copies I
     sent B
     next B
-    pad H
+    calls B
+    pad B
     """)
 
 PKT_CPU: Final = record("ovs_pkt_cpu", """
@@ -318,7 +338,7 @@ PKT: Final = record("ovs_pkt", f"""
     cached B
     upcall_cmd B
     drop B
-    pad B
+    tracked B
     list {PKT_LIST.size}s
     cache_hash Q
     cpu {PKT_CPU.size}s
@@ -441,6 +461,18 @@ SET_NSH: Final = record("ovs_set_nsh", """
     context_mask 16s
     """)
 
+ACT_CT: Final = record("ovs_act_ct", """
+    mark I
+    mark_mask I
+    labels 16s
+    labels_mask 16s
+    min_addr 16s
+    max_addr 16s
+    min_port H
+    max_port H
+    pad I
+    """)
+
 UPCALL: Final = record("ovs_upcall", f"""
     len I
     pkt_len I
@@ -548,8 +580,8 @@ ROOT: Final = record("ovs_root", f"""
 
 RECORDS: Final = (KEY, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, FLOW_STATS,
                   DP_STATS, METER, INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP,
-                  SET_NSH, UPCALL, UPCALL_PARTS, UPCALL_USE, SLOT, BUCKET,
-                  DESC, DESCS, FLOW, VALUES, EXACT, ROOT)
+                  SET_NSH, ACT_CT, UPCALL, UPCALL_PARTS, UPCALL_USE, SLOT,
+                  BUCKET, DESC, DESCS, FLOW, VALUES, EXACT, ROOT)
 
 
 class Life(Enum):
@@ -615,6 +647,7 @@ MAPS: Final[Mapping[str, Map]] = {
     "ovs_ct_tab": _ct(abi_ct.BUCKET.size),
     "ovs_ct_timer": _ct(16, 1, mapped=False),
     "ovs_ct_use": _ct(abi_ct.USE.size, 1),
+    "ovs_ct_work": Map(Life.FRESH, abi_ct.WORK.size),
     "ovs_ct_zones": _ct(abi_ct.ZONE.size, abi_ct.OVS_CT_ZONES),
     "ovs_descs": Map(Life.FRESH, DESCS.size),
     "ovs_devs": Map(Life.FRESH, 4),

@@ -389,6 +389,32 @@ PKT: Final = record("ovs_ct_pkt", f"""
     """)
 """One packet at the tracker."""
 
+NAT: Final = record("ovs_ct_nat", f"""
+    tuple {TUPLE.size}s
+    reply {TUPLE.size}s
+    min 16s
+    max 16s
+    flags I
+    min_port H
+    max_port H
+    first I
+    range I
+    left I
+    off H
+    dst B
+    found B
+    """)
+
+WORK: Final = record("ovs_ct_work", f"""
+    pkt {PKT.size}s
+    nat {NAT.size}s
+    flags I
+    at I
+    zone H
+    policy H
+    pad I
+    """)
+
 RECORDS: Final[tuple[Record, ...]] = (
     TUPLE, POLICY, TCP_END, TCP, SCTP, CT, BUCKET, EXP, ZONE, CONF, USE, CPU,
-    ASKED, ASKS, PKT)
+    ASKED, ASKS, PKT, NAT, WORK)

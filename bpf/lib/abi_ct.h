@@ -414,7 +414,37 @@ struct ovs_ct_pkt {
 	struct ovs_ct fresh;
 };
 
+/* How NAT looks for a tuple that nobody has (act_nat.h). */
+struct ovs_ct_nat {
+	struct ovs_ct_tuple tuple;	/* as packets are to leave */
+	struct ovs_ct_tuple reply;	/* as they will be answered */
+	__u64 min[2];			/* addresses, in network order */
+	__u64 max[2];
+	__u32 flags;			/* OVS_CTA_* */
+	__u16 min_port;			/* host order */
+	__u16 max_port;
+	__u32 first;			/* of the ports that are tried */
+	__u32 range;			/* how many there are */
+	__u32 left;			/* tries, until another place */
+	__u16 off;			/* from the first one */
+	__u8 dst;			/* of the destination */
+	__u8 found;
+};
+
+/* ovs_ct_work[level]: what is known of the connection of a packet. */
+struct ovs_ct_work {
+	struct ovs_ct_pkt pkt;
+	struct ovs_ct_nat nat;
+	/* The action that is carried out. */
+	__u32 flags;			/* OVS_CTA_* */
+	__u32 at;			/* of its operand, in ovs_acts */
+	__u16 zone;
+	__u16 policy;
+	__u32 pad;
+};
+
 _Static_assert(sizeof(struct ovs_ct_tuple) == 40, "ovs_ct_tuple");
+_Static_assert(sizeof(struct ovs_ct_work) % 8 == 0, "ovs_ct_work");
 _Static_assert(sizeof(struct ovs_ct_tcp) == 64, "ovs_ct_tcp");
 _Static_assert(sizeof(struct ovs_ct) == 256, "ovs_ct");
 _Static_assert(sizeof(struct ovs_ct_bucket) == 64, "ovs_ct_bucket");

@@ -42,6 +42,10 @@ enum ovs_op {
 	OVS_OP_METER,		/* imm: id; a packet that exceeds it is dropped,
 				 * or, in a block that leaves the packet as it
 				 * is, jumps over the words that data says */
+	OVS_OP_CT,		/* arg: zone; imm: OVS_CTA_*, and a row of
+				 * ovs_ct_policy; data, when it commits:
+				 * struct ovs_act_ct */
+	OVS_OP_CT_CLEAR,
 	OVS_OP_MAX,
 };
 
@@ -64,6 +68,20 @@ enum ovs_header {
 	OVS_HEADER_SET_SCTP,	/* data: struct ovs_set_tp */
 	OVS_HEADER_MAX,
 };
+
+/* imm of OVS_OP_CT: how. */
+#define OVS_CTA_COMMIT		0x0001
+#define OVS_CTA_FORCE		0x0002	/* a commit, in this direction */
+#define OVS_CTA_NAT		0x0004	/* as it is said when it begins */
+#define OVS_CTA_NAT_SRC		0x0008
+#define OVS_CTA_NAT_DST		0x0010
+#define OVS_CTA_NAT_IPS		0x0020	/* to addresses from min to max */
+#define OVS_CTA_NAT_PORTS	0x0040	/* to ports, or ICMP ids */
+#define OVS_CTA_NAT_PERSISTENT	0x0080	/* each source has its address */
+#define OVS_CTA_NAT_RANDOM	0x0100	/* ports by chance */
+#define OVS_CTA_MARK		0x0200
+#define OVS_CTA_LABELS		0x0400
+#define OVS_CTA_POLICY_SHIFT	16
 
 struct ovs_insn {
 	__u8 op;		/* enum ovs_op */
@@ -125,7 +143,20 @@ struct ovs_set_nsh {		/* 6 words: the header as in the packet */
 	__u8 context_mask[16];
 };
 
+struct ovs_act_ct {		/* 10 words */
+	__u32 mark;
+	__u32 mark_mask;
+	__u8 labels[16];	/* no bit outside of the mask */
+	__u8 labels_mask[16];
+	__u8 min_addr[16];	/* IPv4: the first four bytes */
+	__u8 max_addr[16];
+	__u16 min_port;		/* host order */
+	__u16 max_port;
+	__u32 pad;
+};
+
 _Static_assert(sizeof(struct ovs_insn) == 8, "ovs_insn");
+_Static_assert(sizeof(struct ovs_act_ct) == 80, "ovs_act_ct");
 _Static_assert(sizeof(struct ovs_set_eth) == 32, "ovs_set_eth");
 _Static_assert(sizeof(struct ovs_set_ipv4) == 24, "ovs_set_ipv4");
 _Static_assert(sizeof(struct ovs_set_ipv6) == 80, "ovs_set_ipv6");

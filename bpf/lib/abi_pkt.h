@@ -20,6 +20,7 @@ enum ovs_stage {
 	OVS_STAGE_ACT,		/* run instructions: in one of the next two */
 	OVS_STAGE_ACT_OWN,	/* of a packet that is not shared */
 	OVS_STAGE_ACT_SHARED,
+	OVS_STAGE_CT,		/* one OVS_OP_CT, then go on */
 	OVS_STAGE_MAX = 16,
 };
 
@@ -31,7 +32,8 @@ struct ovs_pkt_list {
 	__u32 copies;		/* deferred, until the rest is deferred, too */
 	__u8 sent;		/* this list of actions made a copy */
 	__u8 next;		/* enum ovs_stage that the actions wait for */
-	__u16 pad;
+	__u8 calls;		/* tail calls that its actions took, in a row */
+	__u8 pad;
 };
 
 /*
@@ -42,6 +44,7 @@ struct ovs_pkt_list {
 #define OVS_DIRTY_META	1	/* w15 .. w22 or w28 .. w34 are not all zero */
 #define OVS_DIRTY_MPLS	2	/* w23, w24 are not all zero */
 #define OVS_DIRTY_NSH	4	/* w25 .. w27 are not all zero */
+#define OVS_DIRTY_CT	8	/* w15 .. w22 are not all zero */
 struct ovs_pkt_cpu {
 	__u32 dirty;		/* OVS_DIRTY_* */
 	__u32 cache_on;
@@ -86,7 +89,8 @@ struct ovs_pkt {
 	__u8 cached;		/* the last lookup was answered by the cache */
 	__u8 upcall_cmd;	/* OVS_PACKET_CMD_* */
 	__u8 drop;		/* enum ovs_drop_reason for the exit */
-	__u8 pad;
+	__u8 tracked;		/* ovs_ct_work has its connection, if ct_state
+				 * says that it was tracked */
 	struct ovs_pkt_list list;
 	__u64 cache_hash;	/* of the key, when the cache was asked */
 	struct ovs_pkt_cpu cpu;

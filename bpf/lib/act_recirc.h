@@ -14,9 +14,11 @@
 #define OVS_MAX_COPIES	8	/* that a list defers without a break, so
 				 * that those of a whole NAPI poll, 64
 				 * packets, find room in the backlog: 1000 */
-#define OVS_MAX_RUN	10	/* recirculations without a break: each takes
-				 * three tail calls, of which the kernel allows
-				 * 33 in a row */
+#define OVS_MAX_CALLS	27	/* tail calls that actions may take without a
+				 * break: the kernel allows 33 in a row, of
+				 * which a packet has taken some by then */
+#define OVS_RECIRC_CALLS	3	/* ... of a recirculation */
+#define OVS_CT_CALLS	2	/* ... of ct() */
 #define OVS_SLOT_TRIES	8	/* slots that are looked at for a free one */
 #define OVS_SLOT_STRIDE	128	/* between where two CPUs begin to look */
 #define OVS_SLOT_STALE	1024	/* 2^20 ns: a packet that old was lost;

@@ -19,6 +19,7 @@
 
 #define OVS_CRC32C_POLY		0x82f63b78
 #define OVS_CRC32C_BITS		4	/* of a length, for each row */
+#define OVS_SCTP_SIZE		12	/* of the header */
 
 /* [i][n]: x to the power of 8 * (n << 4 * i), n << 4 * i bytes of zeros. */
 static const __u32 ovs_crc32c_zeros[4][1 << OVS_CRC32C_BITS] = {
@@ -104,29 +105,54 @@ static __always_inline __u32 ovs_sctp_len(struct ovs_ctx *ctx,
 	return end < off + SCTP_HLEN || end > len ? len - off : end - off;
 }
 
-__noinline int ovs_set_sctp(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
-			    __u32 at)
+/* Give a packet of SCTP new ports. */
+static __always_inline int ovs_put_sctp(struct ovs_ctx *ctx,
+					struct ovs_pkt *pkt, __u32 *sctp,
+					__u32 new)
 {
-	__u32 off, new, sctp[3];	/* ports, tag, checksum */
+	__u32 off = pkt->l4_off;
 
-	if (!pkt)
-		return OVS_DROP_NO_STATE;
-	off = pkt->l4_off;
-	if (pkt->l4_proto != IPPROTO_SCTP ||
-	    ctx_load(ctx, off, sctp, sizeof(sctp)))
-		return OVS_DROP_SET;
-
-	new = ovs_new_ports(sctp[0], at);
 	/* Whoever finishes the checksum does so over the new ports. */
 	if (ctx_csum_kind(ctx) != OVS_CSUM_PARTIAL)
 		sctp[2] ^= ovs_crc32c_diff(sctp[0] ^ new,
 					   ovs_sctp_len(ctx, pkt, off));
 	sctp[0] = new;
-	if (ctx_store_csum(ctx, off, sctp, sizeof(sctp)))
+	if (ctx_store_csum(ctx, off, sctp, OVS_SCTP_SIZE))
 		return OVS_DROP_SET;
-	ctx_hash_clear(ctx);
 	ovs_key_ports(pkt, new);
 	return 0;
+}
+
+__noinline int ovs_set_sctp(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+			    __u32 at)
+{
+	__u32 sctp[OVS_SCTP_SIZE / 4];	/* ports, tag, checksum */
+	int err;
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	if (pkt->l4_proto != IPPROTO_SCTP ||
+	    ctx_load(ctx, pkt->l4_off, sctp, sizeof(sctp)))
+		return OVS_DROP_SET;
+	err = ovs_put_sctp(ctx, pkt, sctp, ovs_new_ports(sctp[0], at));
+	if (err)
+		return err;
+	ctx_hash_clear(ctx);
+	pkt->tracked = 0;
+	return 0;
+}
+
+/* The same for NAT, after which the packet's hash stays. */
+__noinline int ovs_sctp_ports(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+			      __u32 new)
+{
+	__u32 sctp[OVS_SCTP_SIZE / 4];
+
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	if (ctx_load(ctx, pkt->l4_off, sctp, sizeof(sctp)))
+		return OVS_DROP_SET;
+	return ovs_put_sctp(ctx, pkt, sctp, new);
 }
 
 #endif /* OVS_ACT_SCTP_H */

@@ -9,7 +9,7 @@
  * (CHECKSUM_COMPLETE) is one of what follows the Ethernet header, and an IPv4
  * header adds nothing to it whatever it is, as its own checksum sees to that.
  * The packet's hash goes with what it was made of, as in the kernel datapath:
- * with addresses that differ and with ports.
+ * with addresses that differ and with ports.  So does its connection.
  *
  * Global functions, so that the verifier looks at each one once, but for the
  * two that each routed packet meets.  They return 0 or OVS_DROP_*; `at` is the
@@ -166,6 +166,7 @@ static __always_inline int ovs_set_ipv4(struct ovs_ctx *ctx,
 				return err;
 		}
 		ctx_hash_clear(ctx);
+		pkt->tracked = 0;
 		ip = ctx_at(ctx, off, sizeof(struct iphdr));
 		if (!ip)
 			return OVS_DROP_SET;
@@ -245,6 +246,7 @@ __noinline int ovs_set_ipv6(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 	ctx_csum_update(ctx, ovs_sum_fold(diff));
 	if (differ) {
 		ctx_hash_clear(ctx);
+		pkt->tracked = 0;
 		if (pkt->l4_proto) {
 			err = ovs_update_l4(ctx, pkt->l4_off, pkt->l4_proto,
 					    ovs_sum_fold(pseudo));
@@ -316,6 +318,8 @@ __noinline int ovs_set_tp(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 	if (ctx_l4_csum(ctx, off + check, old, new, flags))
 		return OVS_DROP_SET;
 	ctx_hash_clear(ctx);
+	if (old != new)
+		pkt->tracked = 0;
 	ovs_key_ports(pkt, new);
 	return 0;
 }

@@ -10,6 +10,7 @@
 #ifndef OVS_ACTIONS_H
 #define OVS_ACTIONS_H
 
+#include "act_ct.h"
 #include "act_header.h"
 #include "act_flow.h"
 #include "act_meter.h"
@@ -43,10 +44,11 @@ static __always_inline __u32 ovs_recirc_last(struct ovs_run *run, __u32 id,
 		return OVS_DROP_RECIRC_LIMIT;
 	if (!ovs_may_cause(pkt, 1))
 		return OVS_DROP_COPIES;
-	if (unlikely(pkt->recirc_depth % OVS_MAX_RUN == OVS_MAX_RUN - 1))
+	if (unlikely(pkt->list.calls > OVS_MAX_CALLS - OVS_RECIRC_CALLS))
 		return own ? ovs_defer(run, id, 0, pkt->flags) :
 			     OVS_DROP_SHARED;
 	pkt->recirc_depth++;
+	pkt->list.calls += OVS_RECIRC_CALLS;
 	pkt->list.since = 0;
 	pkt->key.recirc_id = id;
 	pkt->list.next = OVS_STAGE_LOOKUP;
@@ -135,7 +137,8 @@ static __always_inline int ovs_refresh(struct ovs_ctx *ctx,
 /* Whether an instruction must not find the key, or the offsets, stale. */
 static __always_inline int ovs_wants_fresh(__u8 op, __u8 stale)
 {
-	if (op == OVS_OP_USERSPACE || op == OVS_OP_RECIRC_LAST)
+	if (op == OVS_OP_USERSPACE || op == OVS_OP_RECIRC_LAST ||
+	    op == OVS_OP_CT)
 		return 1;
 	return stale & OVS_STALE_OFFSETS &&
 	       (op == OVS_OP_CLONE || op == OVS_OP_CHECK_PKT_LEN ||
@@ -273,6 +276,15 @@ static __always_inline long ovs_step(struct ovs_run *run, const int own)
 		return 0;
 	case OVS_OP_TRUNC:
 		ovs_trunc(ctx, pkt, insn.imm);
+		return 0;
+	case OVS_OP_CT:
+		if (!own)
+			return ovs_end(pkt, OVS_DROP_SHARED);
+		pkt->list.pc -= 1 + insn.len;
+		pkt->list.next = OVS_STAGE_CT;
+		return ovs_end(pkt, OVS_DROP_NONE);
+	case OVS_OP_CT_CLEAR:
+		ovs_ct_clear(pkt);
 		return 0;
 	case OVS_OP_JUMP:
 		pkt->list.pc += insn.imm;

@@ -148,6 +148,24 @@ static __always_inline void ovs_ct_seen(struct ovs_ct *ct,
 		*(volatile __u32 *)exp = end;
 }
 
+/* What a packet in direction st->dir of a connection is called. */
+static __always_inline int ovs_ct_state_of(const struct ovs_ct_pkt *st,
+					   __u32 status)
+{
+	int state = OVS_CT_TRACKED;
+
+	if (st->dir)
+		state |= OVS_CT_ESTABLISHED | OVS_CT_REPLY;
+	else if (status & OVS_CT_S_SEEN_REPLY)
+		state |= OVS_CT_ESTABLISHED;
+	else
+		state |= status & OVS_CT_S_EXPECTED ? OVS_CT_RELATED :
+						      OVS_CT_NEW;
+	if (status & OVS_CT_S_EXPECTED)
+		state |= OVS_CT_RELATED;
+	return state;
+}
+
 /* A packet of connection st->id.  Return: enum ovs_ct_result. */
 static __always_inline int ovs_ct_update(struct ovs_ctx *ctx,
 					 struct ovs_ct_pkt *st)
@@ -161,17 +179,7 @@ static __always_inline int ovs_ct_update(struct ovs_ctx *ctx,
 	if (!ct || !conf)
 		return OVS_CT_R_INVALID;
 	status = OVS_READ_ONCE(ct->status);
-	state = OVS_CT_TRACKED;
-	if (st->dir)
-		state |= OVS_CT_ESTABLISHED | OVS_CT_REPLY;
-	else if (status & OVS_CT_S_SEEN_REPLY)
-		state |= OVS_CT_ESTABLISHED;
-	else
-		state |= status & OVS_CT_S_EXPECTED ? OVS_CT_RELATED :
-						      OVS_CT_NEW;
-	if (status & OVS_CT_S_EXPECTED)
-		state |= OVS_CT_RELATED;
-
+	state = ovs_ct_state_of(st, status);
 	if (proto == IPPROTO_TCP || proto == IPPROTO_SCTP) {
 		if (!ovs_ct_lock(ct, word)) {
 			if (OVS_READ_ONCE(ct->word) - word > 1)
@@ -337,6 +345,51 @@ invalid:
 	st->timeout = 0;
 	ovs_ct_count(OVS_CT_STAT_INVALID);
 	return OVS_CT_V_INVALID;
+}
+
+/*
+ * Find the connection of a packet that has been at ovs_ct_find() before, when
+ * that is not known any more: nothing is noted of it.  `natted`: it has been
+ * translated since, and has the tuple that would be answered by one of its
+ * connection's.  Returns 1, or 0 when there is none.
+ */
+__noinline int ovs_ct_find_again(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
+				 __u32 natted)
+{
+	struct ovs_ct_conf *conf = ovs_ct_config();
+	struct ovs_ct_tuple inverse;
+	struct ovs_ct *ct;
+
+	if (!st || !conf)
+		return 0;
+	st->id = 0;
+	st->busy = 0;
+	st->timeout = 0;
+	st->inner_l3 = 0;
+	st->inner_l4 = 0;
+	if (!st->l4_off || !st->l4_proto || !ovs_ct_read_l3(ctx, st))
+		return 0;
+	st->tuple.zone = st->zone;
+	st->tuple.proto = st->l4_proto;
+	st->tuple.family = st->family;
+	if (!ovs_ct_read_ports(ctx, &st->tuple, st->l4_off))
+		return 0;
+	if (natted) {
+		if (!ovs_ct_invert(&inverse, &st->tuple))
+			return 0;
+		st->tuple = inverse;
+	}
+	st->hash = ovs_ct_hash_of(conf, &st->tuple);
+	if (!ovs_ct_lookup(st))
+		return 0;
+	ct = ovs_ct_get(st->id);
+	if (!ct)
+		return 0;
+	if (natted)
+		st->dir ^= 1;
+	st->verdict = OVS_CT_V_FOUND;
+	st->ct_state = ovs_ct_state_of(st, OVS_READ_ONCE(ct->status));
+	return 1;
 }
 
 /* The record of what was found or committed; NULL when it has gone. */

@@ -21,8 +21,8 @@
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
  * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
- * recirc_depth, stale, drop, cutlen, family, flags, list.copies and
- * list.since; when it is not parsed, zero in w[1] and w[4], too, else what
+ * recirc_depth, stale, drop, cutlen, family, flags, list.copies, list.calls
+ * and list.since; when it is not parsed, zero in w[1] and w[4], too, else what
  * ovs_parse() would fill in.  Everything else is either written by the later
  * stages before they read it or, as `cpu`, kept from packet to packet.
  * Every program that ends a packet's way gives the level back.
@@ -93,8 +93,20 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 	pkt->family = 0;
 	pkt->flags = 0;
 	pkt->list.since = 0;
+	pkt->list.calls = 0;
 	pkt->exact = 0;
 	return pkt;
+}
+
+/* What a connection left behind in the key. */
+static __always_inline void ovs_entry_clean(struct ovs_pkt *pkt)
+{
+	int i;
+
+#pragma unroll
+	for (i = OVS_FRAME_ZERO; i < OVS_FRAME_CT_END; i++)
+		pkt->key.w[i] = 0;
+	pkt->cpu.dirty = 0;
 }
 
 /*
@@ -201,8 +213,11 @@ static __always_inline int ovs_entry_run(struct ovs_ctx *ctx, __u32 bridge,
 	}
 	pkt = ovs_entry_state(cpu, level, bridge, port_no);
 	ovs_frame_store(&f, pkt);
-	if (unlikely(pkt->cpu.dirty))
-		goto call;
+	if (unlikely(pkt->cpu.dirty)) {
+		if (pkt->cpu.dirty != OVS_DIRTY_CT)
+			goto call;
+		ovs_entry_clean(pkt);
+	}
 	ovs_entry_count(ctx, cpu, bridge, id, &f);
 	pkt->flow = id;
 	pkt->list.pc = pc;

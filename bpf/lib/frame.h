@@ -28,6 +28,7 @@
 
 #define OVS_FRAME_WORDS	11		/* of the key; those after are zero */
 #define OVS_FRAME_ZERO	15		/* words before the metadata begin here */
+#define OVS_FRAME_CT_END	23	/* ... of which these are conntrack's */
 
 /* What is known of the frame. */
 struct ovs_frame {

@@ -104,4 +104,12 @@ struct {
 	__type(value, __u64);
 } ovs_ct_kept SEC(".maps");
 
+/* The packets in flight on this CPU, by level.  Used by programs only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 8);
+	__type(key, __u32);
+	__type(value, struct ovs_ct_work);
+} ovs_ct_work SEC(".maps");
+
 #endif /* OVS_MAPS_CT_H */

@@ -43,7 +43,7 @@ bpf/lib/config.h."""
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act",
           abi.Stage.ACT_OWN: "ovs_act_own",
-          abi.Stage.ACT_SHARED: "ovs_act_shared"}
+          abi.Stage.ACT_SHARED: "ovs_act_shared", abi.Stage.CT: "ovs_act_ct"}
 """The programs of bpf/datapath.bpf.c."""
 
 BETTER = {"ovs_act": "ovs_act_cast"}

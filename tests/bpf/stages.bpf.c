@@ -89,6 +89,12 @@ int ovs_act_own(struct __sk_buff *skb)
 }
 
 SEC("tc")
+int ovs_act_ct(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
 int ovs_act_shared(struct __sk_buff *skb)
 {
 	return TC_ACT_SHOT;

@@ -115,7 +115,7 @@ def test_everything_is_pinned(loader: Loader,
     assert not any("rodata" in name for name in maps)
     assert names(path / "progs") == {
         "ovs_rx", "ovs_rx_l3", "ovs_act", "ovs_act_own", "ovs_act_shared",
-        "ovs_inject", "ovs_ct_sweeper"}
+        "ovs_inject", "ovs_ct_sweeper", "ovs_act_ct"}
     for name in maps:
         fd = bpfsys.obj_get(path / "maps" / name)
         assert (bpfsys.map_info(fd).map_id

@@ -27,6 +27,7 @@ from dpif_bpf.core.actions.blocks import (
     compile_sample,
     compile_trunc,
 )
+from dpif_bpf.core.actions.conntrack import compile_ct, compile_ct_clear
 from dpif_bpf.core.actions.encap import (
     compile_add_mpls,
     compile_pop_eth,
@@ -67,9 +68,16 @@ def no_samples() -> bool:
     return False
 
 
+def no_policy(_name: str, _family: int, _proto: int) -> int:
+    """Row of a timeout policy: there is none."""
+    return 0
+
+
 @decoder
 def compile_actions(data: bytes, facts: KeyFacts, base: int | None = None,
-                    psample: Callable[[], bool] = no_samples) -> Compiled:
+                    psample: Callable[[], bool] = no_samples,
+                    row: Callable[[str, int, int], int] = no_policy,
+                    ) -> Compiled:
     """Checks a list of actions and compiles it.
 
     :param data: payload of OVS_FLOW_ATTR_ACTIONS or OVS_PACKET_ATTR_ACTIONS
@@ -77,12 +85,13 @@ def compile_actions(data: bytes, facts: KeyFacts, base: int | None = None,
     :param base: offset of `data` in the netlink message, for the offset in
         the error
     :param psample: whether samples can be sent
+    :param row: the row of a timeout policy, see Context
     :raises RequestError: EINVAL for what is malformed, not supported or not
         possible with these packets; ERANGE for a short attribute of a
         userspace action or check_pkt_len, and for a long cookie; EOVERFLOW
         for blocks that are nested too deep
     """
-    context = Context(facts, data, _block, psample)
+    context = Context(facts, data, _block, psample, facts, row)
     try:
         _list(context)
     except RequestError as error:
@@ -252,5 +261,7 @@ HANDLERS: dict[int, Handler] = {
     uapi.OVS_ACTION_ATTR_CHECK_PKT_LEN: Handler(None, compile_check_pkt_len),
     uapi.OVS_ACTION_ATTR_HASH: Handler(8, compile_hash),
     uapi.OVS_ACTION_ATTR_DEC_TTL: Handler(None, compile_dec_ttl),
+    uapi.OVS_ACTION_ATTR_CT: Handler(None, compile_ct),
+    uapi.OVS_ACTION_ATTR_CT_CLEAR: Handler(0, compile_ct_clear),
 }
 """By OVS_ACTION_ATTR_*: what can be done."""

@@ -130,6 +130,9 @@ class Context:
     :param nested: compiles a block: the context around it, and the place of
         its list in `actions`
     :param psample: whether samples can be sent
+    :param flow: facts of the flow's masked key
+    :param row: the row of a timeout policy by its name, address family and
+        IP protocol; 0: there is none
     :param depth: in how many blocks this list is
     :param rate: probability of the sample that this list is of; 0: of none
     """
@@ -138,6 +141,8 @@ class Context:
     actions: bytes
     nested: Callable[[Context, int, int], tuple[Node, ...]]
     psample: Callable[[], bool]
+    flow: KeyFacts
+    row: Callable[[str, int, int], int]
     depth: int = 0
     rate: int = 0
     insns: list[Node] = field(default_factory=list)

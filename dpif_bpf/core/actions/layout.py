@@ -48,7 +48,7 @@ _WORD = Struct("=Q")
 
 _EMITTING = {Op.OUTPUT: Op.OUTPUT_LAST, Op.RECIRC: Op.RECIRC_LAST,
              Op.USERSPACE: Op.USERSPACE, Op.METER: Op.METER,
-             Op.DROP: Op.DROP}
+             Op.DROP: Op.DROP, Op.CT: Op.CT}
 """Instructions that do more than change the packet: what becomes of them
 when they are the last ones of a list that do."""
 
@@ -56,9 +56,10 @@ _LEAVING = {Op.OUTPUT, Op.RECIRC, Op.USERSPACE, Op.METER}
 """Those of them after which the packet is as it was before.  A packet that
 exceeds a meter jumps to the end of such a block."""
 
-_COPYING = {Op.CLONE, Op.RECIRC, Op.OUTPUT}
+_COPYING = {Op.CLONE, Op.RECIRC, Op.OUTPUT, Op.CT}
 """Instructions that may defer a copy, and the rest of the list: an output does
-where a truncation waits that came over a recirculation."""
+where a truncation waits that came over a recirculation, and ct() where many
+come one after the other."""
 
 _ENDING = {Op.OUTPUT_LAST, Op.RECIRC_LAST, Op.DROP, Op.END}
 """Instructions after which nothing runs."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dpif_bpf.core.actions.compiler import compile_actions, no_samples
+from dpif_bpf.core.actions.conntrack import Policy, TimeoutPolicies
 from dpif_bpf.core.actions.insn import Compiled, Desc, UserspaceDesc
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.errors import DpifError
@@ -73,14 +74,51 @@ class Program:
     :param pc: index of its first instruction, never 0
     :param words: how many words it has there
     :param desc_ids: its descriptors in the DescTable
+    :param policies: timeout policies that it holds
     """
 
     pc: int
     words: int
     desc_ids: tuple[int, ...]
     _compiled: Compiled
+    policies: tuple[Policy, ...] = ()
     _refs: int = 1
     _keys: set[tuple[bytes, KeyFacts]] = field(default_factory=set)
+
+
+class _Held:
+    """The timeout policies that a list of actions is to have.
+
+    :ivar asked: whether there is one that names any
+    """
+
+    def __init__(self, timeouts: TimeoutPolicies | None) -> None:
+        self._timeouts = timeouts
+        self._policies: list[Policy] = []
+        self.asked = False
+
+    def row(self, name: str, family: int, proto: int) -> int:
+        """See Context."""
+        self.asked = True
+        if self._timeouts is None:
+            return 0
+        policy = self._timeouts.hold(name, family, proto)
+        if policy is None:
+            return 0
+        self._policies.append(policy)
+        return policy.row
+
+    def take(self) -> tuple[Policy, ...]:
+        """Gives them to somebody who releases them."""
+        taken = tuple(self._policies)
+        self._policies.clear()
+        return taken
+
+    def close(self) -> None:
+        """Releases those that nobody took."""
+        for policy in self.take():
+            assert self._timeouts is not None
+            self._timeouts.release(policy)
 
 
 class ProgramCache:
@@ -92,6 +130,7 @@ class ProgramCache:
     :param clock: ms, monotonic: deferred copies may still need
         their instructions after the grace period
     :param psample: whether samples can be sent
+    :ivar timeouts: the timeout policies; None: there are none
     """
 
     KEYS = 256
@@ -102,6 +141,7 @@ class ProgramCache:
                  psample: Callable[[], bool] = no_samples) -> None:
         self._clock = clock
         self._psample = psample
+        self.timeouts: TimeoutPolicies | None = None
         self._arena = arena
         self._descs = descs
         self._by_key: dict[tuple[bytes, KeyFacts], Program] = {}
@@ -129,12 +169,21 @@ class ProgramCache:
         if program is not None:
             program._refs += 1
             return program
-        compiled = compile_actions(data, facts, base, self._psample)
-        program = self._by_code.get((compiled.code, compiled.uspace))
-        if program is not None:
-            program._refs += 1
-        else:
-            program = self._load(compiled)
+        held = _Held(self.timeouts)
+        try:
+            compiled = compile_actions(data, facts, base, self._psample,
+                                       held.row)
+            program = self._by_code.get((compiled.code, compiled.uspace))
+            if program is not None:
+                program._refs += 1
+            else:
+                program = self._load(compiled)
+                program.policies = held.take()
+        finally:
+            held.close()
+        if held.asked:
+            # Another time there may be another policy of that name.
+            return program
         if len(program._keys) >= self.KEYS:
             self._forget(program)
         program._keys.add(key)
@@ -164,6 +213,9 @@ class ProgramCache:
         self._arena.free(program.pc, program.words)
         for number in program.desc_ids:
             self._arena.quarantine.retire(self._descs.remove, number)
+        for policy in program.policies:
+            assert self.timeouts is not None
+            self._arena.quarantine.retire(self.timeouts.release, policy)
 
     def _wait(self, program: Program) -> None:
         """Of the packets that found it, none is running any more, but

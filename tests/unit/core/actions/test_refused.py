@@ -293,7 +293,9 @@ def test_supported_actions_are_named() -> None:
         uapi.OVS_ACTION_ATTR_HASH, uapi.OVS_ACTION_ATTR_DEC_TTL,
         uapi.OVS_ACTION_ATTR_METER,
         # test_psample.py has that.
-        uapi.OVS_ACTION_ATTR_PSAMPLE}
+        uapi.OVS_ACTION_ATTR_PSAMPLE,
+        # test_conntrack.py has these.
+        uapi.OVS_ACTION_ATTR_CT, uapi.OVS_ACTION_ATTR_CT_CLEAR}
 
 
 def test_facts_after_actions() -> None:
