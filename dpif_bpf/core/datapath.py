@@ -71,6 +71,7 @@ class Datapath:
         self.samples = samples
         self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,
                                      clock, samples.available)
+        self.programs.timeouts = self.timeouts
         self.records = Records(plane.nlmem, plane.flow_ids)
         self._keeper = Keeper(self.records)
         finish = Finish(name, report)

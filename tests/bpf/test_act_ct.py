@@ -86,8 +86,8 @@ class Tracked:
 
     def __init__(self, dp: Datapath) -> None:
         self.dp = dp
-        self.ct = CtMemory(list, *(dp.mapped(name).cast("Q")
-                                   for name in MAPPED))
+        self.ct = CtMemory(list, list, *(dp.mapped(name).cast("Q")
+                                         for name in MAPPED))
         self.ct.set_up(lambda size: bytes(range(1, size + 1)), 0)
 
     def flush(self) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol
 from dpif_bpf import abi
 from dpif_bpf.abi import ACT_CT, Op
 from dpif_bpf.core.actions.insn import Context, Insn
+from dpif_bpf.core.conntrack.policy import Policy
 from dpif_bpf.wire.ct_action import (
     CtAction,
     Nat,
@@ -24,14 +25,6 @@ from dpif_bpf.wire.ct_action import (
 
 HELPERS: Mapping[str, int] = {}
 """Helpers that there are: none yet."""
-
-
-class Policy(Protocol):
-    """A timeout policy that somebody holds."""
-
-    @property
-    def row(self) -> int:
-        """Of ovs_ct_policy, not 0."""
 
 
 class TimeoutPolicies(Protocol):

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dpif_bpf.core.actions.compiler import compile_actions, no_samples
-from dpif_bpf.core.actions.conntrack import Policy, TimeoutPolicies
+from dpif_bpf.core.actions.conntrack import TimeoutPolicies
 from dpif_bpf.core.actions.insn import Compiled, Desc, UserspaceDesc
 from dpif_bpf.core.arena import Arena
+from dpif_bpf.core.conntrack.policy import Policy
 from dpif_bpf.errors import DpifError
 from dpif_bpf.wire.facts import KeyFacts
 
