@@ -63,6 +63,9 @@ replace "$f" '    dpif_netlink_operate,' '    dpif_bpf_operate,'
 replace "$f" '    dpif_netlink_port_poll,' '    dpif_bpf_port_poll,'
 replace "$f" '    dpif_netlink_get_datapath_version,\(.*\)' \
              '    dpif_bpf_get_datapath_version,\1'
+for name in set_maxconns get_maxconns get_nconns; do
+    replace "$f" "    NULL, */\* ct_$name \*/" "    dpif_bpf_ct_$name,"
+done
 replace "$f" '\(.*\)"dpif-netlink/dispatch-mode"\(.*\)' \
              '\1"dpif-bpf/dispatch-mode"\2'
 replace "$work/netlink-conntrack.inc" \

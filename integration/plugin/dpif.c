@@ -38,6 +38,9 @@ static void dpif_bpf_operate(struct dpif *dpif, struct dpif_op **ops,
 			     size_t n_ops, enum dpif_offload_type type);
 static int dpif_bpf_port_poll(const struct dpif *dpif, char **devnamep);
 static char *dpif_bpf_get_datapath_version(void);
+static int dpif_bpf_ct_set_maxconns(struct dpif *dpif, uint32_t maxconns);
+static int dpif_bpf_ct_get_maxconns(struct dpif *dpif, uint32_t *maxconns);
+static int dpif_bpf_ct_get_nconns(struct dpif *dpif, uint32_t *nconns);
 
 #define dpif_netlink_class		dpif_bpf_class
 #define dpif_netlink_vport_init		dpif_bpf_vport_init
@@ -300,4 +303,27 @@ static char *
 dpif_bpf_get_datapath_version(void)
 {
 	return xstrdup(DPIF_BPF_PLUGIN_VERSION);
+}
+
+/* What OVS has for its own datapath alone: the kernel's are sysctls. */
+static int
+dpif_bpf_ct_set_maxconns(struct dpif *dpif OVS_UNUSED, uint32_t maxconns)
+{
+	return bpf_ct_set_maxconns(maxconns);
+}
+
+static int
+dpif_bpf_ct_get_maxconns(struct dpif *dpif OVS_UNUSED, uint32_t *maxconns)
+{
+	uint32_t nconns;
+
+	return bpf_ct_get_conns(&nconns, maxconns);
+}
+
+static int
+dpif_bpf_ct_get_nconns(struct dpif *dpif OVS_UNUSED, uint32_t *nconns)
+{
+	uint32_t maxconns;
+
+	return bpf_ct_get_conns(nconns, &maxconns);
 }

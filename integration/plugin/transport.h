@@ -20,6 +20,14 @@
  * then vport, flow, packet, meter, ct_limit. */
 #define DPIF_BPF_FIRST_FAMILY		0x20
 
+/*
+ * A subsystem of NETLINK_NETFILTER that the kernel has not: what is a sysctl
+ * there.  Its message 0 has CTA_STATS_GLOBAL_MAX_ENTRIES, the connections that
+ * there may be.
+ */
+#define DPIF_BPF_NFNL_SUBSYS		0x80
+#define DPIF_BPF_MSG_CT_SET_MAX		0
+
 /* First message on each connection, and again when memberships change. */
 #define DPIF_BPF_HELLO			0x0e	/* nlmsg_type */
 #define DPIF_BPF_VERSION		1

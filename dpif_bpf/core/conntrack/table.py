@@ -10,6 +10,7 @@ words.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import (
     Callable,
@@ -39,6 +40,7 @@ from dpif_bpf.core.conntrack.hashing import Hash
 from dpif_bpf.core.conntrack.memory import CtMemory
 from dpif_bpf.core.conntrack.policy import tracked
 from dpif_bpf.core.conntrack.tuples import pack_tuple
+from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.ct_action import HELPERS
 from dpif_bpf.wire.ct_entry import CtEntry
 from dpif_bpf.wire.ctnetlink import ALL, CtFilter, CtName
@@ -111,6 +113,7 @@ class Table:
 
     :param memory: the maps
     :param clock: what time it is
+    :ivar hash: which leads to a connection
     """
 
     def __init__(self, memory: CtMemory, clock: Callable[[], Time]) -> None:
@@ -121,7 +124,7 @@ class Table:
         """The same maps, as another datapath has them."""
         self.memory = memory
         conf = memory.conf.tobytes()
-        self._hash = Hash(conf, len(memory.tab) // _BUCKET_WORDS)
+        self.hash = Hash(conf, len(memory.tab) // _BUCKET_WORDS)
         # Nobody is told anything of the hash's random words.
         self._salt = int.from_bytes(hashlib.blake2b(
             conf[:abi_ct.CONF["flags"].offset], digest_size=4).digest())
@@ -190,9 +193,9 @@ class Table:
 
     def find(self, name: CtName) -> int | None:
         wanted = pack_tuple(name.tuple, name.zone)
-        hashed = self._hash.one(wanted)
+        hashed = self.hash.one(wanted)
         tab = self.memory.tab
-        for bucket in self._hash.buckets(hashed):
+        for bucket in self.hash.buckets(hashed):
             *edges, spill = tab[bucket * _BUCKET_WORDS:
                                 (bucket + 1) * _BUCKET_WORDS].tolist()
             for edge in edges:
@@ -273,11 +276,23 @@ class Table:
 
     def most(self) -> int:
         most: int = self.memory.conf[_MOST] >> 32
-        return most or len(self._all()) - 1
+        return most or self.room
+
+    @property
+    def room(self) -> int:
+        """Records that there are, but for the first one, which is nobody's."""
+        return len(self._all()) - 1
 
     def set_most(self, most: int) -> None:
-        """How many there may be, of those that there is room for; 0: all of
-        these."""
+        """How many there may be; 0: as many as there is room for.
+
+        :raises RequestError: EINVAL when there is not that much
+        """
+        room = self.room
+        if most > room:
+            raise RequestError(
+                errno.EINVAL, f"there is room for {room} connections: see"
+                " ovs-bpfd --ct-max")
         conf = self.memory.conf
         conf[_MOST] = conf[_MOST] & _LOW | most << 32
 

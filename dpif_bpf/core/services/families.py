@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dpif_bpf.core.services.ct_settings import CtSettingsService
 from dpif_bpf.core.services.ctnetlink import CtnetlinkService
 from dpif_bpf.core.services.cttimeout import CttimeoutService
 from dpif_bpf.core.services.ovs_ct_limit import CtLimitService
@@ -18,7 +19,7 @@ from dpif_bpf.core.services.service import Clock, Registry, Service
 
 SERVICES: tuple[Callable[[Registry, Clock], Service], ...] = (
     DatapathService, VportService, FlowService, PacketService, MeterService,
-    CtLimitService, CtnetlinkService, CttimeoutService)
+    CtLimitService, CtnetlinkService, CttimeoutService, CtSettingsService)
 """A file for each netlink family, named as it is."""
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from functools import partial
 
@@ -17,6 +18,7 @@ from dpif_bpf.abi_ct import Ask
 from dpif_bpf.core.conntrack import table as module
 from dpif_bpf.core.conntrack.dump import RECORD
 from dpif_bpf.core.conntrack.table import Table
+from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire.ct_entry import CtEntry, encode_entry
 from dpif_bpf.wire.ctnetlink import (
@@ -337,8 +339,14 @@ def test_most(site: Site) -> None:
     site.table.set_most(77)
     assert site.table.most() == 77
     site.table.set_most(0)
-    assert site.table.most() == len(site.tracker.words["ovs_ct"]) // 32 - 1
-    assert site.tracker.memory.conf[6] == flags
+    room = len(site.tracker.words["ovs_ct"]) // 32 - 1
+    assert site.table.most() == room
+    site.table.set_most(room)
+    with pytest.raises(RequestError) as caught:
+        site.table.set_most(room + 1)
+    assert caught.value.errno == errno.EINVAL
+    assert site.table.most() == room
+    assert site.tracker.memory.conf[6] == flags | room << 32
 
 
 def test_stats(site: Site) -> None:

@@ -18,6 +18,7 @@ from dpif_bpf.core.services.service import DUMP_BYTES, LATER
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.ct_entry import CtEntry
+from dpif_bpf.wire.ct_settings import SET_MAX, SUBSYS
 from dpif_bpf.wire.ct_tuple import AF_INET
 from dpif_bpf.wire.netlink import (
     NETLINK_NETFILTER,
@@ -32,7 +33,7 @@ from dpif_bpf.wire.netlink import (
     nla_u32,
     parse_error,
 )
-from dpif_bpf.wire.nfnetlink import ATTRS_POS, nla_be16
+from dpif_bpf.wire.nfnetlink import ATTRS_POS, nla_be16, nla_be32
 from tests.fake_plane import FakeProvider, Peer
 
 TIMEOUT = nf.NFNL_SUBSYS_CTNETLINK_TIMEOUT
@@ -160,6 +161,27 @@ def test_numbers(peer: Peer) -> None:
                    flags=NLM_F_DUMP)) == 2
     assert ask(peer, nf.IPCTNL_MSG_CT_GET_UNCONFIRMED,
                flags=NLM_F_DUMP) == []
+
+
+def test_how_many_there_may_be(peer: Peer) -> None:
+    def most(payload: bytes) -> None:
+        ask(peer, SET_MAX, 0, payload, subsys=SUBSYS)
+
+    table = peer.provider.tracker.table
+    most(nla_be32(2, 77))
+    assert table.most() == 77
+    for payload, code in ((b"", errno.EINVAL), (nla(2, b"\1"), errno.ERANGE),
+                          (nla_be32(2, 1 << 30), errno.EINVAL),
+                          (nla_be32(1, 5), errno.EINVAL)):
+        with pytest.raises(OSError) as caught:
+            most(payload)
+        assert caught.value.errno == code
+    with pytest.raises(OSError) as caught:
+        ask(peer, 1, 0, nla_be32(2, 5), subsys=SUBSYS)
+    assert caught.value.errno == errno.EINVAL
+    assert table.most() == 77
+    most(nla_be32(2, 0))
+    assert table.most() == 4096 + 15
 
 
 def test_policies(peer: Peer) -> None:
