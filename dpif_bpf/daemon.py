@@ -37,6 +37,7 @@ from dpif_bpf.core.conntrack.memory import (
     DEFAULT_CONNECTIONS,
     MAX_CONNECTIONS,
 )
+from dpif_bpf.core.conntrack.show import show as show_conntrack
 from dpif_bpf.core.devices import LinkEvent
 from dpif_bpf.core.machine import check_machine
 from dpif_bpf.core.services.families import make_router
@@ -221,6 +222,7 @@ class Daemon:
         register("dpif-bpf/discard", "DP", 1, 1, self._discard)
         register("dpif-bpf/drops", "[DP]", 0, 1, self._drops)
         register("dpif-bpf/classifier-show", "[DP]", 0, 1, self._classifier)
+        register("dpif-bpf/ct-show", "", 0, 0, self._conntrack)
 
     def _exit(self, _argv: list[str]) -> str:
         self._exiting = True
@@ -308,6 +310,11 @@ class Daemon:
                           dp.counters(), dp.bridges.names(),
                           instance.plane.steps())
         return "\n".join(lines)
+
+    def _conntrack(self, _argv: list[str]) -> str:
+        conntrack = self.provider.conntrack()
+        return "" if conntrack is None else "\n".join(
+            show_conntrack(conntrack))
 
 
 def _mac(address: bytes) -> str:
