@@ -6,6 +6,7 @@
 #include "../bpf/lib/object.h"
 #include "../bpf/lib/ctx.h"
 #include "../bpf/lib/ct.h"
+#include "../bpf/lib/ct_ask.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -205,6 +206,12 @@ int b_new(struct __sk_buff *ctx)
 		return -1;
 	ovs_ct_find(ctx, st);
 	return ovs_ct_commit(st);
+}
+
+SEC("tc")
+int b_ask(struct ovs_ctx *ctx)
+{
+	return ovs_ct_answer();
 }
 
 char LICENSE[] SEC("license") = "GPL";

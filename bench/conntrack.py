@@ -18,8 +18,14 @@ from contextlib import contextmanager
 from bench.clsways import build
 from bench.rows import Row
 from dpif_bpf import abi_ct as a
+from dpif_bpf.core.conntrack.memory import MAPPED, CtMemory
+from dpif_bpf.core.conntrack.show import show
+from dpif_bpf.core.conntrack.table import Table, Time
+from dpif_bpf.core.conntrack.tracker import Conntrack
+from dpif_bpf.core.services.service import gather
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
+from dpif_bpf.wire.ctnetlink import ALL, CtFilter
 
 _DEFAULT, _LARGE = 1 << 18, 1 << 20
 """Records of a table."""
@@ -27,6 +33,10 @@ _MANY = 40000
 _RUNS = 50000
 _TURNS = 21
 _NEW = 100000
+_DUMPED = 100000
+_HEADER = bytes(20)
+_COARSE = 6
+"""CLOCK_MONOTONIC_COARSE"""
 _SYN, _ACK = 2, 16
 
 
@@ -141,6 +151,64 @@ def _new() -> list[Row]:
     return rows
 
 
+def _table(obj: BpfObject) -> Table:
+    """As the provider has it."""
+    def ask() -> None:
+        assert bpfprog.test_run(obj.prog_fd("b_ask"), bytes(64)).retval == 0
+
+    return Table(
+        CtMemory(list, ask, *(
+            bpfsys.mmap_array(obj.map_fd(name), obj.map_info(name)).cast("Q")
+            for name in MAPPED)),
+        lambda: Time(time.clock_gettime_ns(_COARSE), 0))
+
+
+def _provider() -> list[Row]:
+    """What clients ask of it: CPU time in all, and how long others wait for
+    it."""
+    rows = []
+    packet = _segment(_SYN, 1, 0)
+    for size, made in ((_DEFAULT, _DUMPED), (_LARGE, _LARGE * 9 // 10)):
+        with _object(size) as obj:
+            for number in range(0, made, _NEW):
+                bpfprog.test_run(obj.prog_fd("b_new"), packet, b"",
+                                 min(_NEW, made - number))
+            table = _table(obj)
+            assert table.total() == made
+            if size == _DEFAULT:
+                rows += _timed(f"dump of {made} connections", gather(
+                    table.replies(ALL, lambda *_: _HEADER)))
+            name = f"of {made} connections"
+            rows += _timed(f"dump of an empty zone {name}", gather(
+                table.replies(CtFilter(zone=9), lambda *_: _HEADER)))
+            began = time.thread_time()
+            table.flush(9)
+            rows.append(Row(f"flush of a zone {name}", 1e3 * (
+                time.thread_time() - began), "ms"))
+            began = time.thread_time()
+            assert "states:" in "".join(show(Conntrack(
+                table.memory, lambda: Time(time.clock_gettime_ns(_COARSE),
+                                           0))))
+            rows.append(Row(f"dpif-bpf/ct-show {name}", 1e3 * (
+                time.thread_time() - began), "ms"))
+            if size == _DEFAULT:
+                rows += _timed(f"deletion by status {name}", table.end(
+                    CtFilter(status=(0, 1))))
+                assert table.total() == 0
+    return rows
+
+
+def _timed(what: str, steps: Iterator[object]) -> list[Row]:
+    longest, began = 0., time.thread_time()
+    before = began
+    for _ in steps:
+        now = time.thread_time()
+        longest = max(longest, now - before)
+        before = now
+    return [Row(what, 1e3 * (time.thread_time() - began), "ms", None,
+                f"in steps of {1e3 * longest:.1f} ms at most")]
+
+
 def _memory() -> list[Row]:
     """What the maps take, of the default table."""
     size = _DEFAULT
@@ -162,4 +230,4 @@ def measure() -> list[Row]:
             rows += _established(vary)
     finally:
         os.sched_setaffinity(0, cpus)
-    return [*rows, *_new(), *_memory()]
+    return [*rows, *_new(), *_provider(), *_memory()]

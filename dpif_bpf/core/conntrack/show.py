@@ -69,55 +69,64 @@ def survey(table: Table) -> Survey:
     tab = np.frombuffer(memory.tab, np.uint64).reshape(
         -1, abi_ct.BUCKET.size // 8)[:, :abi_ct.OVS_CT_EDGES]
     states: Counter[str] = Counter()
-    probes: Counter[int] = Counter()
+    probes = np.zeros(abi_ct.OVS_CT_PROBES + 1, np.int64)
     for found in table.slices():
         states.update(_states(found))
-        probes.update(_probes(found, table.hash, tab))
+        probes += _probes(found, table.hash, tab)
     counts = np.bincount(np.count_nonzero(tab, axis=1))
     words = np.frombuffer(memory.records, RECORD)["word"]
     return Survey(
-        dict(sorted(states.items())), dict(sorted(probes.items())),
-        {edges: count for edges, count in enumerate(counts.tolist())
-         if count},
+        dict(sorted(states.items())), _some(probes), _some(counts),
         int(np.count_nonzero((words & np.uint64(0xffffffff)
                               == abi_ct.OVS_CT_DEAD)
                              & (np.frombuffer(memory.expiry, np.uint32)
                                 != abi_ct.OVS_CT_EXP_FREE))))
 
 
-def _states(found: Found) -> Iterator[str]:
-    for proto, state in zip(found.records["orig"]["proto"].tolist(),
-                            found.records["state"].tolist(), strict=True):
-        name = _NAMES.get(proto, f"protocol {proto}")
-        kind = _STATES.get(proto)
-        if kind is None:
-            yield name
-        else:
-            yield f"{name} {_state(kind, state)}"
+def _some(counts: NDArray[np.int64]) -> dict[int, int]:
+    """By index, without zeros."""
+    return {number: count for number, count in enumerate(counts.tolist())
+            if count}
 
 
-def _state(kind: type[TcpState] | type[SctpState], state: int) -> str:
+def _states(found: Found) -> dict[str, int]:
+    kinds, counts = np.unique(
+        found.records["orig"]["proto"].astype(np.uint16) << np.uint16(8)
+        | found.records["state"], return_counts=True)
+    named: Counter[str] = Counter()
+    for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+        named[_name(*divmod(kind, 256))] += count
+    return named
+
+
+def _name(proto: int, state: int) -> str:
+    name = _NAMES.get(proto, f"protocol {proto}")
+    kind = _STATES.get(proto)
+    if kind is None:
+        return name
     try:
-        return kind(state).name.lower()
+        return f"{name} {kind(state).name.lower()}"
     except ValueError:
-        return str(state)
+        return f"{name} {state}"
 
 
 def _probes(found: Found, hash_: Hash,
-            tab: NDArray[np.uint64]) -> Iterator[int]:
+            tab: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Edges by how many buckets are looked into."""
     first = hash_.many(found.records["orig"])
     second = hash_.many(found.records["reply"])
     differ = first != second
-    hashes = np.concatenate((first, second[differ]))
-    ids = np.concatenate((found.ids, found.ids[differ]))
+    left = np.concatenate((first, second[differ]))
+    ids = np.concatenate((found.ids, found.ids[differ])).astype(np.uint64)
     shift = np.uint64(abi_ct.OVS_CT_TAG_SHIFT)
-    edges = hashes >> shift << shift | ids.astype(np.uint64)
-    at = np.zeros(len(edges), np.intp)
-    for n in range(abi_ct.OVS_CT_PROBES, 0, -1):
-        there = (tab[hash_.bucket(hashes, n - 1)] == edges[:, None]).any(
-            axis=1)
-        at[there] = n
-    yield from at.tolist()
+    counts = np.zeros(abi_ct.OVS_CT_PROBES + 1, np.int64)
+    for n in range(abi_ct.OVS_CT_PROBES):
+        edges = left >> shift << shift | ids
+        there = (tab[hash_.bucket(left, n)] == edges[:, None]).any(axis=1)
+        counts[n + 1] = np.count_nonzero(there)
+        left, ids = left[~there], ids[~there]
+    counts[0] = len(left)
+    return counts
 
 
 def show(conntrack: Conntrack) -> Iterator[str]:

@@ -55,6 +55,8 @@ HELPER_NAMES = ("", *HELPERS)
 TRIES = 16
 """To change what other CPUs have locked, each for less than a µs."""
 
+_ENDS = 1024
+"""Connections that are ended in one go."""
 _LOW = 0xffffffff
 _ID = (1 << abi_ct.OVS_CT_ID_BITS) - 1
 _ZONE_WORDS = abi_ct.ZONE.size // 8
@@ -62,6 +64,7 @@ _POLICY_WORDS = abi_ct.POLICY.size // 8
 _BUCKET_WORDS = abi_ct.BUCKET.size // 8
 _ASKED_WORDS = abi_ct.ASKED.size // 8
 _FIRST_ASKED = abi_ct.ASKS["one"].offset // 8
+_ASKED_PLACES = range(_FIRST_ASKED, abi_ct.ASKS.size // 8, _ASKED_WORDS)
 _MOST = abi_ct.CONF["flags"].offset // 8
 _USE = {name: place.offset // 8 for name, place in abi_ct.USE.fields.items()}
 
@@ -99,13 +102,6 @@ class Found:
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Found:
         return Found(self.ids[rows], take(self.records, rows),
                      self.ends[rows])
-
-    @property
-    def gens(self) -> list[int]:
-        """Their incarnations."""
-        found: list[int] = (self.records["word"]
-                            >> np.uint64(32)).tolist()
-        return found
 
 
 class Table:
@@ -237,28 +233,25 @@ class Table:
 
     def _zeroed(self, found: Found) -> Found:
         """With what was counted up to now, which counts no more."""
+        answers = self._ask(Ask.ZERO, found)
         records = found.records.copy()
-        rows = []
-        for row, (done, asked) in enumerate(self._ask(Ask.ZERO, found)):
-            if done:
-                rows.append(row)
-                packets, nbytes = asked[:2], asked[2:]
-                records["packets"][row] = packets
-                records["bytes"][row] = nbytes
+        records["packets"], records["bytes"] = answers[:, 1:3], answers[:, 3:]
         return Found(found.ids, records, found.ends).take(
-            np.array(rows, np.intp))
+            answers[:, 0] == abi_ct.OVS_CT_ANSWER_DONE)
 
     def delete(self, number: int, ct_id: int) -> bool:
         found = self._one(number)
         if not len(found) or int(self._ct_ids(found)[0]) != ct_id:
             return False
-        return next(self._ask(Ask.END, found))[0]
+        return bool(self._ask(Ask.END, found)[0, 0]
+                    == abi_ct.OVS_CT_ANSWER_DONE)
 
     def end(self, filter_: CtFilter) -> Iterator[None]:
         for found in self.slices(filter_):
-            for _ in self._ask(Ask.END, found):
-                pass
-            yield
+            for start in range(0, len(found) or 1, _ENDS):
+                self._ask(Ask.END, found.take(np.arange(
+                    start, min(start + _ENDS, len(found)))))
+                yield
 
     def flush(self, zone: int | None) -> None:
         zones = self.memory.zones
@@ -350,49 +343,42 @@ class Table:
         found = self._copy(having, self._clock())
         mine = [tracked(one) == proto
                 for one in found.records["orig"]["proto"].tolist()]
-        for _ in self._ask(Ask.UNTIMEOUT,
-                           found.take(np.array(mine, np.bool_)), row):
-            pass
+        self._ask(Ask.UNTIMEOUT, found.take(np.array(mine, np.bool_)), row)
 
     # Programs
 
     def _ask(self, what: Ask, found: Found,
-             policy: int = 0) -> Iterator[tuple[bool, list[int]]]:
-        """Has a program do something to connections: for each whether it was
-        there still, and struct ovs_ct_asked from `packets` on."""
-        for start in range(0, len(found), abi_ct.OVS_CT_ASKS):
-            stop = start + abi_ct.OVS_CT_ASKS
-            names = list(zip(found.ids[start:stop].tolist(),
-                             found.gens[start:stop], strict=True))
-            answers: list[list[int]] = [[abi_ct.OVS_CT_ANSWER_BUSY]] * len(
-                names)
-            for _ in range(TRIES):
-                busy = [row for row, answer in enumerate(answers)
-                        if answer[0] == abi_ct.OVS_CT_ANSWER_BUSY]
-                if not busy:
-                    break
-                for row, answer in zip(busy, self._run(
-                        what, [names[row] for row in busy], policy),
-                        strict=True):
-                    answers[row] = answer
-            for answer in answers:
-                yield answer[0] == abi_ct.OVS_CT_ANSWER_DONE, answer[1:]
+             policy: int = 0) -> NDArray[np.uint64]:
+        """Has a program do something to connections.
 
-    def _run(self, what: Ask, names: list[tuple[int, int]],
-             policy: int) -> Iterator[list[int]]:
-        """From `answer` on."""
+        :returns: a row of each: struct ovs_ct_asked from `answer` on
+        """
+        names = (found.ids.astype(np.uint64)
+                 | found.records["word"] & np.uint64(_LOW << 32))
+        answers = np.full((len(found), _ASKED_WORDS - 1),
+                          abi_ct.OVS_CT_ANSWER_BUSY, np.uint64)
+        for start in range(0, len(found), abi_ct.OVS_CT_ASKS):
+            some = answers[start:start + abi_ct.OVS_CT_ASKS]
+            for _ in range(TRIES):
+                busy = np.flatnonzero(
+                    some[:, 0] == abi_ct.OVS_CT_ANSWER_BUSY)
+                if not len(busy):
+                    break
+                some[busy] = self._run(what, names[start:][busy].tolist(),
+                                       policy)
+        return answers
+
+    def _run(self, what: Ask, names: list[int],
+             policy: int) -> NDArray[np.uint64]:
+        """The answers to what is asked about some, by their names."""
         asked = self.memory.asked
         asked[0] = what | len(names) << 32
         asked[1] = policy
-        places = range(_FIRST_ASKED,
-                       _FIRST_ASKED + len(names) * _ASKED_WORDS,
-                       _ASKED_WORDS)
-        for place, (number, gen) in zip(places, names, strict=True):
-            asked[place] = number | gen << 32
-            asked[place + 1] = abi_ct.OVS_CT_ANSWER_GONE
+        for place, name in zip(_ASKED_PLACES, names, strict=False):
+            asked[place] = name
         self.memory.ask()
-        for place in places:
-            yield asked[place + 1:place + _ASKED_WORDS].tolist()
+        return np.frombuffer(asked, np.uint64)[
+            _FIRST_ASKED:].reshape(-1, _ASKED_WORDS)[:len(names), 1:].copy()
 
 
 def _shown(stats: Mapping[Stat, int]) -> dict[str, int]:
