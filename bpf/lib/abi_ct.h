@@ -15,7 +15,7 @@
 
 #define OVS_CT_ID_BITS		24	/* ids: 1 to 2^24 - 1 */
 #define OVS_CT_ZONES		65536
-#define OVS_CT_POLICIES		256	/* timeout policies; 0: the default */
+#define OVS_CT_POLICIES		4096	/* timeout policies; 0: the default */
 #define OVS_CT_TIMEOUTS		64	/* of a policy: enum ovs_ct_timeout */
 #define OVS_CT_EXP		16	/* expiries in an element of ovs_ct_exp */
 #define OVS_CT_EDGES		7	/* of a bucket */

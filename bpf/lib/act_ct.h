@@ -403,6 +403,27 @@ __noinline int ovs_ct_later(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 	return ovs_defer(&run, 0, pkt->list.pc, pkt->flags);
 }
 
+/*
+ * Whether the list ends with a recirculation, as most do after ct(): then the
+ * key, which is the packet's, is looked up at once.
+ */
+static __always_inline int ovs_ct_recirc(struct ovs_pkt *pkt)
+{
+	__u32 pc = pkt->list.pc;
+	struct ovs_insn *word = bpf_map_lookup_elem(&ovs_acts, &pc);
+
+	if (!word || word->op != OVS_OP_RECIRC_LAST ||
+	    pkt->stale || pkt->flags & OVS_PKT_F_COPY ||
+	    pkt->recirc_depth >= OVS_MAX_RECIRC ||
+	    pkt->list.calls > OVS_MAX_CALLS - OVS_RECIRC_CALLS)
+		return 0;
+	pkt->recirc_depth++;
+	pkt->list.calls += OVS_RECIRC_CALLS;
+	pkt->list.since = 0;
+	pkt->key.recirc_id = word->imm;
+	return 1;
+}
+
 /* Stage CT: the instruction at pc, and back to where the list goes on. */
 static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 				      struct ovs_cpu *cpu,
@@ -419,7 +440,8 @@ static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 	err = ovs_ct_act(ctx, cpu, pkt, w);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
-	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT_OWN);
+	return ovs_stage(ctx, cpu, pkt, ovs_ct_recirc(pkt) ?
+			 OVS_STAGE_LOOKUP : OVS_STAGE_ACT_OWN);
 }
 
 #endif /* OVS_ACT_CT_H */

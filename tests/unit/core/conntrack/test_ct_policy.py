@@ -197,4 +197,4 @@ def test_slots_are_those_of_the_programs() -> None:
     for proto, name in first.items():
         unspec = proto in (6, 132)
         assert SLOTS[proto] - unspec == abi_ct.Timeout[name]
-    assert Rows().rows == abi_ct.OVS_CT_POLICIES
+    assert Rows().rows <= abi_ct.OVS_CT_POLICIES

@@ -305,7 +305,7 @@ def test_limits(site: Site) -> None:
 def test_timeouts(site: Site) -> None:
     """Two timeouts are one word."""
     table, memory = site.table, site.tracker.maps["ovs_ct_policy"]
-    assert table.rows == 256
+    assert table.rows == abi_ct.OVS_CT_POLICIES
     defaults = memory.view.cast("B").cast("I")[:64].tolist()
     table.set_timeouts(3, 1, range(11, 20))
     seconds = memory.view.cast("B").cast("I")
