@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets go on, all of them, while flows, ports and bridges come and go.
+
+``OVS_SOAK`` says how many changes are made (40), ``OVS_SOAK_SEED`` which (1).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+
+from lab import PROVIDER, Host, Lab
+from streams import Watched
+from test_restart import settle, two_hosts
+
+CHANGES = int(os.environ.get("OVS_SOAK", "40"))
+SEED = int(os.environ.get("OVS_SOAK_SEED", "1"))
+RATE = 2000
+"""Packets a second of each of the two streams."""
+SOME = 6
+"""Ports and bridges that there are at a time, at most, besides those of the
+streams."""
+
+
+class Changes:
+    """Random changes, none of which is about the streams' packets.
+
+    :ivar made: of each kind
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._random = random.Random(SEED)
+        self._bridges: list[str] = []
+        self._ports: dict[str, str] = {}
+        self._count = 0
+        self.made: dict[str, int] = {}
+
+    def one(self) -> None:
+        change: Callable[[], None] = self._random.choice((
+            self._add_port, self._add_port, self._del_port, self._add_bridge,
+            self._del_bridge, self._flows, self._flows, self._mtu,
+            self._provider))
+        change()
+        name = change.__name__.strip("_")
+        self.made[name] = self.made.get(name, 0) + 1
+
+    def _name(self, what: str) -> str:
+        self._count += 1
+        return f"{what}{self._count}"
+
+    def _add_port(self) -> None:
+        if len(self._ports) == SOME:
+            self._del_port()
+        name, lab = self._name("s"), self._lab
+        bridge = self._random.choice(["br0", *self._bridges])
+        if self._random.random() < .5:
+            lab.vsctl("add-port", bridge, name, "--", "set", "interface",
+                      name, "type=internal")
+        else:
+            lab.ns.ip(f"link add {name} type veth peer name {name}-peer")
+            lab.ns.ip(f"link set {name} up")
+            lab.vsctl("add-port", bridge, name)
+        self._ports[name] = bridge
+
+    def _del_port(self) -> None:
+        if self._ports:
+            name = self._random.choice(sorted(self._ports))
+            self._lab.vsctl("del-port", self._ports.pop(name), name)
+
+    def _add_bridge(self) -> None:
+        if len(self._bridges) == SOME:
+            self._del_bridge()
+        name = self._name("sb")
+        self._lab.add_bridge(name)
+        self._bridges.append(name)
+
+    def _del_bridge(self) -> None:
+        if self._bridges:
+            name = self._bridges.pop(self._random.randrange(
+                len(self._bridges)))
+            self._lab.vsctl("del-br", name)
+            self._ports = {port: bridge for port, bridge
+                           in self._ports.items() if bridge != name}
+
+    def _flows(self) -> None:
+        """Rules of many masks that no packet of the streams is held against:
+        theirs come in elsewhere."""
+        pick = self._random
+        rules = self._lab.rundir / "rules"
+        rules.write_text("".join(
+            f"table=0,priority={pick.randrange(100, 200)},in_port=local,tcp,"
+            f"nw_dst=10.{pick.randrange(9, 99)}.0.0/{pick.randrange(15, 25)},"
+            f"tp_dst={pick.randrange(65536)},actions=drop\n"
+            for _ in range(pick.choice((1, 10, 100)))))
+        self._lab.ofctl("add-flows", "br0", str(rules))
+        if pick.random() < .5:
+            self._lab.ofctl("del-flows", "br0", "in_port=local")
+
+    def _mtu(self) -> None:
+        """Of a port of the streams' own, never below their packets' size."""
+        self._lab.ns.ip(f"link set {self._random.choice(('p1', 'p2', 'p3'))}"
+                        f" mtu {self._random.choice((1500, 2000, 9000))}")
+
+    def _provider(self) -> None:
+        self._lab.kill(PROVIDER)
+        self._lab.start_provider()
+
+
+def test_soak(own_lab: Lab) -> None:
+    lab = own_lab
+    # While the provider is away.
+    lab.allowed += ["Connection refused", "Broken pipe|Connection reset"]
+    one, two = two_hosts(lab)
+    three = lab.add_host("p3", "br0", "10.1.1.3/24")
+    four = lab.add_host("p4", "br0", "10.1.1.4/24")
+    pairs: tuple[tuple[Host, Host], ...] = ((one, two), (three, four))
+    for source, sink in pairs:
+        source.ping(sink.ip)
+        settle(lab, source, sink)
+    changes = Changes(lab)
+    streams = [Watched(lab, source, sink, RATE) for source, sink in pairs]
+    try:
+        for _ in range(CHANGES):
+            changes.one()
+    finally:
+        ended = [stream.gaps() for stream in streams]
+    print(f"{changes.made}; packets: {[sent for sent, _ in ended]}")
+    for sent, gaps in ended:
+        assert sent > RATE
+        assert gaps == []
