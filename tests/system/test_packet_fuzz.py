@@ -71,9 +71,9 @@ KINDS = {
     "vlan_tci=0x1000/0x1000": (*NEUTRAL, "strip_vlan", "mod_vlan_pcp:3"),
     "dl_type=0x894f": (*NEUTRAL, "dec_nsh_ttl", "set_field:9->nsh_spi"),
     "ip,nw_frag=yes": IPV4, "ipv6,nw_frag=later": IPV6}
-"""What is matched, and which actions it allows.  Fields of ARP and ICMP are not
-set: that is for ovs-vswitchd itself to do, and of a packet that ends before
-them it writes behind the end (OVS 3.1, "free(): invalid next size").
+"""What is matched, and which actions it allows.  Fields of ARP and ICMP are
+not set: that is for ovs-vswitchd itself to do, and of a packet that ends
+before them it writes behind the end (OVS 3.1, "free(): invalid next size").
 """
 LAST = ("push_mpls:0x8847,set_field:3->mpls_label,2,1",
         "encap(nsh(md_type=1)),set_field:0x99->nsh_spi,1,2",
@@ -85,7 +85,6 @@ GROUPS = (
     "bucket=output:2,bucket=mod_dl_src:2:0:0:0:0:97,output:3",
     "group_id=2,type=all,bucket=output:2,bucket=push_vlan:0x8100,output:1,"
     "bucket=dec_ttl,output:local")
-
 
 NESTS = ("check_pkt_larger", "clone")
 """Actions after which others are in a list of their own.  Flows have these, or
