@@ -61,7 +61,8 @@ static __always_inline int ovs_process(struct ovs_ctx *ctx,
 		ovs_exact_fill(cpu, pkt);
 	pc = pkt->list.pc;
 	insn = bpf_map_lookup_elem(&ovs_acts, &pc);
-	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST && !pkt->cutlen))
+	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST &&
+		   !(pkt->cutlen | pkt->mru)))
 		return ovs_output_only(ctx, cpu, pkt, insn->imm);
 	pkt->list.sent = 0;
 	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT);
@@ -231,6 +232,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->slot = mark;
 	pkt->recirc_depth = slot->recirc_depth;
 	pkt->cutlen = slot->cutlen;
+	pkt->mru = slot->mru;
 	pkt->list.copies = 0;
 	pkt->list.calls = 0;
 	pkt->tracked = 0;

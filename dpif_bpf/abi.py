@@ -40,6 +40,8 @@ OVS_UPCALL_PARTS: Final = 144
 OVS_UPCALL_UNIT: Final = 512
 OVS_UPCALL_UNITS: Final = 4096
 OVS_UPCALL_ALL: Final = OVS_MAX_PORTS
+OVS_UPCALL_FRAGMENT: Final = 0x80
+OVS_UPCALL_SPLIT: Final = 0x81
 OVS_SKB_GSO_SCTP: Final = 1 << 14
 OVS_SLOT_BITS: Final = 13
 
@@ -134,7 +136,6 @@ class DropReason(IntEnum):
     COPIES = 28
     UPCALL_SHARE = 29
     CONNTRACK = 30
-    CT_FRAGMENT = 31
 
 
 OVS_DROP_MAX: Final = 64
@@ -339,6 +340,8 @@ PKT: Final = record("ovs_pkt", f"""
     upcall_cmd B
     drop B
     tracked B
+    mru H
+    pad 6s
     list {PKT_LIST.size}s
     cache_hash Q
     cpu {PKT_CPU.size}s
@@ -484,7 +487,8 @@ UPCALL: Final = record("ovs_upcall", f"""
     gso_type I
     desc I
     hash I
-    hash_flags I
+    hash_flags H
+    mru H
     cpu I
     bridge I
     vlan_tci 2s
@@ -520,6 +524,8 @@ SLOT: Final = record("ovs_slot", f"""
     l4_proto B
     routing B
     spent H
+    mru H
+    pad 6s
     key {KEY.size}s
     """)
 

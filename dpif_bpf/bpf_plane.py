@@ -264,11 +264,11 @@ class BpfPlane:
     # Packets
 
     def execute(self, program: Program, pc: int, bridge: int, key: bytes,
-                packet: bytes, now: int) -> bool:
-        mark = self._slots.arm(pc, bridge, 0, key, program, now)
+                packet: bytes, now: int, mru: int = 0) -> bool:
+        mark = self._slots.arm(pc, bridge, 0, key, program, now, mru)
         if mark is None:
             self.reap(now)
-            mark = self._slots.arm(pc, bridge, 0, key, program, now)
+            mark = self._slots.arm(pc, bridge, 0, key, program, now, mru)
             if mark is None:
                 return False
         if not self._injector.send(mark, packet):

@@ -75,6 +75,9 @@ class Instance:
                 "upcall_malformed": self.upcalls.malformed,
                 "upcall_too_big": self.upcalls.too_big,
                 "upcall_failed": self.ring.failures,
+                **{f"fragments_{why}": count for why, count
+                   in self.dp.reassembly.fragments.failed.items()},
+                "fragments_lost": self.dp.reassembly.lost,
                 **self.plane.events()}
 
     def drops(self) -> dict[int, Counter[abi.DropReason]]:

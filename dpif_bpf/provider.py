@@ -216,6 +216,7 @@ class Provider:
             if instance.plane.executing:
                 instance.plane.reap(msec())
             instance.dp.flows.flushes.run()
+            instance.dp.reassembly.fragments.expire(msec())
             self._tidy(instance)
         self._grace.run(over and drained)
 
@@ -271,6 +272,9 @@ class Provider:
                 poller.immediate_wake()
             if instance.plane.executing:
                 poller.timer_wait(REAP_INTERVAL)
+            deadline = instance.dp.reassembly.fragments.deadline
+            if deadline is not None:
+                poller.timer_wait(deadline - now)
             if instance.tidied:
                 poller.timer_wait(
                     instance.tidied + TIDY_INTERVAL - msec())

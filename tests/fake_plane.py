@@ -75,6 +75,10 @@ class FakePlane:
         self.hooks: dict[int, int] = {}
         self.ends: dict[int, int | None] = {}
         self.executed: list[tuple[Program, int, bytes, bytes]] = []
+        self.places: list[tuple[int, int]] = []
+        """Of these: pc, and mru."""
+        self.refuse = False
+        """Whether no packet can be executed."""
         self.counted = DpCounters()
         self.done: list[tuple[int, int]] = []
         self.refused: dict[int, int] = {}
@@ -117,8 +121,11 @@ class FakePlane:
         return self.refused.get(port_no, 0)
 
     def execute(self, program: Program, pc: int, bridge: int, key: bytes,
-                packet: bytes, now: int) -> bool:
+                packet: bytes, now: int, mru: int = 0) -> bool:
+        if self.refuse:
+            return False
         self.executed.append((program, bridge, key, packet))
+        self.places.append((pc, mru))
         return True
 
     def set_flow_stats(self, flow_id: int,

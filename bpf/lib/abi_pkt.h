@@ -91,6 +91,9 @@ struct ovs_pkt {
 	__u8 drop;		/* enum ovs_drop_reason for the exit */
 	__u8 tracked;		/* ovs_ct_work has its connection, if ct_state
 				 * says that it was tracked */
+	__u16 mru;		/* bytes of its largest fragment, when it was
+				 * in fragments; 0: it was not */
+	__u16 pad[3];
 	struct ovs_pkt_list list;
 	__u64 cache_hash;	/* of the key, when the cache was asked */
 	struct ovs_pkt_cpu cpu;

@@ -57,6 +57,8 @@ struct ovs_slot {
 	__u8 l4_proto;
 	__u8 routing;
 	__u16 spent;		/* of OVS_COPY_BUDGET, by this family */
+	__u16 mru;		/* as in struct ovs_pkt */
+	__u16 pad[3];
 	struct ovs_key key;	/* metadata only; the rest is parsed */
 };
 

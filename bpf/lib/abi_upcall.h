@@ -16,11 +16,15 @@
 #define OVS_CSUM_UNNECESSARY	1
 #define OVS_CSUM_COMPLETE	2
 #define OVS_CSUM_PARTIAL	3
+#define OVS_UPCALL_FRAGMENT	0x80	/* for ct(), at `desc` in ovs_acts */
+#define OVS_UPCALL_SPLIT	0x81	/* to port `desc`, in fragments */
+
 struct ovs_upcall {
 	__u32 len;		/* packet bytes in this record: all, or all
 				 * that truncation leaves */
 	__u32 pkt_len;		/* packet bytes without truncation, no tag */
-	__u8 cmd;		/* OVS_PACKET_CMD_MISS or _ACTION */
+	__u8 cmd;		/* OVS_PACKET_CMD_MISS or _ACTION, or OVS_UPCALL_*:
+				 * it is for the provider itself */
 	__u8 ip_summed;		/* OVS_CSUM_* */
 	__u16 csum_start;	/* from the packet's first byte (PARTIAL) */
 	__u16 csum_offset;
@@ -28,7 +32,8 @@ struct ovs_upcall {
 	__u32 gso_type;		/* SKB_GSO_* of <linux/skbuff.h> */
 	__u32 desc;		/* OVS_OP_USERSPACE descriptor (ACTION) */
 	__u32 hash;
-	__u32 hash_flags;	/* bit 0: software, bit 1: layer 4 */
+	__u16 hash_flags;	/* bit 0: software, bit 1: layer 4 */
+	__u16 mru;		/* as in struct ovs_pkt */
 	__u32 cpu;
 	__u32 bridge;
 	__be16 vlan_tci;	/* offloaded outer tag; tpid 0: none */

@@ -6,6 +6,8 @@
  * A deferred copy, and a packet that comes back from user space, find it again
  * by their tuple, as they do in the kernel.
  *
+ * Fragments go to the provider, which sends the packet that they are here.
+ *
  * The action has a program of its own, to which the interpreter goes over and
  * which goes back to it, as there is no room on the stack for both.
  */
@@ -15,6 +17,7 @@
 #include "act_nat.h"
 #include "act_recirc.h"
 #include "drop.h"
+#include "upcall.h"
 
 #define OVS_CT_NAT_MASK	(OVS_CT_SRC_NAT | OVS_CT_DST_NAT)
 
@@ -342,8 +345,6 @@ __noinline int ovs_ct_prepare(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 	w->flags = insn.imm & 0xffff;
 	w->policy = insn.imm >> OVS_CTA_POLICY_SHIFT;
 	w->zone = insn.arg;
-	if (unlikely(pkt->key.ip_frag))
-		return OVS_DROP_CT_FRAGMENT;
 	st = &w->pkt;
 	st->family = pkt->key.eth_type == bpf_htons(ETH_P_IP) ? OVS_CT_INET :
 		     pkt->key.eth_type == bpf_htons(ETH_P_IPV6) ?
@@ -404,6 +405,19 @@ __noinline int ovs_ct_later(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 }
 
 /*
+ * The provider puts fragments together, and sends the whole packet to where
+ * this instruction is.
+ */
+__noinline int ovs_ct_fragment(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
+{
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	pkt->upcall_cmd = OVS_UPCALL_FRAGMENT;
+	pkt->upcall_desc = pkt->list.pc;
+	return ovs_upcall(ctx, pkt);
+}
+
+/*
  * Whether the list ends with a recirculation, as most do after ct(): then the
  * key, which is the packet's, is looked up at once.
  */
@@ -437,6 +451,8 @@ static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 	if (unlikely(pkt->list.calls > OVS_MAX_CALLS - OVS_CT_CALLS))
 		return ovs_drop(cpu, pkt, ovs_ct_later(ctx, pkt));
 	pkt->list.calls += OVS_CT_CALLS;
+	if (unlikely(pkt->key.ip_frag))
+		return ovs_drop(cpu, pkt, ovs_ct_fragment(ctx, pkt));
 	err = ovs_ct_act(ctx, cpu, pkt, w);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);

@@ -6,6 +6,10 @@
 #include "ctx.h"
 #include "drop.h"
 #include "port.h"
+#include "upcall.h"
+
+/* A reason that is none: the packet goes out in fragments. */
+#define OVS_OUTPUT_SPLIT	255
 
 /*
  * A GSO packet with headers that OVS_OP_HEADER pushed.  Tags are in front
@@ -50,6 +54,11 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 	    !ovs_is_for_l3(ctx, pkt, now.flags))
 		return 0;
 	*reason = OVS_DROP_MTU;
+	if (unlikely(pkt->mru) && ctx_mtu_len(ctx) > pkt->mru &&
+	    !(now.mtu && pkt->mru > now.mtu)) {
+		*reason = OVS_OUTPUT_SPLIT;
+		return 0;
+	}
 	if (unlikely(now.mtu && ctx_mtu_len(ctx) > now.mtu && !ctx_gso(ctx)))
 		return 0;
 	*reason = OVS_DROP_GSO;
@@ -59,6 +68,18 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 	if (now.flags & OVS_PORT_F_INTERNAL)
 		ctx_keep(ctx);
 	return now.ifindex;
+}
+
+/*
+ * Have the provider send a packet that was in fragments in fragments again.
+ * OVS_DROP_*.
+ */
+static __noinline __u32 ovs_output_split(struct ovs_ctx *ctx,
+					 struct ovs_pkt *pkt, __u32 port_no)
+{
+	pkt->upcall_cmd = OVS_UPCALL_SPLIT;
+	pkt->upcall_desc = port_no;
+	return ovs_upcall(ctx, pkt);
 }
 
 /*
@@ -76,6 +97,11 @@ static __always_inline void ovs_output(struct ovs_ctx *ctx,
 		if (ctx_output_copy(ctx, ifindex) >= 0)
 			return;
 		reason = OVS_DROP_REDIRECT;
+	}
+	if (unlikely(reason == OVS_OUTPUT_SPLIT)) {
+		reason = ovs_output_split(ctx, pkt, port_no);
+		if (!reason)
+			return;
 	}
 	ovs_count_drop(pkt->bridge, reason);
 }
@@ -119,6 +145,8 @@ static __always_inline void ovs_output_last(struct ovs_ctx *ctx,
 	}
 	ifindex = ovs_output_dev(ctx, pkt, port_no, &reason);
 	if (unlikely(!ifindex)) {
+		if (reason == OVS_OUTPUT_SPLIT)
+			reason = ovs_output_split(ctx, pkt, port_no);
 		pkt->drop = reason;
 		return;
 	}

@@ -143,6 +143,7 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
 	slot->family = pkt->family;
 	slot->flags = flags;
 	slot->cutlen = pkt->cutlen;
+	slot->mru = pkt->mru;
 	slot->l3_off = !pc || pkt->stale & OVS_STALE_OFFSETS ?
 		       0 : pkt->l3_off;
 	slot->l4_off = pkt->l4_off;

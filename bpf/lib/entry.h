@@ -21,8 +21,8 @@
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
  * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
- * recirc_depth, stale, drop, cutlen, family, flags, list.copies, list.calls
- * and list.since; when it is not parsed, zero in w[1] and w[4], too, else what
+ * recirc_depth, stale, drop, cutlen, family, flags, mru, list.copies,
+ * list.calls and list.since; when it is not parsed, zero in w[1] and w[4], too, else what
  * ovs_parse() would fill in.  Everything else is either written by the later
  * stages before they read it or, as `cpu`, kept from packet to packet.
  * Every program that ends a packet's way gives the level back.
@@ -94,6 +94,7 @@ ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
 	pkt->flags = 0;
 	pkt->list.since = 0;
 	pkt->list.calls = 0;
+	pkt->mru = 0;
 	pkt->exact = 0;
 	return pkt;
 }

@@ -40,6 +40,7 @@ static __noinline void ovs_upcall_fill(struct ovs_ctx *ctx,
 	up->desc = pkt->upcall_desc;
 	up->hash = ctx_hash(ctx);
 	up->hash_flags = 0;
+	up->mru = pkt->mru;
 	ctx_hash_kind(ctx, &software, &l4);
 	if (software)
 		up->hash_flags |= OVS_UPCALL_SW_HASH;

@@ -21,6 +21,7 @@ from dpif_bpf.core.keeper import Keeper, Settings
 from dpif_bpf.core.meters import Meters
 from dpif_bpf.core.plane import ANY_BRIDGE, DpCounters, Plane
 from dpif_bpf.core.ports import Ports
+from dpif_bpf.core.reassembly import Reassembly
 from dpif_bpf.core.records import Records
 from dpif_bpf.core.samples import Samples
 from dpif_bpf.core.vport import LOCAL
@@ -49,6 +50,7 @@ class Datapath:
     :param report: told what failed while something was ended, which went on
         to its end all the same
     :param policies: timeouts that actions may have
+    :ivar reassembly: packets in fragments
     :ivar vports: the ports by number, name and device
     """
 
@@ -72,6 +74,8 @@ class Datapath:
         self.programs = ProgramCache(Arena(plane.acts, start=1), self.descs,
                                      clock, samples.available)
         self.programs.timeouts = self.timeouts
+        self.clock = clock
+        self.reassembly = Reassembly(plane, self.programs)
         self.records = Records(plane.nlmem, plane.flow_ids)
         self._keeper = Keeper(self.records)
         finish = Finish(name, report)

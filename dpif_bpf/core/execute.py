@@ -47,7 +47,7 @@ def execute(dp: Datapath, request: PacketRequest, now: int) -> None:
     try:
         sent = dp.plane.execute(
             program, program.pc, 0 if port is None else port.bridge,
-            metadata.image, packet, now)
+            metadata.image, packet, now, request.mru)
     finally:
         if not sent:
             dp.programs.release(program)

@@ -113,11 +113,13 @@ class Executes(Protocol):
     """Packets that the provider sends."""
 
     def execute(self, program: Program, pc: int, bridge: int,
-                key: bytes, packet: bytes, now: int) -> bool:
+                key: bytes, packet: bytes, now: int, mru: int = 0) -> bool:
         """Sends `packet` through the instructions at `pc`.
 
         :param program: kept alive until the packet has passed
         :param key: metadata words of the key image (OVS_KEY_BASE * 8 bytes)
+        :param mru: bytes of its largest fragment, from the network header on;
+            0: it was in none
         :param now: ms, monotonic
         :returns: False when no slot was free and the packet is lost
         """

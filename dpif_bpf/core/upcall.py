@@ -147,7 +147,7 @@ class Upcalls:
     def _handle(self, record: memoryview) -> Iterator[None]:
         """A message with each step; only the first looks at the record."""
         (size, pkt_len, cmd, ip_summed, csum_start, csum_offset, gso_size,
-         gso_type, desc_id, hash_, hash_flags, cpu, _bridge, vlan_tci,
+         gso_type, desc_id, hash_, hash_flags, mru, cpu, bridge, vlan_tci,
          vlan_tpid, cutlen, key) = _HEADER(record)
         dp = self._dp
         self._in_port = in_port = int.from_bytes(key[_IN_PORT], "little")
@@ -160,6 +160,18 @@ class Upcalls:
         if len(data) != size:
             raise ValueError("the record is shorter than it says")
         whole = memoryview(bytes(data)) if gso_size else data
+        if cmd >= abi.OVS_UPCALL_FRAGMENT:
+            layer3 = key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
+            frames = upcall_packets(
+                whole, ip_summed, csum_start, csum_offset, gso_size,
+                gso_type, vlan_tpid, vlan_tci, layer3, parts)
+            if cmd == abi.OVS_UPCALL_FRAGMENT:
+                dp.reassembly.take(desc_id, bridge, key, frames, layer3,
+                                   dp.clock())
+            else:
+                dp.reassembly.send(desc_id, bridge, key, mru, frames, layer3,
+                                   dp.clock())
+            return
         desc: UserspaceDesc | None = None
         if cmd == uapi.OVS_PACKET_CMD_ACTION:
             found = dp.descs.get(desc_id)
@@ -201,7 +213,7 @@ class Upcalls:
                     cmd, dp.dp_ifindex, attrs, packet, full_hash,
                     userdata=None if desc is None else desc.userdata,
                     actions=None if desc is None else desc.actions,
-                    full_len=full_len)
+                    full_len=full_len, mru=mru)
                 if not self._submit(pid, in_port, message):
                     return
                 attrs = next_attrs

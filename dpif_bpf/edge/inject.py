@@ -35,6 +35,7 @@ _MARK = struct.Struct("=I")
 
 _WORDS = abi.SLOT.size // 8
 _KEY_AT = abi.SLOT["key"].offset // 8
+_MRU_AT = abi.SLOT["mru"].offset // 8
 _GEN_ONE = 1 << abi.OVS_SLOT_GEN_SHIFT
 _GEN_BITS = abi.OVS_SLOT_GEN_MASK << abi.OVS_SLOT_GEN_SHIFT
 
@@ -44,7 +45,7 @@ class ExecSlots:
 
     A free slot is nobody's but the provider's, so that its words may come in
     any order; those before the key are pc and bridge, then recirc_depth and
-    cutlen, of which each pair is one word.
+    cutlen, of which each pair is one word, and mru.
 
     :param slots: ovs_slots, mapped, as bytes
     :ivar full: how often no slot was free
@@ -60,7 +61,7 @@ class ExecSlots:
         self.lost = 0
 
     def arm(self, pc: int, bridge: int, recirc_depth: int, key: bytes,
-            token: object, now: int) -> int | None:
+            token: object, now: int, mru: int = 0) -> int | None:
         """Fill a free slot and arm it.
 
         :param pc: first instruction, 0 to look the key up instead
@@ -68,6 +69,7 @@ class ExecSlots:
             whole words
         :param token: kept until the packet has passed, see reap()
         :param now: ms
+        :param mru: of struct ovs_slot
         :return: the mark to send the packet with, None when all slots are
             taken
         """
@@ -82,6 +84,7 @@ class ExecSlots:
         words = self._words
         words[word + 1] = pc | bridge << 32
         words[word + 2] = recirc_depth
+        words[word + _MRU_AT] = mru
         at = word + _KEY_AT
         words[at:at + len(key) // 8] = memoryview(key).cast("Q")
         self._armed[slot] = (now + LOST_AFTER, token)

@@ -286,9 +286,28 @@ def test_what_cannot_be_tracked(t: Tracked) -> None:
     assert t.send(bad, ct(zone=4)).state == TRK | INV
     assert t.send(bad, ct(zone=4)).field("ct_zone") == 4
     assert t.send(bad, ct(COMMIT)).state == TRK | INV
-    fragment = udp(V4)[:20] + b"\x20\0" + udp(V4)[22:]
-    assert t.dropped(fragment, ct()) == DropReason.CT_FRAGMENT
     assert not t.records()
+
+
+def test_fragments_are_handed_over(t: Tracked) -> None:
+    """To the provider, with what it needs to let the packet go on; nothing
+    else sees them."""
+    fragment = udp(V4)[:20] + b"\x20\0" + udp(V4)[22:]
+    for actions in ((ct(zone=3),), (ct(zone=1), ct(zone=3))):
+        before = t.dp.drops()
+        t.dp.clear()
+        parsed = extract(fragment, Meta(in_port=1))
+        assert parsed is not None
+        code = compiled(b"".join(actions) + USER, fragment, parsed)
+        t.dp.add_flow(code)
+        t.dp.run(fragment)
+        up, = t.dp.poll(1)
+        assert up.cmd == abi.OVS_UPCALL_FRAGMENT and up.packet == fragment
+        word = t.dp.acts[int(up.fields["desc"])]
+        assert word & 0xff == abi.Op.CT and word >> 16 & 0xffff == (
+            3 if len(actions) == 1 else 1)
+        assert t.dp.drops() == before
+        assert not t.records()
 
 
 @pytest.mark.parametrize("flow", FLOWS)

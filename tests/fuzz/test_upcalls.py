@@ -116,7 +116,8 @@ class Records:
                 u.OVS_PACKET_CMD_MISS, u.OVS_PACKET_CMD_ACTION)),
             rng.randrange(4), *self._checksum(len(packet)), gso_size,
             gso_type, rng.choice((*self._descs, 4711)), rng.getrandbits(32),
-            rng.randrange(4), rng.randrange(1 << 10), rng.randrange(3),
+            rng.randrange(4), rng.choice((0, 0, 1280)),
+            rng.randrange(1 << 10), rng.randrange(3),
             tag[2:], tag[:2], cutlen, self._key(key)) + parts + packet
 
     def _checksum(self, size: int) -> tuple[int, int]:
@@ -272,5 +273,5 @@ def test_packets_are_what_they_are_said_to_be(packet: object) -> None:
     bench.rng.random = lambda: .5  # type: ignore[method-assign]
     bench.handle(abi.UPCALL.struct.pack(
         len(data), len(data), u.OVS_PACKET_CMD_MISS, 0, 0, 0, 0, 0, 0, 0, 0,
-        0, 0, bytes(2), bytes(2), 0, dict(known())[data]) + data, True)
+        0, 0, 0, bytes(2), bytes(2), 0, dict(known())[data]) + data, True)
     assert bench.counts() == (1, 0, 0, 0, 0, 0)

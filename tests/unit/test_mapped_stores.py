@@ -53,9 +53,9 @@ WRITERS = [*sorted((PACKAGE / "core").rglob("*.py")), PACKAGE / "bpf_plane.py",
            PACKAGE / "edge" / "inject.py"]
 """Modules that are given such memory."""
 OWN_MEMORY = {("insn.py", "pack_into"), ("records.py", "cast('B')"),
-              ("memory.py", "cast('I')")}
+              ("memory.py", "cast('I')"), ("fragments.py", "pack_into")}
 """Instructions, and timeouts, before they are stored; ovs_nlmem, which
-programs do not read."""
+programs do not read; packets."""
 READ = {"ovs_ct", "ovs_ct_exp", "ovs_ct_tab"}
 """What programs alone write."""
 ENTRY = PortEntry(0x1234, 1500, 7, abi.OVS_PORT_F_USED)

@@ -196,6 +196,15 @@ class ProgramCache:
         assert program._refs > 0
         program._refs += 1
 
+    def holding(self, pc: int) -> Program | None:
+        """The program that has a word of ovs_acts, held until release(); None
+        when nobody holds it any more."""
+        for program in self._by_code.values():
+            if program.pc <= pc < program.pc + program.words:
+                program._refs += 1
+                return program
+        return None
+
     def release(self, program: Program) -> None:
         """Ends a get() or a hold()."""
         assert program._refs > 0

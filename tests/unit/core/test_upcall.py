@@ -62,6 +62,7 @@ class Bench:
                pkt_len: int | None = None, gso_size: int = 0,
                tag: bytes = bytes(4), cutlen: int = 0,
                gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"",
+               mru: int = 0,
                csum: tuple[int, int, int] = (0, 0, 0)) -> list[int]:
         """Hands a record over; how many messages each turn made of it."""
         found = extract(packet, Meta(in_port=port,
@@ -70,7 +71,7 @@ class Bench:
         made = [self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
             *csum, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
-            cpu, 0, tag[2:], tag[:2], cutlen,
+            mru, cpu, 0, tag[2:], tag[:2], cutlen,
             found.key[:abi.OVS_KEY_BASE * 8]) + parts + packet))]
         while self.upcalls.busy:
             made.append(self.upcalls.go_on())
@@ -360,8 +361,8 @@ def test_frames_in_frames(per_cpu: Bench) -> None:
 def test_records_that_are_none(per_cpu: Bench) -> None:
     """Cut anywhere, they are lost, and nothing is raised."""
     record = abi.UPCALL.struct.pack(
-        100, 100, MISS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(2), bytes(2), 0,
-        bytes(abi.OVS_KEY_BASE * 8)) + bytes(100)
+        100, 100, MISS, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(2), bytes(2),
+        0, bytes(abi.OVS_KEY_BASE * 8)) + bytes(100)
     for size in (0, 1, abi.UPCALL.size - 1, abi.UPCALL.size, len(record) - 1):
         per_cpu.upcalls.handle(memoryview(record[:size]))
     assert counts(per_cpu) == (0, 5, 0, 5)
@@ -373,8 +374,8 @@ def test_sample_of_a_runt_without_ethernet(per_cpu: Bench) -> None:
     key = bytearray(abi.OVS_KEY_BASE * 8)
     key[abi.KEY["mac_proto"].offset] = abi.OVS_MAC_PROTO_NONE
     per_cpu.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
-        3, 3, ACTION, 0, 0, 0, 0, 0, number, 0, 0, 0, 0, bytes(2), bytes(2),
-        9, bytes(key)) + bytes(3)))
+        3, 3, ACTION, 0, 0, 0, 0, 0, number, 0, 0, 0, 0, 0, bytes(2),
+        bytes(2), 9, bytes(key)) + bytes(3)))
     assert counts(per_cpu) == (0, 0, 0, 0)
     assert per_cpu.dp.samples.sent == 1
 

@@ -149,7 +149,7 @@ def take(peer: Peer, desc: PsampleDesc, frame: bytes = FRAME,
              if sctp else b"")
     Upcalls(dp, lambda *_: False).handle(memoryview(abi.UPCALL.struct.pack(
         size, size, u.OVS_PACKET_CMD_ACTION, 0, 0, 0, 0xffff if sctp else 0,
-        abi.OVS_SKB_GSO_SCTP if sctp else 0, dp.descs.add(desc), 0, 0, 0, 0,
+        abi.OVS_SKB_GSO_SCTP if sctp else 0, dp.descs.add(desc), 0, 0, 0, 0, 0,
         tag[2:], tag[:2], cutlen, bytes(key)) + parts + frame))
 
 

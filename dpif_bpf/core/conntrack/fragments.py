@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fragments: made whole again before ct(), and taken apart at the output.
+
+What is put together, what is thrown away and when is as in Linux
+net/ipv4/ip_fragment.c, inet_fragment.c and
+net/ipv6/netfilter/nf_conntrack_reasm.c: fragments come in any order; one that
+is there already is ignored; one that overlaps another without being within it
+ends the whole packet, and so do two that disagree about where it ends.
+
+A packet has the headers of its first fragment.  How long the largest fragment
+was goes with it (the MRU), and no larger ones are sent: ovs_fragment() of
+net/openvswitch/actions.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from struct import Struct
+
+from dpif_bpf.wire.checksum import checksum
+
+TIMEOUTS = {4: 30000, 6: 60000}
+"""ms that the fragments of a packet are waited for, from the first that comes
+on: ipfrag_time, and nf_conntrack_frag6_timeout."""
+MEMORY = 4 << 20
+"""Bytes of fragments that are kept: ipfrag_high_thresh.  More are not taken
+until there is room again."""
+MAX_PACKET = 65535
+
+_DF, _MF, _OFFSET = 0x4000, 0x2000, 0x1fff
+_U16 = Struct("!H")
+_FRAGMENT, _ROUTING, _HOPOPTS, _DSTOPTS, _AUTH = 44, 43, 0, 60, 51
+_ECN_NOT, _ECN_CE = 0, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A packet that was put together.
+
+    :param packet: from the network header on
+    :param mru: bytes of its largest fragment
+    """
+
+    packet: bytes
+    mru: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A fragment, from the network header on.
+
+    :param start: of its data in the packet's
+    :param last: none comes after it
+    :param df: it must not be taken apart
+    """
+
+    head: bytes
+    start: int
+    data: bytes
+    last: bool
+    df: bool
+    ecn: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.data)
+
+
+@dataclass(slots=True)
+class _Queue:
+    """Fragments of one packet.
+
+    :param deadline: ms
+    """
+
+    deadline: int
+    parts: list[_Part] = field(default_factory=list)
+    length: int = 0
+    complete: bool = False
+    largest: int = 0
+    largest_df: int = 0
+    size: int = 0
+
+
+class Fragments:
+    """Packets that are not whole yet.
+
+    :ivar failed: packets that came to nothing, by what was wrong
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Hashable, _Queue] = {}
+        self._memory = 0
+        self.failed = {"expired": 0, "overlapping": 0, "malformed": 0,
+                       "no_room": 0}
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    @property
+    def deadline(self) -> int | None:
+        """ms, when the first of them is given up."""
+        return min((queue.deadline for queue in self._queues.values()),
+                   default=None)
+
+    def expire(self, now: int) -> None:
+        """Gives up those that were waited for long enough."""
+        for key in [key for key, queue in self._queues.items()
+                    if queue.deadline <= now]:
+            self._fail(key, "expired")
+
+    def add(self, where: Hashable, packet: bytes, now: int) -> Whole | None:
+        """Takes a fragment.
+
+        :param where: of no two of these are the fragments one packet's: zone
+            and the like
+        :param packet: from the network header on, without padding
+        :param now: ms
+        :returns: the packet, if that was the last one missing
+        """
+        self.expire(now)
+        version = packet[0] >> 4 if packet else 0
+        found = _parse4(packet) if version == 4 else _parse6(packet)
+        if found is None:
+            self.failed["malformed"] += 1
+            return None
+        part, name = found
+        key = where, version, name
+        queue = self._queues.get(key)
+        if queue is None:
+            if self._memory > MEMORY:
+                self.failed["no_room"] += 1
+                return None
+            queue = self._queues[key] = _Queue(now + TIMEOUTS[version])
+        self._memory -= queue.size
+        why = _insert(queue, part, len(packet))
+        self._memory += queue.size
+        if why:
+            self._fail(key, why)
+            return None
+        if not queue.complete or sum(
+                len(part.data) for part in queue.parts) != queue.length:
+            return None
+        self._forget(key)
+        whole = _join4(queue) if version == 4 else _join6(queue)
+        if whole is None:
+            self.failed["malformed"] += 1
+        return whole
+
+    def _forget(self, key: Hashable) -> None:
+        self._memory -= self._queues.pop(key).size
+
+    def _fail(self, key: Hashable, why: str) -> None:
+        self._forget(key)
+        self.failed[why] += 1
+
+
+def _parse4(packet: bytes) -> tuple[_Part, Hashable] | None:
+    if len(packet) < 20:
+        return None
+    head = (packet[0] & 15) * 4
+    if head < 20 or len(packet) < head:
+        return None
+    where = _U16.unpack_from(packet, 6)[0]
+    data = packet[head:]
+    last = not where & _MF
+    if not last:
+        data = data[:len(data) & ~7]
+    part = _Part(packet[:head], (where & _OFFSET) * 8, data, last,
+                 bool(where & _DF), packet[1] & 3)
+    return part, (packet[12:20], packet[4:6], packet[9])
+
+
+def _fragment_header(packet: bytes) -> tuple[int, int] | None:
+    """Where the fragment header of IPv6 is, and where its type is said."""
+    kind, said, at = packet[6], 6, 40
+    while kind != _FRAGMENT:
+        if kind not in (_HOPOPTS, _ROUTING, _DSTOPTS) or (
+                at + 8 > len(packet)):
+            return None
+        kind, said, at = packet[at], at, at + (packet[at + 1] + 1) * 8
+    return (at, said) if at + 8 <= len(packet) else None
+
+
+def _parse6(packet: bytes) -> tuple[_Part, Hashable] | None:
+    if len(packet) < 48 or packet[0] >> 4 != 6:
+        return None
+    found = _fragment_header(packet)
+    if found is None:
+        return None
+    at, _ = found
+    where = _U16.unpack_from(packet, at + 2)[0]
+    last, data = not where & 1, packet[at + 8:]
+    if not last and len(data) & 7:
+        return None
+    part = _Part(packet[:at + 8], where & 0xfff8, data, last, False,
+                 packet[1] >> 4 & 3)
+    return part, (packet[8:40], packet[at + 4:at + 8])
+
+
+def _insert(queue: _Queue, part: _Part, size: int) -> str:
+    """Puts a fragment into its place; what is wrong with it, or nothing."""
+    if part.end > MAX_PACKET or part.end == part.start:
+        return "malformed"
+    if part.last:
+        if part.end < queue.length or (queue.complete
+                                       and part.end != queue.length):
+            return "malformed"
+        queue.complete = True
+        queue.length = part.end
+    elif part.end > queue.length:
+        if queue.complete:
+            return "malformed"
+        queue.length = part.end
+    at = 0
+    for at, other in enumerate(queue.parts):
+        if part.end <= other.start:
+            break
+        if part.start >= other.end:
+            continue
+        run = _run_end(queue.parts, at)
+        if part.start >= other.start and part.end <= run:
+            return ""  # it is there already
+        return "overlapping"
+    else:
+        at = len(queue.parts)
+    queue.parts.insert(at, part)
+    queue.size += size
+    queue.largest = max(queue.largest, size)
+    if part.df:
+        queue.largest_df = max(queue.largest_df, size)
+    return ""
+
+
+def _run_end(parts: list[_Part], at: int) -> int:
+    """The end of what follows a fragment without a gap."""
+    end = parts[at].end
+    for part in parts[at + 1:]:
+        if part.start != end:
+            break
+        end = part.end
+    return end
+
+
+def _ecn(parts: list[_Part]) -> int | None:
+    """What the packet says of congestion; None: its fragments disagree, by
+    ip_frag_ecn_table."""
+    seen = {part.ecn for part in parts}
+    if _ECN_NOT in seen and len(seen) > 1:
+        return None
+    return _ECN_CE if _ECN_CE in seen else 0
+
+
+def _join4(queue: _Queue) -> Whole | None:
+    head = bytearray(queue.parts[0].head)
+    data = b"".join(part.data for part in queue.parts)
+    ecn = _ecn(queue.parts)
+    if len(head) + len(data) > MAX_PACKET or ecn is None:
+        return None
+    head[1] |= ecn
+    df = queue.largest_df == queue.largest
+    _U16.pack_into(head, 2, len(head) + len(data))
+    _U16.pack_into(head, 6, _DF if df else 0)
+    head[10:12] = b"\0\0"
+    head[10:12] = checksum(bytes(head)).to_bytes(2, "big")
+    return Whole(bytes(head) + data, max(queue.largest, queue.largest_df))
+
+
+def _join6(queue: _Queue) -> Whole | None:
+    first = queue.parts[0].head
+    head = bytearray(first[:-8])
+    found = _fragment_header(first)
+    ecn = _ecn(queue.parts)
+    data = b"".join(part.data for part in queue.parts)
+    length = len(head) - 40 + len(data)
+    if found is None or length > MAX_PACKET or ecn is None:
+        return None
+    head[found[1]] = first[found[0]]
+    head[1] |= ecn << 4
+    _U16.pack_into(head, 4, length)
+    return Whole(bytes(head) + data, queue.largest)
+
+
+def split(packet: bytes, mru: int, ident: int) -> Iterator[bytes]:
+    """Takes a packet apart.
+
+    :param packet: from the network header on
+    :param mru: bytes that a fragment has at most
+    :param ident: of IPv6, 32 bits
+    :returns: fragments, the first one first; none when there is no room in
+        one for any data
+    """
+    if packet[0] >> 4 == 4:
+        return _split4(packet, mru)
+    return _split6(packet, mru, ident)
+
+
+def _split4(packet: bytes, mru: int) -> Iterator[bytes]:
+    size = (packet[0] & 15) * 4
+    room = (mru - size) & ~7
+    if room <= 0:
+        return
+    where = _U16.unpack_from(packet, 6)[0]
+    first, later = bytearray(packet[:size]), bytearray(
+        packet[:20] + _later_options(packet[20:size]))
+    data = packet[size:]
+    for at in range(0, len(data), room):
+        piece = data[at:at + room]
+        head = later if at else first
+        more = at + room < len(data) or where & _MF
+        _U16.pack_into(head, 2, size + len(piece))
+        _U16.pack_into(head, 6, (where & (_DF | _OFFSET)) + at // 8
+                       | (_MF if more else 0))
+        head[10:12] = b"\0\0"
+        head[10:12] = checksum(bytes(head)).to_bytes(2, "big")
+        yield bytes(head) + piece
+
+
+def _later_options(options: bytes) -> bytes:
+    """Those that are not copied become no operations, as by
+    ip_options_fragment()."""
+    result, at = bytearray(options), 0
+    while at < len(options):
+        kind = options[at]
+        if kind == 0:
+            break
+        if kind == 1:
+            at += 1
+            continue
+        if at + 1 >= len(options):
+            break
+        length = options[at + 1]
+        if length < 2 or at + length > len(options):
+            break
+        if not kind & 0x80:
+            result[at:at + length] = b"\1" * length
+        at += length
+    return bytes(result)
+
+
+def _split6(packet: bytes, mru: int, ident: int) -> Iterator[bytes]:
+    said, at, route = 6, 40, False
+    while True:
+        kind = packet[said]
+        if kind not in (_HOPOPTS, _ROUTING, _DSTOPTS) or (
+                kind == _DSTOPTS and route) or at + 8 > len(packet):
+            break
+        route |= kind == _ROUTING
+        said, at = at, at + (packet[at + 1] + 1) * 8
+    room = (mru - at - 8) & ~7
+    if room <= 0:
+        return
+    head, data = bytearray(packet[:at]), packet[at:]
+    kind, head[said] = head[said], _FRAGMENT
+    for start in range(0, len(data), room):
+        piece = data[start:start + room]
+        more = start + room < len(data)
+        _U16.pack_into(head, 4, at - 40 + 8 + len(piece))
+        yield (bytes(head) + bytes((kind, 0)) + _U16.pack(start | more)
+               + ident.to_bytes(4, "big") + piece)
