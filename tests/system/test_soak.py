@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import random
+import time
+from collections import Counter
 from collections.abc import Callable
 
 from lab import PROVIDER, Host, Lab
-from streams import Watched
+from streams import Gap, Watched
 from test_restart import settle, two_hosts
 
 CHANGES = int(os.environ.get("OVS_SOAK", "40"))
@@ -26,7 +28,7 @@ streams."""
 class Changes:
     """Random changes, none of which is about the streams' packets.
 
-    :ivar made: of each kind
+    :ivar made: from when to when (s, CLOCK_MONOTONIC), and what
     """
 
     def __init__(self, lab: Lab) -> None:
@@ -35,16 +37,22 @@ class Changes:
         self._bridges: list[str] = []
         self._ports: dict[str, str] = {}
         self._count = 0
-        self.made: dict[str, int] = {}
+        self.made: list[tuple[float, float, str]] = []
 
     def one(self) -> None:
         change: Callable[[], None] = self._random.choice((
             self._add_port, self._add_port, self._del_port, self._add_bridge,
             self._del_bridge, self._flows, self._flows, self._mtu,
             self._provider))
+        start = time.monotonic()
         change()
-        name = change.__name__.strip("_")
-        self.made[name] = self.made.get(name, 0) + 1
+        self.made.append((start, time.monotonic(),
+                          change.__name__.strip("_")))
+
+    def amid(self, gap: Gap) -> list[str]:
+        """What was done while packets were lost."""
+        return [name for start, end, name in self.made
+                if start < gap.end and end > gap.start]
 
     def _name(self, what: str) -> str:
         self._count += 1
@@ -126,7 +134,8 @@ def test_soak(own_lab: Lab) -> None:
             changes.one()
     finally:
         ended = [stream.gaps() for stream in streams]
-    print(f"{changes.made}; packets: {[sent for sent, _ in ended]}")
+    done = Counter(name for _, _, name in changes.made)
+    print(f"{dict(done)}; packets: {[sent for sent, _ in ended]}")
     for sent, gaps in ended:
         assert sent > RATE
-        assert gaps == []
+        assert [(gap, changes.amid(gap)) for gap in gaps] == []
