@@ -20,7 +20,7 @@ def kept() -> Kept:
 class Rows:
     """TimeoutRows."""
 
-    def __init__(self, rows: int = 256) -> None:
+    def __init__(self, rows: int = 4096) -> None:
         self.rows = rows
         self.slots: dict[tuple[int, int], int] = {}
         self.untimed: list[tuple[int, int]] = []

@@ -340,9 +340,9 @@ struct ovs_ct_asks {
  * words: core/conntrack/kept.py.
  */
 #define OVS_CT_KEPT_POLICY	12	/* words of a policy */
-#define OVS_CT_KEPT_PROTOS	8	/* that have policies */
-#define OVS_CT_KEPT_WORDS	(2 + OVS_CT_ZONES + OVS_CT_KEPT_PROTOS * \
-				 OVS_CT_POLICIES * OVS_CT_KEPT_POLICY)
+#define OVS_CT_KEPT_POLICIES	8192	/* of all protocols */
+#define OVS_CT_KEPT_WORDS	(2 + OVS_CT_ZONES + OVS_CT_KEPT_POLICIES * \
+				 OVS_CT_KEPT_POLICY)
 
 /* What ovs_ct_find() makes of a packet (ovs_ct_pkt.verdict). */
 enum ovs_ct_verdict {

@@ -8,33 +8,32 @@ read it.  A policy's first word is stored last, and taken away first.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from struct import Struct
 
 from dpif_bpf.abi_ct import (
+    OVS_CT_KEPT_POLICIES,
     OVS_CT_KEPT_POLICY,
-    OVS_CT_KEPT_PROTOS,
     OVS_CT_KEPT_WORDS,
-    OVS_CT_POLICIES,
     OVS_CT_ZONES,
 )
+from dpif_bpf.errors import BackendError
 from dpif_bpf.wire.cttimeout import STATES, TimeoutPolicy
 
 _DEFAULT = 1
 _ZONES = 2
 _POLICIES = _ZONES + OVS_CT_ZONES
 _OWN = 1 << 32
-_HEAD = Struct("=HBB4x")
-"""l3num, proto, 1."""
+_HEAD = Struct("=HBBH2x")
+"""l3num, proto, 1, row."""
 _NAME = 32
-_PROTOS = tuple(sorted(STATES))
 _MOST = max(STATES.values())
 _PAD = 8 * OVS_CT_KEPT_POLICY - _HEAD.size - _NAME - 4 * _MOST
 _BODY = Struct(f"={_NAME}s{_MOST}I{_PAD}x")
 
-assert OVS_CT_KEPT_WORDS == _POLICIES + (
-    OVS_CT_KEPT_PROTOS * OVS_CT_POLICIES * OVS_CT_KEPT_POLICY)
-assert len(_PROTOS) == OVS_CT_KEPT_PROTOS
+assert OVS_CT_KEPT_WORDS == (
+    _POLICIES + OVS_CT_KEPT_POLICIES * OVS_CT_KEPT_POLICY)
 
 
 class Kept:
@@ -45,6 +44,16 @@ class Kept:
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
+        self._places: dict[tuple[int, int], int] = {}
+        """By row and protocol."""
+        self._free: list[int] = []
+        for place in range(_POLICIES, OVS_CT_KEPT_WORDS, OVS_CT_KEPT_POLICY):
+            if words[place]:
+                row, policy = self._read(place)
+                self._places[row, policy.proto] = place
+            else:
+                self._free.append(place)
+        self._free.reverse()
 
     @property
     def default_limit(self) -> int:
@@ -68,35 +77,37 @@ class Kept:
 
     def policies(self) -> Iterator[tuple[int, TimeoutPolicy]]:
         """(row, policy); of row 0 the default of a protocol."""
-        for proto in _PROTOS:
-            for row in range(OVS_CT_POLICIES):
-                place = _place(row, proto)
-                if self._words[place]:
-                    yield row, self._read(place)
+        return map(self._read, self._places.values())
 
-    def _read(self, place: int) -> TimeoutPolicy:
+    def _read(self, place: int) -> tuple[int, TimeoutPolicy]:
         data = self._words[place:place + OVS_CT_KEPT_POLICY].tobytes()
-        l3num, proto, _ = _HEAD.unpack_from(data)
+        l3num, proto, _, row = _HEAD.unpack_from(data)
         name, *timeouts = _BODY.unpack_from(data, _HEAD.size)
-        return TimeoutPolicy(
+        return row, TimeoutPolicy(
             name.rstrip(b"\0").decode(errors="surrogateescape"), l3num, proto,
             tuple(timeouts[:STATES[proto]]))
 
     def put_policy(self, row: int, policy: TimeoutPolicy) -> None:
-        """Keeps one, in place of that of its row and protocol."""
-        place = _place(row, policy.proto)
+        """Keeps one, in place of that of its row and protocol.
+
+        :raises BackendError: ENOMEM when there is no room
+        """
+        place = self._places.get((row, policy.proto))
+        if place is None:
+            if not self._free:
+                raise BackendError(
+                    errno.ENOMEM, f"there are {OVS_CT_KEPT_POLICIES} timeout"
+                    " policies already")
+            place = self._places[row, policy.proto] = self._free.pop()
         data = memoryview(_BODY.pack(
             policy.name.encode(errors="surrogateescape"), *policy.timeouts,
             *(0,) * (_MOST - len(policy.timeouts)))).cast("Q")
         for index, word in enumerate(data, place + 1):
             self._words[index] = word
         (self._words[place],) = memoryview(_HEAD.pack(
-            policy.l3num, policy.proto, 1)).cast("Q")
+            policy.l3num, policy.proto, 1, row)).cast("Q")
 
     def drop_policy(self, row: int, proto: int) -> None:
-        self._words[_place(row, proto)] = 0
-
-
-def _place(row: int, proto: int) -> int:
-    return _POLICIES + OVS_CT_KEPT_POLICY * (
-        _PROTOS.index(proto) * OVS_CT_POLICIES + row)
+        place = self._places.pop((row, proto))
+        self._words[place] = 0
+        self._free.append(place)

@@ -26,8 +26,6 @@ datapath sets a connection of TCP that is established."""
 MAX_RETRANS = 3
 """nf_conntrack_tcp_max_retrans."""
 
-_POLICY_WORDS = abi_ct.POLICY.size // 8
-
 
 @dataclass(frozen=True, slots=True)
 class CtSizes:
@@ -109,9 +107,8 @@ class CtMemory:
         """
         if any(self.conf):
             return
-        row = default_timeouts()
-        for index in range(len(self.policy)):
-            self.policy[index] = row[index % _POLICY_WORDS]
+        for index, word in enumerate(default_timeouts()):
+            self.policy[index] = word
         words = abi_ct.CONF.struct.pack(random(32), random(16), FLAGS, most,
                                         MAX_RETRANS, 0)
         for index, word in enumerate(memoryview(words).cast("Q")):

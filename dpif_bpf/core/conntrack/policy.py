@@ -3,7 +3,8 @@
 
 A connection refers to a row, and of it only its own protocol's slots count.
 So policies of different protocols share a row, and there is room for as many
-of each protocol as there are rows (but for row 0, the default).
+of each protocol as there are rows (but for row 0, the default).  What in a row
+is no policy's is as the default.
 
 As in Linux net/netfilter/nfnetlink_cttimeout.c, a policy is not deleted while
 actions have it.  Connections do not keep it: with its end they go over to the
@@ -93,18 +94,18 @@ class Policies:
         self._kept = kept
         self._defaults = dict(DEFAULTS)
         self._by_name: dict[str, Policy] = {}
-        self._taken: dict[int, set[int]] = {proto: set() for proto in STATES}
-        """Rows by protocol."""
+        self._rows: dict[int, dict[int, Policy]] = {0: {}}
+        """Those that are used: whose their protocols' slots are."""
+        self._free: dict[int, int] = dict.fromkeys(STATES, 1)
+        """A row before which none is free, by protocol."""
         for row, made in kept.policies():
             if row:
-                self._by_name[made.name] = Policy(made, row)
-                self._taken[made.proto].add(row)
+                policy = self._by_name[made.name] = Policy(made, row)
+                self._rows.setdefault(row, {})[made.proto] = policy
             else:
                 self._defaults[made.proto] = made.timeouts
-        for proto, timeouts in self._defaults.items():
-            self._write(0, proto, timeouts)
-        for policy in self:
-            self._write(policy.row, policy.made.proto, policy.made.timeouts)
+        for row in self._rows:
+            self._write_row(row)
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -137,10 +138,15 @@ class Policies:
             return
         made = TimeoutPolicy(request.name, request.l3num, request.proto,
                              self._completed(request))
-        policy = Policy(made, self._take_row(request.proto))
-        self._write(policy.row, made.proto, made.timeouts)
+        policy = Policy(made, self._free_row(request.proto))
         self._kept.put_policy(policy.row, made)
         self._by_name[made.name] = policy
+        if policy.row in self._rows:
+            self._rows[policy.row][made.proto] = policy
+            self._write(policy.row, made.proto, made.timeouts)
+        else:
+            self._rows[policy.row] = {made.proto: policy}
+            self._write_row(policy.row)
 
     def _change(self, policy: Policy, request: TimeoutRequest) -> None:
         if request.exclusive:
@@ -167,9 +173,15 @@ class Policies:
                 errno.EBUSY, f"{policy.users} actions have timeout policy"
                 f" {name}")
         del self._by_name[name]
-        self._kept.drop_policy(policy.row, policy.made.proto)
-        self._table.untimeout(policy.made.proto, policy.row)
-        self._taken[policy.made.proto].discard(policy.row)
+        proto, row = policy.made.proto, policy.row
+        self._kept.drop_policy(row, proto)
+        self._table.untimeout(proto, row)
+        del self._rows[row][proto]
+        if self._rows[row]:
+            self._write(row, proto, self._defaults[proto])
+        else:
+            del self._rows[row]
+        self._free[proto] = min(self._free[proto], row)
 
     def clear(self) -> None:
         """Deletes all that no action has."""
@@ -191,9 +203,11 @@ class Policies:
         timeouts = self._completed(request)
         for proto in (_SHARED if request.proto in _SHARED
                       else (request.proto,)):
-            self._defaults[proto] = timeouts
-            self._write(0, proto, timeouts)
             self._kept.put_policy(0, TimeoutPolicy("", 0, proto, timeouts))
+            self._defaults[proto] = timeouts
+            for row, policies in self._rows.items():
+                if proto not in policies:
+                    self._write(row, proto, timeouts)
 
     def hold(self, name: str, family: int, proto: int) -> Policy | None:
         """The policy that an action ct(timeout=`name`) has from now on.
@@ -220,14 +234,19 @@ class Policies:
         """CTA_TIMEOUT_USE."""
         return policy.users + 1
 
-    def _take_row(self, proto: int) -> int:
-        taken = self._taken[proto]
-        for row in range(1, self._table.rows):
-            if row not in taken:
-                taken.add(row)
+    def _free_row(self, proto: int) -> int:
+        """The first one that no other policy of the protocol has.
+
+        :raises BackendError: ENOMEM
+        """
+        row = self._free[proto]
+        while row < self._table.rows:
+            if proto not in self._rows.get(row, ()):
+                self._free[proto] = row
                 return row
+            row += 1
         raise BackendError(
-            errno.ENOMEM, f"there are {len(taken)} timeout policies of IP"
+            errno.ENOMEM, f"there are {row - 1} timeout policies of IP"
             f" protocol {proto} already")
 
     def _check(self, proto: int) -> None:
@@ -239,6 +258,12 @@ class Policies:
         self._check(request.proto)
         return tuple(request.timeouts.get(kind, default) for kind, default
                      in enumerate(self._defaults[request.proto], 1))
+
+    def _write_row(self, row: int) -> None:
+        policies = self._rows[row]
+        for proto, default in self._defaults.items():
+            self._write(row, proto, policies[proto].made.timeouts
+                        if proto in policies else default)
 
     def _write(self, row: int, proto: int, timeouts: Timeouts) -> None:
         first = SLOTS[proto]

@@ -307,11 +307,13 @@ def test_timeouts(site: Site) -> None:
     table, memory = site.table, site.tracker.maps["ovs_ct_policy"]
     assert table.rows == abi_ct.OVS_CT_POLICIES
     defaults = memory.view.cast("B").cast("I")[:64].tolist()
-    table.set_timeouts(3, 1, range(11, 20))
+    for row in (0, 3):
+        table.set_timeouts(row, 1, range(11, 20))
     seconds = memory.view.cast("B").cast("I")
-    assert seconds[3 * 64:3 * 64 + 12].tolist() == [
-        defaults[0], *range(11, 20), *defaults[10:12]]
-    assert seconds[:64].tolist() == defaults
+    assert seconds[:64].tolist() == [
+        defaults[0], *range(11, 20), *defaults[10:]]
+    assert seconds[3 * 64:3 * 64 + 12].tolist() == [0, *range(11, 20), 0, 0]
+    assert not any(seconds[64:3 * 64])
 
 
 def test_untimeout(site: Site) -> None:

@@ -190,8 +190,6 @@ def test_datapath_del_takes_its_devices(peer: Peer) -> None:
 
 
 def test_families_without_an_answer(peer: Peer) -> None:
-    assert peer.do(u.OVS_CT_LIMIT_ID, 1) == (
-        errno.EOPNOTSUPP, "ovs_ct_limit is not supported")
     assert peer.do(0x77, 1)[0] == errno.EOPNOTSUPP
     for family, request in (
             (DP, b""), (FLOW, UFID), (PACKET, b""),
