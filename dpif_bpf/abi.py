@@ -647,6 +647,7 @@ MAPS: Final[Mapping[str, Map]] = {
     "ovs_ct_conf": _ct(abi_ct.CONF.size, 1),
     "ovs_ct_cpu": _ct(abi_ct.CPU.size, 1, per_cpu=True),
     "ovs_ct_exp": _ct(abi_ct.EXP.size),
+    "ovs_ct_expect": _ct(abi_ct.EXPECT.size, abi_ct.OVS_CT_EXPECTS),
     "ovs_ct_kept": Map(Life.SHARED, 8, abi_ct.OVS_CT_KEPT_WORDS, version=1,
                        group="conntrack's limits", common=True),
     "ovs_ct_policy": _ct(abi_ct.POLICY.size, abi_ct.OVS_CT_POLICIES),

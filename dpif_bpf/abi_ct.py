@@ -69,6 +69,13 @@ OVS_CT_ANSWER_DONE: Final = 1
 OVS_CT_ANSWER_BUSY: Final = 2
 OVS_CT_ASKS: Final = 128
 
+OVS_CT_EXPECTS: Final = 4096
+OVS_CT_EXPECT_WAYS: Final = 8
+OVS_CT_EXPECT_FREE: Final = 0
+OVS_CT_EXPECT_READY: Final = 1
+OVS_CT_EXPECT_TAKEN: Final = 2
+OVS_CT_EXPECT_F_NAT: Final = 1
+
 OVS_CT_KEPT_POLICY: Final = 12
 OVS_CT_KEPT_POLICIES: Final = 8192
 OVS_CT_KEPT_WORDS: Final = (2 + OVS_CT_ZONES + OVS_CT_KEPT_POLICIES
@@ -174,6 +181,7 @@ class Stat(IntEnum):
     KILLED = 10
     EXPIRED = 11
     FREED = 12
+    EXPECTED = 13
 
 
 OVS_CT_STAT_MAX: Final = 16
@@ -272,7 +280,7 @@ CT: Final = record("ovs_ct", f"""
     labels 16s
     master I
     helper H
-    pad2 H
+    master_gen H
     proto 64s
     packets 16s
     bytes 16s
@@ -318,7 +326,8 @@ USE: Final = record("ovs_ct_use", """
     idle Q
     flush Q
     freed Q
-    pad 56s
+    expects Q
+    pad 48s
     """)
 
 CPU: Final = record("ovs_ct_cpu", f"""
@@ -326,6 +335,18 @@ CPU: Final = record("ovs_ct_cpu", f"""
     full Q
     stat {OVS_CT_STAT_MAX * 8}s
     """)
+
+EXPECT: Final = record("ovs_ct_expect", f"""
+    word Q
+    tuple {TUPLE.size}s
+    reply {TUPLE.size}s
+    master I
+    master_gen I
+    end I
+    flags I
+    pad 24s
+    """)
+"""A connection that will come."""
 
 ASKED: Final = record("ovs_ct_asked", """
     id I
@@ -385,6 +406,8 @@ PKT: Final = record("ovs_ct_pkt", f"""
     ignore B
     last_state B
     begins B
+    expect I
+    expect_gen I
     fresh {CT.size}s
     """)
 """One packet at the tracker."""
@@ -417,4 +440,4 @@ WORK: Final = record("ovs_ct_work", f"""
 
 RECORDS: Final[tuple[Record, ...]] = (
     TUPLE, POLICY, TCP_END, TCP, SCTP, CT, BUCKET, EXP, ZONE, CONF, USE, CPU,
-    ASKED, ASKS, PKT, NAT, WORK)
+    EXPECT, ASKED, ASKS, PKT, NAT, WORK)

@@ -182,7 +182,7 @@ class Maker:
         if not self._planes:
             self.conntrack = None
         elif self.conntrack is not None:
-            self.conntrack.table.use(self._planes[0].ct)
+            self.conntrack.use(self._planes[0].ct)
 
     def _report(self, text: str) -> None:
         vlog.warn(text)

@@ -20,7 +20,8 @@ HELPERS = ("", "ftp", "tftp")
 
 
 def record(entry: CtEntry, zone_gen: int = 0, master: int = 0,
-           word: int = 0, start: int = 0, policy: int = 0) -> bytes:
+           word: int = 0, start: int = 0, policy: int = 0,
+           master_gen: int = 0) -> bytes:
     """Of bpf/lib/abi_ct.h, written down once more."""
     proto = bytearray(64)
     info = entry.protoinfo
@@ -40,7 +41,8 @@ def record(entry: CtEntry, zone_gen: int = 0, master: int = 0,
                           0 if info is None else info.state, policy,
                           entry.mark, zone_gen)
             + pack_tuple(entry.reply, entry.zone) + entry.labels
-            + struct.pack("=IHxx", master, HELPERS.index(entry.helper))
+            + struct.pack("=IHH", master, HELPERS.index(entry.helper),
+                          master_gen)
             + bytes(proto)
             + struct.pack("=4Q", *(entry.counters[i][j] for j in (0, 1)
                                    for i in (0, 1)))
@@ -113,7 +115,8 @@ class Tracker:
         self.bytes(number)[:] = record(
             entry, word >> 32, master,
             gen << abi_ct.OVS_CT_GEN_SHIFT | abi_ct.OVS_CT_LIVE,
-            entry.start - self.epoch, policy)
+            entry.start - self.epoch, policy,
+            int.from_bytes(self.bytes(master)[4:6], "little"))
         self.ends[number] = self.now // NS + entry.timeout + 1
         for hashed in self._hashes(number):
             self._edge(hashed, number)

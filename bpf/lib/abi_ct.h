@@ -199,7 +199,7 @@ struct ovs_ct {
 	__u8 labels[16];
 	__u32 master;		/* id of the connection that it belongs to */
 	__u16 helper;
-	__u16 pad2;
+	__u16 master_gen;	/* low bits of its incarnation */
 	/* What the protocol keeps. */
 	union {
 		__u64 proto[8];
@@ -274,7 +274,9 @@ struct ovs_ct_use {
 	__u64 idle;		/* the last one met none, nor did any end */
 	__u64 flush;		/* until so many `sweeps`, zones were flushed */
 	__u64 freed;		/* slices of the sweep that gave records back */
-	__u64 pad[7];
+	__u64 expects;		/* the provider: that many are expected, or were
+				 * a short time ago; 0: none is */
+	__u64 pad[6];
 };
 
 /* Counters, per CPU (ovs_ct_cpu.stat). */
@@ -292,6 +294,7 @@ enum ovs_ct_stat {
 	OVS_CT_STAT_KILLED,		/* connections ended before their time */
 	OVS_CT_STAT_EXPIRED,		/* connections that the sweep ended */
 	OVS_CT_STAT_FREED,		/* records given back */
+	OVS_CT_STAT_EXPECTED,		/* connections that were expected */
 	OVS_CT_STAT_MAX = 16,
 };
 
@@ -299,6 +302,28 @@ struct ovs_ct_cpu {
 	__u64 cursor;		/* id from which on to look for a free one */
 	__u64 full;		/* ovs_ct_use.freed when none was, plus 1 */
 	__u64 stat[OVS_CT_STAT_MAX];
+};
+
+/*
+ * ovs_ct_expect[i]: a connection that will come, as a helper has read: see
+ * ct_expect.h.  OVS_CT_EXPECT_WAYS of them are a bucket.  The provider fills in
+ * one that is free, and makes it ready by the last store; programs take it.
+ */
+#define OVS_CT_EXPECTS		4096
+#define OVS_CT_EXPECT_WAYS	8
+#define OVS_CT_EXPECT_FREE	0	/* low half of `word` */
+#define OVS_CT_EXPECT_READY	1
+#define OVS_CT_EXPECT_TAKEN	2
+#define OVS_CT_EXPECT_F_NAT	1	/* both NATs are done with `reply` */
+struct ovs_ct_expect {
+	__u64 word;		/* incarnations << OVS_CT_GEN_SHIFT | ... */
+	struct ovs_ct_tuple tuple;	/* of its first packet; sport: any */
+	struct ovs_ct_tuple reply;	/* of what answers; dport: that sport */
+	__u32 master;		/* id of the connection that it belongs to */
+	__u32 master_gen;
+	__u32 end;		/* s: from then on it is none */
+	__u32 flags;		/* OVS_CT_EXPECT_F_* */
+	__u64 pad[3];
 };
 
 /* What the provider asks of ovs_ct_ask(), about one connection after another. */
@@ -410,6 +435,8 @@ struct ovs_ct_pkt {
 	__u8 ignore;
 	__u8 last_state;
 	__u8 begins;
+	__u32 expect;		/* element of ovs_ct_expect that it is, plus 1 */
+	__u32 expect_gen;
 	/* The connection that it begins, until it is committed. */
 	struct ovs_ct fresh;
 };
@@ -450,5 +477,6 @@ _Static_assert(sizeof(struct ovs_ct) == 256, "ovs_ct");
 _Static_assert(sizeof(struct ovs_ct_bucket) == 64, "ovs_ct_bucket");
 _Static_assert(sizeof(struct ovs_ct_exp) == 64, "ovs_ct_exp");
 _Static_assert(sizeof(struct ovs_ct_asked) == 48, "ovs_ct_asked");
+_Static_assert(sizeof(struct ovs_ct_expect) == 128, "ovs_ct_expect");
 
 #endif /* OVS_ABI_CT_H */

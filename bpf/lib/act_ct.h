@@ -64,6 +64,7 @@ static __always_inline int ovs_key_is_nd(const struct ovs_key *key)
 __noinline int ovs_key_ct(struct ovs_pkt *pkt, struct ovs_ct_pkt *st)
 {
 	const struct ovs_ct_tuple *orig;
+	const struct ovs_ct *master;
 	struct ovs_key *key;
 	struct ovs_ct *ct;
 
@@ -81,7 +82,8 @@ __noinline int ovs_key_ct(struct ovs_pkt *pkt, struct ovs_ct_pkt *st)
 		return 0;
 	key->ct_mark = OVS_READ_ONCE(ct->mark);
 	__builtin_memcpy(key->ct_labels, ct->labels, sizeof(key->ct_labels));
-	orig = &ct->orig;
+	master = ovs_ct_master_of(ct);
+	orig = master ? &master->orig : &ct->orig;
 	if (orig->family != st->family || ovs_key_is_nd(key))
 		return 0;
 	key->w[OVS_KEY_W(ct_orig_ipv6_src)] = orig->w[0];
@@ -378,6 +380,9 @@ static __always_inline int ovs_ct_act(struct ovs_ctx *ctx,
 	}
 	if (!pkt->tracked)
 		return 0;
+	if (unlikely(w->pkt.verdict == OVS_CT_V_NEW && w->pkt.expect) &&
+	    w->flags & OVS_CTA_COMMIT && ovs_ct_expect_take(&w->pkt))
+		ovs_key_ct(pkt, &w->pkt);
 	if (w->flags & OVS_CTA_NAT && !(pkt->key.ct_state & OVS_CT_NAT_MASK) &&
 	    (w->pkt.verdict != OVS_CT_V_NEW || w->flags & OVS_CTA_COMMIT)) {
 		__u32 how = ovs_ct_nat_of(w);

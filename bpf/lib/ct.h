@@ -11,6 +11,8 @@
  *	  |			st->fresh; or none.  st->ct_state: what the
  *	  |			kernel's ovs_ct_get_state() says.
  *	  |
+ *	ovs_ct_expect_take(st)	of a new one that was expected and is to be
+ *	  |			committed: it may be none after all
  *	NAT, marks, labels	of a new one: st->fresh.reply, .status, .mark,
  *	  |			.labels; ovs_ct_is_used() asks for a tuple
  *	  |
@@ -25,6 +27,7 @@
 #ifndef OVS_CT_H
 #define OVS_CT_H
 
+#include "ct_expect.h"
 #include "ct_icmp.h"
 #include "ct_sctp.h"
 #include "ct_tcp.h"
@@ -246,9 +249,10 @@ static __always_inline void ovs_ct_relate(struct ovs_ct_pkt *st)
 __noinline int ovs_ct_begin(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 {
 	struct ovs_ct_conf *conf = ovs_ct_config();
+	__u32 i, proto, zero = 0;
+	struct ovs_ct_use *use;
 	struct ovs_ct *ct;
 	__u64 *words;
-	__u32 i, proto;
 
 	if (!st || !conf)
 		return 0;
@@ -260,6 +264,7 @@ __noinline int ovs_ct_begin(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 	st->id = 0;
 	st->gen = 0;
 	st->dir = 0;
+	st->expect = 0;
 	if (!ovs_ct_invert(&ct->reply, &st->tuple))
 		return 0;
 	ct->orig = st->tuple;
@@ -284,6 +289,9 @@ __noinline int ovs_ct_begin(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 	ct->bytes[0] = st->len;
 	st->verdict = OVS_CT_V_NEW;
 	st->ct_state = OVS_CT_TRACKED | OVS_CT_NEW;
+	use = bpf_map_lookup_elem(&ovs_ct_use, &zero);
+	if (use && unlikely(OVS_READ_ONCE(use->expects)))
+		ovs_ct_expect_find(st);
 	return 1;
 }
 
@@ -536,6 +544,8 @@ __noinline int ovs_ct_commit(struct ovs_ct_pkt *st)
 		return OVS_CT_C_REFUSED;
 	if (st->verdict != OVS_CT_V_NEW)
 		return OVS_CT_C_DONE;
+	if (unlikely(st->expect))
+		ovs_ct_expect_take(st);
 	if (!ovs_ct_admit(&st->fresh, conf))
 		goto refused;
 	id = ovs_ct_alloc();

@@ -78,6 +78,15 @@ struct {
 	__type(value, struct ovs_ct_use);
 } ovs_ct_use SEC(".maps");
 
+/* Connections that will come.  The provider fills in, programs take. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, OVS_CT_EXPECTS);
+	__type(key, __u32);
+	__type(value, struct ovs_ct_expect);
+} ovs_ct_expect SEC(".maps");
+
 /* Where each CPU takes records from, and counters.  Programs write. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

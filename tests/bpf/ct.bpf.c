@@ -17,6 +17,7 @@
 
 #define T_COMMIT	1	/* commit what is new */
 #define T_DROP		2	/* end what is found, then do likewise */
+#define T_STEAL		4	/* take what expects it, before */
 
 struct t_arg {
 	__u64 now;		/* 0: what the clock says */
@@ -110,6 +111,14 @@ int t_ct(struct ovs_ctx *ctx)
 		ovs_ct_drop(st);
 		verdict = ovs_ct_find(ctx, st);
 	}
+	if (arg->flags & T_STEAL && verdict == OVS_CT_V_NEW && st->expect) {
+		__u32 i = st->expect - 1;
+		struct ovs_ct_expect *e;
+
+		e = bpf_map_lookup_elem(&ovs_ct_expect, &i);
+		if (e)
+			e->word++;
+	}
 	if (verdict == OVS_CT_V_NEW && arg->dst) {
 		st->fresh.reply.src4 = arg->dst;
 		if (arg->dport)
@@ -159,6 +168,42 @@ int t_flood(struct ovs_ctx *ctx)
 	verdict = ovs_ct_find(ctx, &out->st);
 	if (arg->flags & T_COMMIT)
 		out->made += ovs_ct_commit(&out->st) != OVS_CT_C_DONE;
+	return verdict;
+}
+
+/*
+ * A new connection after the other, each from another address: of those that
+ * are expected, each is expected once, and the CPUs have different ports.
+ */
+SEC(T_SEC)
+int t_rush(struct ovs_ctx *ctx)
+{
+	__u32 zero = 0, n, verdict;
+	struct t_arg *arg = bpf_map_lookup_elem(&t_arg, &zero);
+	struct t_out *out = t_out_get();
+	__be32 *addr;
+	__be16 *port;
+
+	if (!arg || !out)
+		return -1;
+	n = out->runs++;
+	addr = ctx_at(ctx, ETH_HLEN + 12, 4);
+	if (!addr)
+		return -1;
+	*addr = bpf_htonl(0x0a000000 + n);
+	port = ctx_at(ctx, ETH_HLEN + 20, 2);
+	if (!port)
+		return -1;
+	*port = bpf_htons(1 + bpf_get_smp_processor_id());
+	out->st.now = arg->now;
+	out->st.zone = arg->zone;
+	out->st.policy = 0;
+	out->st.family = OVS_CT_INET;
+	out->st.l3_off = ETH_HLEN;
+	out->st.l4_off = ETH_HLEN + 20;
+	out->st.l4_proto = IPPROTO_UDP;
+	verdict = ovs_ct_find(ctx, &out->st);
+	out->made += ovs_ct_commit(&out->st) != OVS_CT_C_DONE;
 	return verdict;
 }
 

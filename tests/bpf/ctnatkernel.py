@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ctframes import Flow, udp
+from ctframes import UDP, Flow, udp
 from ctkernel import (
     _NFGEN,
     _NLMSG,
@@ -103,7 +103,7 @@ class NatKernel(Kernel):
             if (kind == socket.PACKET_OUTGOING or frame[0] & 1
                     or frame[12:14] not in (b"\x08\x00", b"\x86\xdd")):
                 continue
-            if frame[-1 - 8 + 2:-1 - 8 + 4] == struct.pack(">H", MARKER_PORT):
+            if _is_marker(frame):
                 return found
             found.append(frame)
 
@@ -138,6 +138,12 @@ class NatKernel(Kernel):
         for tap in self.taps:
             tap.close()
         super().close()
+
+
+def _is_marker(frame: bytes) -> bool:
+    proto, ports = (frame[20], 54) if frame[12] == 0x86 else (frame[23], 34)
+    return proto == UDP and frame[ports + 2:ports + 4] == struct.pack(
+        ">H", MARKER_PORT)
 
 
 def _tuple(data: bytes) -> CtTuple:

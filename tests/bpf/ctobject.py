@@ -20,7 +20,7 @@ from dpif_bpf.edge.libbpf import BpfObject
 
 SOURCES = {hook: Path(__file__).parent / name for hook, name in (
     ("tc", "ct.bpf.c"), ("xdp", "ct_xdp.bpf.c"))}
-COMMIT, DROP = 1, 2
+COMMIT, DROP, STEAL = 1, 2, 4
 NS = 10 ** 9
 MAPS = ("ovs_ct", "ovs_ct_tab", "ovs_ct_exp", "ovs_ct_zones", "ovs_ct_policy",
         "ovs_ct_conf", "ovs_ct_use", "ovs_ct_cpu", "ovs_ct_timer")

@@ -29,10 +29,10 @@ from dpif_bpf.core.conntrack.helpers.model import (
     Expected,
     Master,
 )
-from dpif_bpf.core.conntrack.helpers.packets import read_segment
 from dpif_bpf.core.conntrack.helpers.tftp import tftp
 from dpif_bpf.wire import nf_uapi as nf
 from dpif_bpf.wire.ct_tuple import CtTuple
+from dpif_bpf.wire.segment import read_segment
 
 SEQUENCES = int(os.environ.get("CT_SEQUENCES", "30"))
 SEED = int(os.environ.get("CT_SEED", "1"))
@@ -40,7 +40,6 @@ LENGTH = 24
 V4 = Flow("10.1.0.1", "10.2.0.1", 0, FTP_PORT)
 V6 = Flow("fd01::1", "fd02::1", 0, FTP_PORT)
 VIRTUAL = Flow("10.1.0.1", "10.2.0.88", 0, FTP_PORT)
-_BIG = re.compile(rb"0*(25[6-9]|2[6-9]\d|[3-9]\d\d|\d{4,})")
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("nft") is None or not available(),
@@ -185,6 +184,21 @@ def line_of(rng: random.Random, back: bool, addr: str) -> bytes:
     return line
 
 
+def is_wrapped(line: bytes) -> bool:
+    """Whether the kernel may read another number than is there, or an address
+    that ends at a zero."""
+    numbers = re.findall(rb"\d+", line)
+    if line[:4].upper() == b"EPRT":
+        if b"." not in line and b"\0" in line:
+            return True
+        return any(int(number) > 255 for number in numbers[1:5]
+                   if b"." in line) or (
+            int(numbers[-1]) > 65535 if numbers else False)
+    bound = 65535 if line[:3] == b"229" else 255
+    return any(int(number) > bound for number in numbers
+               if number not in (b"220", b"227", b"229", b"331"))
+
+
 def talk(rng: random.Random, one: Control) -> None:
     """A control connection: lines, whole, split, damaged and repeated."""
     last: list[tuple[bytes, int, int, bytes] | None] = [None, None]
@@ -198,9 +212,7 @@ def talk(rng: random.Random, one: Control) -> None:
             one.compare()
             continue
         line = line_of(rng, back, addr)
-        if any(len(number) > 3 or int(number) > 255
-               for number in re.findall(rb"\d+", line)) and (
-                   line[:1].upper() not in b"E2" or line[:3] == b"227"):
+        if is_wrapped(line):
             continue
         ack += rng.choice((0, 0, -7, 4))
         options = sack(ack + 5, ack + 9, ack + 20, ack + 30) if (

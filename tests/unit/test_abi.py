@@ -162,13 +162,14 @@ def test_record_lookup() -> None:
 
 MAP = re.compile(r"struct \{([^}]*)\} (ovs_\w+) SEC\(\"\.maps\"\);")
 LAYOUTS = {
-    "ovs_ct": (1, abi_ct.CT, "5c01"),
+    "ovs_ct": (1, abi_ct.CT, "f1b1"),
     "ovs_ct_conf": (1, abi_ct.CONF, "8383"),
     "ovs_ct_cpu": (1, abi_ct.CPU, "1a50"),
     "ovs_ct_exp": (1, abi_ct.EXP, "356b"),
+    "ovs_ct_expect": (1, abi_ct.EXPECT, "c24f"),
     "ovs_ct_policy": (1, abi_ct.POLICY, "cf8e"),
     "ovs_ct_tab": (1, abi_ct.BUCKET, "4b38"),
-    "ovs_ct_use": (1, abi_ct.USE, "da44"),
+    "ovs_ct_use": (1, abi_ct.USE, "9507"),
     "ovs_ct_zones": (1, abi_ct.ZONE, "646a"),
     "ovs_dpstats": (1, abi.DP_STATS, "6fb2"),
     "ovs_flow_stats": (1, abi.FLOW_STATS, "bcfe"),

@@ -34,6 +34,8 @@ from test_services import peer as peer
 
 from dpif_bpf import abi
 from dpif_bpf.core.classifier.sizes import Sizes
+from dpif_bpf.core.conntrack.expect import ExpectTable
+from dpif_bpf.core.conntrack.helpers.model import Expectation, Master
 from dpif_bpf.core.conntrack.kept import Kept
 from dpif_bpf.core.conntrack.limits import Limits
 from dpif_bpf.core.conntrack.policy import Policies
@@ -129,6 +131,13 @@ def test_every_writer(peer: Peer) -> None:
     policies.set_default(TimeoutRequest(
         Message(0, 0, 0, 0, b""), 0, proto=6))
     Limits(table, Kept(plane.ct.kept)).set([ZoneLimit(5, 6)])
+    now = plane.tracker.now // 10 ** 9
+    expects = ExpectTable(plane.ct.expects, plane.ct.use, table.hash,
+                          table.lives, lambda: now)
+    ends = entry(6).orig
+    master = Master(number, 1, 0, (ends, ends))
+    expects.expect(master, Expectation(ends))
+    expects.unexpect(master)
     dp.close()
     assert {name for name, memory in plane.maps.items()
             if not memory.words} == READ

@@ -34,7 +34,7 @@ RECORD = np.dtype([
     ("word", "=u8"), ("orig", TUPLE), ("status", "=u4"), ("state", "u1"),
     ("pad", "u1"), ("policy", "=u2"), ("mark", "=u4"), ("zone_gen", "=u4"),
     ("reply", TUPLE), ("labels", "u1", 16), ("master", "=u4"),
-    ("helper", "=u2"), ("pad2", "=u2"), ("proto", "u1", 64),
+    ("helper", "=u2"), ("master_gen", "=u2"), ("proto", "u1", 64),
     ("packets", "=u8", 2), ("bytes", "=u8", 2), ("start", "=u8"),
     ("adj_pos", "=u4", 2), ("adj_before", "=i4", 2),
     ("adj_after", "=i4", 2)])

@@ -17,7 +17,7 @@ DEFAULT_CONNECTIONS = 262144
 
 MAPPED = ("ovs_ct", "ovs_ct_exp", "ovs_ct_zones", "ovs_ct_policy",
           "ovs_ct_conf", "ovs_ct_use", "ovs_ct_tab", "ovs_ct_asked",
-          "ovs_ct_kept")
+          "ovs_ct_kept", "ovs_ct_expect")
 """Maps that the provider maps into its memory, in the order of CtMemory."""
 
 FLAGS = abi_ct.OVS_CT_F_LOOSE | abi_ct.OVS_CT_F_OVS
@@ -69,8 +69,9 @@ class CtSizes:
 class CtMemory:
     """What the provider maps of the tracker, as 64-bit words.
 
-    Programs write all of them but `policy`, `conf` and `kept`, and the limits
-    in `zones`: a store of the provider is one of an aligned word.
+    Programs write all of them but `policy`, `conf` and `kept`, the limits in
+    `zones`, and most of `expects`: a store of the provider is one of an
+    aligned word.
 
     :param cpus: reads ovs_ct_cpu: abi_ct.CPU of each CPU
     :param ask: has the program run that answers what is in `asked`
@@ -83,6 +84,7 @@ class CtMemory:
     :param tab: ovs_ct_tab: abi_ct.BUCKET
     :param asked: ovs_ct_asked: abi_ct.ASKS
     :param kept: ovs_ct_kept: core.conntrack.kept
+    :param expects: ovs_ct_expect: abi_ct.EXPECT
     """
 
     cpus: Callable[[], list[bytes]]
@@ -96,6 +98,7 @@ class CtMemory:
     tab: memoryview
     asked: memoryview
     kept: memoryview
+    expects: memoryview
 
     def set_up(self, random: Callable[[int], bytes], most: int) -> None:
         """Makes a new table ready for its first connection.  One of an

@@ -178,8 +178,12 @@ class Table:
         now = self._clock()
         left = (found.ends.astype(np.int64) - now.coarse // NS - 1).clip(0)
         masters = found.records["master"] & np.uint32(_ID)
-        every = self._all()["orig"]
+        records = self._all()
+        every = records["orig"]
         masters[masters >= len(every)] = 0
+        # One that has gone may be another connection by now.
+        masters[(records["word"][masters] >> np.uint64(32)).astype(np.uint16)
+                != found.records["master_gen"]] = 0
         return Batch(found.records, self._ct_ids(found),
                      left.astype(np.uint32),
                      found.records["start"] + np.uint64(now.epoch),
@@ -214,6 +218,12 @@ class Table:
     def _one(self, number: int) -> Found:
         """One connection, or none."""
         return self._copy(np.array([number], np.intp), self._clock())
+
+    def lives(self, number: int, gen: int) -> bool:
+        """Whether an incarnation of a record still is a connection."""
+        found = self._one(number)
+        return len(found) == 1 and int(
+            found.records["word"][0]) >> abi_ct.OVS_CT_GEN_SHIFT == gen
 
     def entry(self, number: int, zero: bool = False) -> CtEntry | None:
         found = self._one(number)

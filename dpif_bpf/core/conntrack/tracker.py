@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dpif_bpf.core.conntrack.expect import ExpectTable
 from dpif_bpf.core.conntrack.kept import Kept
 from dpif_bpf.core.conntrack.limits import Limits
 from dpif_bpf.core.conntrack.memory import CtMemory
 from dpif_bpf.core.conntrack.policy import Policies
-from dpif_bpf.core.conntrack.table import Table, Time
+from dpif_bpf.core.conntrack.table import NS, Table, Time
 
 
 class Conntrack:
@@ -26,5 +27,13 @@ class Conntrack:
     def __init__(self, memory: CtMemory, clock: Callable[[], Time]) -> None:
         kept = Kept(memory.kept)
         self.table = Table(memory, clock)
+        self.expects = ExpectTable(memory.expects, memory.use,
+                                   self.table.hash, self.table.lives,
+                                   lambda: clock().coarse // NS)
         self.policies = Policies(self.table, kept)
         self.limits = Limits(self.table, kept)
+
+    def use(self, memory: CtMemory) -> None:
+        """The same maps, as another datapath has them."""
+        self.table.use(memory)
+        self.expects.use(memory.expects, memory.use)

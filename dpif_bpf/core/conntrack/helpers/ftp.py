@@ -14,7 +14,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dpif_bpf.core.conntrack.helpers import seqadj
 from dpif_bpf.core.conntrack.helpers.ftp_lines import (
     PORT_MAX,
     Kind,
@@ -32,9 +31,10 @@ from dpif_bpf.core.conntrack.helpers.model import (
     Outcome,
     dropped,
 )
-from dpif_bpf.core.conntrack.helpers.packets import Segment
+from dpif_bpf.wire import seqadj
 from dpif_bpf.wire.ct_tuple import AF_INET, CtTuple
 from dpif_bpf.wire.protocols import IPPROTO_TCP
+from dpif_bpf.wire.segment import Segment
 
 REMEMBERED = 2
 """Sequence numbers behind newlines, of each direction."""

@@ -15,9 +15,9 @@ from dpif_bpf.core.conntrack.helpers.model import (
     Outcome,
     dropped,
 )
-from dpif_bpf.core.conntrack.helpers.packets import Segment
 from dpif_bpf.wire.ct_tuple import CtTuple
 from dpif_bpf.wire.protocols import IPPROTO_UDP
+from dpif_bpf.wire.segment import Segment
 
 READ, WRITE = 1, 2
 """Opcodes of requests (RFC 1350)."""

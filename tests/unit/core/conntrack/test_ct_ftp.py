@@ -13,7 +13,6 @@ import pytest
 from ctframes import ACK, PSH, TCP, UDP, Flow, tcp, udp
 from ctlines import address_line, damaged, other_line
 
-from dpif_bpf.core.conntrack.helpers import seqadj
 from dpif_bpf.core.conntrack.helpers.ftp import FtpState, ftp
 from dpif_bpf.core.conntrack.helpers.ftp_lines import (
     Kind,
@@ -28,12 +27,13 @@ from dpif_bpf.core.conntrack.helpers.model import (
     Master,
     Outcome,
 )
-from dpif_bpf.core.conntrack.helpers.packets import Segment, read_segment
 from dpif_bpf.core.conntrack.helpers.tftp import tftp
 from dpif_bpf.wire import nf_uapi as nf
+from dpif_bpf.wire import seqadj
 from dpif_bpf.wire.checksum import checksum, ones_sum
 from dpif_bpf.wire.ct_entry import SeqAdj
 from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6, CtTuple
+from dpif_bpf.wire.segment import Segment, read_segment
 
 CLIENT, SERVER = 0, 1
 V4 = Flow("10.1.0.1", "10.2.0.1", 1000, 21)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from struct import Struct
 
-from dpif_bpf.core.conntrack.helpers.packets import Segment
 from dpif_bpf.wire.ct_entry import SeqAdj
+from dpif_bpf.wire.segment import Segment
 
 NONE = SeqAdj(0, 0, 0)
 
