@@ -5,7 +5,8 @@ What is put together, what is thrown away and when is as in Linux
 net/ipv4/ip_fragment.c, inet_fragment.c and
 net/ipv6/netfilter/nf_conntrack_reasm.c: fragments come in any order; one that
 is there already is ignored; one that overlaps another without being within it
-ends the whole packet, and so do two that disagree about where it ends.
+ends the whole packet.  So do, with IPv4, two that disagree about where it
+ends, of which the second one is ignored with IPv6.
 
 A packet has the headers of its first fragment.  How long the largest fragment
 was goes with it (the MRU), and no larger ones are sent: ovs_fragment() of
@@ -14,6 +15,8 @@ net/openvswitch/actions.c.
 
 from __future__ import annotations
 
+from bisect import insort
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from struct import Struct
@@ -26,6 +29,9 @@ on: ipfrag_time, and nf_conntrack_frag6_timeout."""
 MEMORY = 4 << 20
 """Bytes of fragments that are kept: ipfrag_high_thresh.  More are not taken
 until there is room again."""
+DISTANCE = 64
+"""Fragments of others, of the same sender, that may come between two of a
+packet: ipfrag_max_dist."""
 MAX_PACKET = 65535
 
 _DF, _MF, _OFFSET = 0x4000, 0x2000, 0x1fff
@@ -72,10 +78,16 @@ class _Queue:
     """Fragments of one packet.
 
     :param deadline: ms
+    :ivar parts: in order
+    :ivar runs: [first, behind the last] byte of parts that came one after the
+        other at the end, or alone; in order
+    :ivar seen: fragments of its sender up to its last one
     """
 
     deadline: int
     parts: list[_Part] = field(default_factory=list)
+    runs: list[list[int]] = field(default_factory=list)
+    seen: int = 0
     length: int = 0
     complete: bool = False
     largest: int = 0
@@ -91,9 +103,11 @@ class Fragments:
 
     def __init__(self) -> None:
         self._queues: dict[Hashable, _Queue] = {}
+        self._seen: Counter[bytes] = Counter()
+        """Fragments of each sender of IPv4, while any are waited for."""
         self._memory = 0
         self.failed = {"expired": 0, "overlapping": 0, "malformed": 0,
-                       "no_room": 0}
+                       "no_room": 0, "overtaken": 0}
 
     def __len__(self) -> int:
         return len(self._queues)
@@ -127,15 +141,22 @@ class Fragments:
             return None
         part, name = found
         key = where, version, name
+        if self._memory > MEMORY:
+            self.failed["no_room"] += 1
+            return None
         queue = self._queues.get(key)
         if queue is None:
-            if self._memory > MEMORY:
-                self.failed["no_room"] += 1
-                return None
             queue = self._queues[key] = _Queue(now + TIMEOUTS[version])
+        if version == 4:
+            queue = self._fresh(key, queue, packet[12:16], now)
         self._memory -= queue.size
-        why = _insert(queue, part, len(packet))
+        why = _insert(queue, part, len(part.head) + len(part.data))
         self._memory += queue.size
+        if why == "duplicate":
+            return None
+        if why == "malformed" and version == 6:
+            self.failed[why] += 1
+            return None
         if why:
             self._fail(key, why)
             return None
@@ -148,8 +169,24 @@ class Fragments:
             self.failed["malformed"] += 1
         return whole
 
+    def _fresh(self, key: Hashable, queue: _Queue, sender: bytes,
+               now: int) -> _Queue:
+        """A packet that so many others of its sender have overtaken begins
+        anew: its identifier may be in use again (ip_frag_too_far())."""
+        self._seen[sender] += 1
+        before, queue.seen = queue.seen, self._seen[sender]
+        if not queue.parts or queue.seen - before <= DISTANCE:
+            return queue
+        self._memory -= queue.size
+        self.failed["overtaken"] += 1
+        fresh = self._queues[key] = _Queue(now + TIMEOUTS[4])
+        fresh.seen = queue.seen
+        return fresh
+
     def _forget(self, key: Hashable) -> None:
         self._memory -= self._queues.pop(key).size
+        if not self._queues:
+            self._seen.clear()
 
     def _fail(self, key: Hashable, why: str) -> None:
         self._forget(key)
@@ -176,10 +213,13 @@ def _fragment_header(packet: bytes) -> tuple[int, int] | None:
     """Where the fragment header of IPv6 is, and where its type is said."""
     kind, said, at = packet[6], 6, 40
     while kind != _FRAGMENT:
-        if kind not in (_HOPOPTS, _ROUTING, _DSTOPTS) or (
+        if kind not in (_HOPOPTS, _ROUTING, _DSTOPTS, _AUTH) or (
                 at + 8 > len(packet)):
             return None
-        kind, said, at = packet[at], at, at + (packet[at + 1] + 1) * 8
+        size = (packet[at + 1] + 1) * 8
+        if kind == _AUTH:
+            size = (packet[at + 1] + 2) * 4
+        kind, said, at = packet[at], at, at + size
     return (at, said) if at + 8 <= len(packet) else None
 
 
@@ -192,16 +232,17 @@ def _parse6(packet: bytes) -> tuple[_Part, Hashable] | None:
     at, _ = found
     where = _U16.unpack_from(packet, at + 2)[0]
     last, data = not where & 1, packet[at + 8:]
-    if not last and len(data) & 7:
+    start = where & 0xfff8
+    if (not last and len(data) & 7) or start + len(data) > MAX_PACKET:
         return None
-    part = _Part(packet[:at + 8], where & 0xfff8, data, last, False,
+    part = _Part(packet[:at + 8], start, data, last, False,
                  packet[1] >> 4 & 3)
     return part, (packet[8:40], packet[at + 4:at + 8])
 
 
 def _insert(queue: _Queue, part: _Part, size: int) -> str:
     """Puts a fragment into its place; what is wrong with it, or nothing."""
-    if part.end > MAX_PACKET or part.end == part.start:
+    if part.end > MAX_PACKET:
         return "malformed"
     if part.last:
         if part.end < queue.length or (queue.complete
@@ -213,34 +254,23 @@ def _insert(queue: _Queue, part: _Part, size: int) -> str:
         if queue.complete:
             return "malformed"
         queue.length = part.end
-    at = 0
-    for at, other in enumerate(queue.parts):
-        if part.end <= other.start:
-            break
-        if part.start >= other.end:
-            continue
-        run = _run_end(queue.parts, at)
-        if part.start >= other.start and part.end <= run:
-            return ""  # it is there already
-        return "overlapping"
+    if part.end == part.start:
+        return "malformed"
+    for first, end in queue.runs:
+        if first <= part.start and part.end <= end:
+            return "duplicate"
+        if first < part.end and part.start < end:
+            return "overlapping"
+    if queue.runs and queue.runs[-1][1] == part.start:
+        queue.runs[-1][1] = part.end
     else:
-        at = len(queue.parts)
-    queue.parts.insert(at, part)
+        insort(queue.runs, [part.start, part.end])
+    insort(queue.parts, part, key=lambda other: other.start)
     queue.size += size
     queue.largest = max(queue.largest, size)
     if part.df:
         queue.largest_df = max(queue.largest_df, size)
     return ""
-
-
-def _run_end(parts: list[_Part], at: int) -> int:
-    """The end of what follows a fragment without a gap."""
-    end = parts[at].end
-    for part in parts[at + 1:]:
-        if part.start != end:
-            break
-        end = part.end
-    return end
 
 
 def _ecn(parts: list[_Part]) -> int | None:

@@ -190,6 +190,25 @@ def test_dont_fragment_and_congestion() -> None:
                 for n, part in enumerate(parts)]) == []
 
 
+def test_one_that_has_two() -> None:
+    """Only what came one after the other counts as one fragment: in the kernel
+    it depends on the order."""
+    parts = cut4(four(80), 24)
+    both = cut4(four(80), 48)[0]
+    for order, whole in ((parts, 1), (parts[1::-1] + parts[2:], 0)):
+        fragments = Fragments()
+        assert len(add([*order[:2], both, *order[2:]], fragments)) == whole
+        assert fragments.failed["overlapping"] == 1 - whole
+
+
+def test_a_copy_completes_nothing() -> None:
+    """The last fragment, within what is there: the kernel does not look."""
+    first, = (part for part in cut4(four(40), 44)[:1])
+    last = bytearray(cut4(four(40), 28)[-1])
+    last[6:8] = struct.pack("!H", 2)
+    assert add([first, bytes(last)]) == []
+
+
 def test_too_long() -> None:
     """The ping of death."""
     part = bytearray(cut4(four(1400), 1480)[0])
