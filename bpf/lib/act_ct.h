@@ -351,6 +351,9 @@ __noinline int ovs_ct_prepare(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 	st->family = pkt->key.eth_type == bpf_htons(ETH_P_IP) ? OVS_CT_INET :
 		     pkt->key.eth_type == bpf_htons(ETH_P_IPV6) ?
 		     OVS_CT_INET6 : 0;
+	/* What is inside an ICMP error moves with it. */
+	st->inner_l3 += pkt->l3_off - st->l3_off;
+	st->inner_l4 += pkt->l3_off - st->l3_off;
 	st->l3_off = pkt->l3_off;
 	st->l4_off = pkt->l4_off;
 	st->l4_proto = pkt->l4_proto;

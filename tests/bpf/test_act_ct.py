@@ -24,7 +24,7 @@ from ctframes import (
     udp,
 )
 from harness import Datapath
-from lists import clone, compiled, nla, recirc, set_masked
+from lists import clone, compiled, nla, push_vlan, recirc, set_masked
 from lists import userspace as to_user
 from oracle_key import Meta, extract
 from oracle_sctp import crc32c
@@ -519,6 +519,23 @@ def test_icmp_errors(t: Tracked, flow: Flow, kind: str, what: str) -> None:
             assert seen.packet == error(flow, length)
             continue
         assert seen.packet == error(flow, length)
+
+
+def test_an_error_whose_headers_have_moved(t: Tracked) -> None:
+    """It is found, then gets two tags, and then its NAT."""
+    outer = Flow("10.9.0.9", V4.dst, 5000, V4.dport)
+    t.send(udp(V4), ct(COMMIT, nat(c.SRC, address("10.9.0.9"),
+                                   ports(5000, 5000))))
+    tags = push_vlan(0x8100, 5), push_vlan(0x88a8, 6)
+
+    def error(about: Flow) -> bytes:
+        return icmp(Flow("10.5.0.5", about.src), 3, 0, 0, udp(about)[14:])
+
+    seen = t.send(error(outer), ct(), *tags, ct(NAT))
+    told = error(V4)
+    assert seen.packet == (told[:12] + b"\x88\xa8\0\6\x81\0\0\5"
+                           + told[12:])
+    assert seen.state & DNAT
 
 
 def test_a_changed_packet_is_looked_for_again(t: Tracked) -> None:
