@@ -3,8 +3,8 @@
 
 A second reading of ``__ovs_nla_put_key()`` of Linux
 net/openvswitch/flow_netlink.c, independent of ``dpif_bpf.wire``, as far as
-the datapath tells of its keys: nothing of tunnels, connections and
-OVS_KEY_ATTR_IPV6_EXTHDRS.
+the datapath tells of its keys: nothing of tunnels, of the tuples of
+connections and OVS_KEY_ATTR_IPV6_EXTHDRS.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from dpif_bpf.abi import KEY
 
 (ENCAP, PRIORITY, IN_PORT, ETHERNET, VLAN, ETHERTYPE, IPV4, IPV6, TCP_ATTR,
  UDP_ATTR, ICMP_ATTR, ICMPV6_ATTR, ARP, ND, SKB_MARK) = range(1, 16)
-SCTP_ATTR, TCP_FLAGS, DP_HASH, RECIRC_ID, MPLS = range(17, 22)
+(SCTP_ATTR, TCP_FLAGS, DP_HASH, RECIRC_ID, MPLS, CT_STATE, CT_ZONE, CT_MARK,
+ CT_LABELS) = range(17, 26)
 NSH = 28
 _TAGS = {0x8100, 0x88a8}
 
@@ -64,6 +65,9 @@ def put_key(key: bytes, mask: bytes | None = None) -> bytes:
         (RECIRC_ID, "recirc_id"), (DP_HASH, "dp_hash"),
         (PRIORITY, "skb_priority"), (IN_PORT, "in_port"),
         (SKB_MARK, "skb_mark")))
+    data += nla(CT_STATE, struct.pack("=I", out.byte("ct_state")))
+    data += b"".join(nla(kind, out[name]) for kind, name in (
+        (CT_ZONE, "ct_zone"), (CT_MARK, "ct_mark"), (CT_LABELS, "ct_labels")))
     inner = _below(shape, out, mask is not None)
     if shape.byte("mac_proto"):
         return data + inner
