@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from ct_entries import decode_entry
 from ctframes import ACK, GRE, SYN, Flow, frame, icmp, sctp, tcp, udp
 from ctframes import init as sctp_init
 from ctobject import CtObject
@@ -229,6 +231,46 @@ def test_while_packets_come(compiled: dict[str, object]) -> None:
         check(ct)
         assert table.total() == 0
         assert not ct.spills()
+
+
+def test_a_dump_while_others_come(compiled: dict[str, object]) -> None:
+    """Who is there all the time is in it, and nobody twice."""
+    with CtObject(compiled["tc"], 1 << 15) as ct:  # type: ignore[arg-type]
+        table, other = ct.table(), ct.table()
+        for port in range(1, 600):
+            ct.run(udp(Flow(sport=port)), zone=9)
+        before = Counter(map(named, shown(table)))
+        assert before.total() == len(before) == 599
+        ct.arg()
+        assert bpfprog.test_run(ct.obj.prog_fd("t_start"), bytes(64)
+                                ).retval == 0
+        stop = threading.Event()
+        fd = ct.obj.prog_fd("t_flood")
+
+        def flood() -> None:
+            while not stop.is_set():
+                bpfprog.test_run(fd, udp(FLOW), repeat=50)
+                for _ in other.end(CtFilter(zone=0)):
+                    pass
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            for _ in range(30):
+                found = Counter(map(named, shown(table)))
+                assert set(found.values()) == {1}
+                assert before <= found
+        finally:
+            stop.set()
+            thread.join()
+        table.flush(9)
+        assert table.count(9) == 0
+
+
+def named(message: bytes) -> tuple[CtTuple, int]:
+    """Tuple and zone."""
+    entry = decode_entry(message, 2)
+    return entry.orig, entry.zone
 
 
 def test_gre_by_keys(ct: CtObject, table: Table) -> None:
