@@ -214,7 +214,7 @@ def _memory() -> list[Row]:
     size = _DEFAULT
     each = a.CT.size + a.BUCKET.size // 2 + a.EXP.size // a.OVS_CT_EXP
     fixed = (a.ZONE.size * a.OVS_CT_ZONES + a.POLICY.size
-             * a.OVS_CT_POLICIES)
+             * a.OVS_CT_POLICIES + 8 * a.OVS_CT_KEPT_WORDS)
     return [Row("memory of a connection", each, "bytes"),
             Row(f"memory of {size} connections", (size * each + fixed) / 2**20,
                 "MiB", None, f"{fixed / 2**20:.1f} of them whatever the size")]
