@@ -60,7 +60,8 @@ def loader(files: Files) -> Iterator[Loader]:
 
 @pytest.fixture
 def generation(loader: Loader) -> Iterator[Generation]:
-    with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096}) as made:
+    with loader.create(DP, {"cfg_verdict": 500}, {"ovs_acts": 4096},
+                       maps=abi.MAPS) as made:
         bpfsys.map_update(made.map_fd("ovs_devs"), struct.pack("=I", LO),
                           struct.pack("=I", PORT))
         yield made

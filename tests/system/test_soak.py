@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from lab import PROVIDER, Host, Lab
 from streams import Gap, Watched
@@ -116,10 +117,19 @@ class Changes:
         self._lab.start_provider()
 
 
+def dropped_by_cpus() -> int:
+    """Packets for which a CPU's queue between a device's two ends was full.
+    It is one for all network namespaces, and what else floods it on this
+    machine costs these streams some, too."""
+    return sum(int(line.split()[1], 16) for line in
+               Path("/proc/net/softnet_stat").read_text().splitlines())
+
+
 def test_soak(own_lab: Lab) -> None:
     lab = own_lab
-    # While the provider is away.
-    lab.allowed += ["Connection refused", "Broken pipe|Connection reset"]
+    # While the provider is away; the last is of a dump that it was amid.
+    lab.allowed += ["Connection refused", "Broken pipe|Connection reset",
+                    "flow_dump_destroy failed"]
     one, two = two_hosts(lab)
     three = lab.add_host("p3", "br0", "10.1.1.3/24")
     four = lab.add_host("p4", "br0", "10.1.1.4/24")
@@ -128,6 +138,7 @@ def test_soak(own_lab: Lab) -> None:
         source.ping(sink.ip)
         settle(lab, source, sink)
     changes = Changes(lab)
+    before = dropped_by_cpus()
     streams = [Watched(lab, source, sink, RATE) for source, sink in pairs]
     try:
         for _ in range(CHANGES):
@@ -136,6 +147,7 @@ def test_soak(own_lab: Lab) -> None:
         ended = [stream.gaps() for stream in streams]
     done = Counter(name for _, _, name in changes.made)
     print(f"{dict(done)}; packets: {[sent for sent, _ in ended]}")
-    for sent, gaps in ended:
-        assert sent > RATE
-        assert [(gap, changes.amid(gap)) for gap in gaps] == []
+    assert min(sent for sent, _ in ended) > RATE
+    found = [(gap, changes.amid(gap)) for _, gaps in ended for gap in gaps]
+    assert (sum(gap.lost for gap, _ in found)
+            <= dropped_by_cpus() - before), found
