@@ -39,8 +39,9 @@ _REFUSED = {Stat.FULL: "no record is free", Stat.MAX_CONNS: "too many in all",
             Stat.BUCKETS: "no bucket has room",
             Stat.CLASH_LOST: "others have their tuples"}
 _MADE = {Stat.COMMIT: "made", Stat.CLASH: "made by another CPU first",
-         Stat.REOPEN: "begun anew", Stat.KILLED: "ended early",
-         Stat.EXPIRED: "expired", Stat.FREED: "given back"}
+         Stat.EXPECTED: "expected", Stat.REOPEN: "begun anew",
+         Stat.KILLED: "ended early", Stat.EXPIRED: "expired",
+         Stat.FREED: "given back"}
 _PACKETS = {Stat.INVALID: "invalid", Stat.BUSY: "not noted for a lock"}
 
 _MS = 10 ** 6
@@ -160,6 +161,7 @@ def show(conntrack: Conntrack) -> Iterator[str]:
     yield (f"sweep: {use['sweeps']} turns, the last one"
            f" {use['sweep_ns'] / _MS:.3f} ms, this one at"
            f" {100 * use['sweep_at'] // blocks} %, in limbo: {seen.limbo}")
+    yield f"expected: {len(conntrack.expects)}"
     yield (f"timeout policies: {len(conntrack.policies)}, which actions have"
            f" {sum(one.users for one in conntrack.policies)} times")
 
