@@ -42,6 +42,7 @@ OVS_UPCALL_UNITS: Final = 4096
 OVS_UPCALL_ALL: Final = OVS_MAX_PORTS
 OVS_UPCALL_FRAGMENT: Final = 0x80
 OVS_UPCALL_SPLIT: Final = 0x81
+OVS_UPCALL_HELP: Final = 0x82
 OVS_SKB_GSO_SCTP: Final = 1 << 14
 OVS_SLOT_BITS: Final = 13
 
@@ -473,7 +474,8 @@ ACT_CT: Final = record("ovs_act_ct", """
     max_addr 16s
     min_port H
     max_port H
-    pad I
+    helper H
+    pad H
     """)
 
 UPCALL: Final = record("ovs_upcall", f"""

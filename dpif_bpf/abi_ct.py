@@ -42,6 +42,9 @@ OVS_CT_S_DYING: Final = 1 << 9
 OVS_CT_S_FIXED_TIMEOUT: Final = 1 << 10
 OVS_CT_S_HELPER: Final = 1 << 13
 
+OVS_CT_HELPER_FTP: Final = 1
+OVS_CT_HELPER_TFTP: Final = 2
+
 OVS_CT_TCP_F_WSCALE: Final = 0x01
 OVS_CT_TCP_F_SACK: Final = 0x02
 OVS_CT_TCP_F_CLOSE_INIT: Final = 0x04
@@ -193,9 +196,10 @@ class Ask(IntEnum):
     END = 0
     ZERO = 1
     UNTIMEOUT = 2
+    SHIFT = 3
 
 
-OVS_CT_ASK_MAX: Final = 3
+OVS_CT_ASK_MAX: Final = 4
 
 
 class Verdict(IntEnum):
@@ -435,7 +439,7 @@ WORK: Final = record("ovs_ct_work", f"""
     at I
     zone H
     policy H
-    pad I
+    help I
     """)
 
 RECORDS: Final[tuple[Record, ...]] = (

@@ -164,7 +164,7 @@ class Maker:
             undo.callback(self._leave, plane)
             dp: Datapath = Datapath(
                 name, number, plane, self._ports, msec, self._samples,
-                self._report, conntrack.policies)
+                self._report, conntrack.policies, conntrack.controls)
             upcalls = Upcalls(dp, self._send, BUDGET)
             ring = UpcallRing(gen.map_fd("ovs_upcalls"), upcalls.handle)
             undo.pop_all()

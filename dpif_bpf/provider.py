@@ -70,6 +70,8 @@ class Provider:
         self._grace = Grace()
         self._psample = Psample()
         self._samples = Samples(self._psample)
+        self._kept_up = 0
+        """ms, when control connections were looked through."""
         self._maker = Maker(loader, ports, Room(max_flows, ct_max), send,
                             self._samples, self._grace)
         self._takeovers = Takeovers(loader, ports, self._maker, self._follow)
@@ -252,6 +254,11 @@ class Provider:
     def _tidy(self, instance: Instance) -> None:
         """Lets flows return to the first trees of their forests."""
         now = msec()
+        conntrack = self._maker.conntrack
+        if conntrack is not None and conntrack.busy and (
+                now - self._kept_up >= TIDY_INTERVAL):
+            conntrack.upkeep()
+            self._kept_up = now
         if now - instance.tidied >= TIDY_INTERVAL:
             tried = instance.plane.classifier.tidy(TIDY_FLOWS)
             # Without work it is looked for when there is other work.
@@ -278,6 +285,9 @@ class Provider:
             if instance.tidied:
                 poller.timer_wait(
                     instance.tidied + TIDY_INTERVAL - msec())
+        conntrack = self._maker.conntrack
+        if conntrack is not None and conntrack.busy:
+            poller.timer_wait(self._kept_up + TIDY_INTERVAL - now)
         self._grace.wait(poller)
 
     # Devices and bridges

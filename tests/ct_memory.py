@@ -183,6 +183,11 @@ class Tracker:
             place = abi_ct.CT["packets"].offset
             one[16:48] = data[place:place + 32]
             data[place:place + 32] = bytes(32)
+        elif what is abi_ct.Ask.SHIFT:
+            place = abi_ct.CT["adj_pos"].offset
+            data[place:place + 24] = one[16:40]
+            at = abi_ct.CT["status"].offset
+            data[at] |= abi_ct.OVS_CT_S_SEQ_ADJUST
         elif data[54:56] == struct.pack("=H", policy):
             data[54:56] = bytes(2)
         return abi_ct.OVS_CT_ANSWER_DONE

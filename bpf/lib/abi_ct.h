@@ -45,6 +45,10 @@
 #define OVS_CT_S_FIXED_TIMEOUT	(1 << 10)
 #define OVS_CT_S_HELPER		(1 << 13)
 
+/* Helpers (ovs_ct.helper; 0: none). */
+#define OVS_CT_HELPER_FTP	1
+#define OVS_CT_HELPER_TFTP	2
+
 /*
  * One direction of a connection.  IPv4 addresses are in the first four bytes,
  * the others are zero.  Of ICMP, sport is the identifier and dport has the
@@ -331,6 +335,7 @@ enum ovs_ct_ask_what {
 	OVS_CT_ASK_END,		/* end it */
 	OVS_CT_ASK_ZERO,	/* count its packets anew */
 	OVS_CT_ASK_UNTIMEOUT,	/* it has the default timeouts from now on */
+	OVS_CT_ASK_SHIFT,	/* its sequence numbers are shifted so */
 	OVS_CT_ASK_MAX,
 };
 
@@ -343,8 +348,9 @@ struct ovs_ct_asked {
 	__u32 id;
 	__u32 gen;		/* its incarnation */
 	__u64 answer;		/* OVS_CT_ANSWER_* */
-	__u64 packets[2];	/* counted up to now, of OVS_CT_ASK_ZERO */
-	__u64 bytes[2];
+	__u64 packets[2];	/* counted up to now, of OVS_CT_ASK_ZERO; of */
+	__u64 bytes[2];		/* OVS_CT_ASK_SHIFT three words as they are in
+				 * struct ovs_ct, from adj_pos on */
 };
 
 /*
@@ -467,7 +473,8 @@ struct ovs_ct_work {
 	__u32 at;			/* of its operand, in ovs_acts */
 	__u16 zone;
 	__u16 policy;
-	__u32 pad;
+	__u32 help;			/* its helper is to see the packet, if
+					 * it has one */
 };
 
 _Static_assert(sizeof(struct ovs_ct_tuple) == 40, "ovs_ct_tuple");

@@ -152,7 +152,8 @@ struct ovs_act_ct {		/* 10 words */
 	__u8 max_addr[16];
 	__u16 min_port;		/* host order */
 	__u16 max_port;
-	__u32 pad;
+	__u16 helper;		/* OVS_CT_HELPER_*; 0: none */
+	__u16 pad;
 };
 
 _Static_assert(sizeof(struct ovs_insn) == 8, "ovs_insn");

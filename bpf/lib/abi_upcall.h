@@ -18,6 +18,8 @@
 #define OVS_CSUM_PARTIAL	3
 #define OVS_UPCALL_FRAGMENT	0x80	/* for ct(), at `desc` in ovs_acts */
 #define OVS_UPCALL_SPLIT	0x81	/* to port `desc`, in fragments */
+#define OVS_UPCALL_HELP		0x82	/* of a control connection, for its
+					 * helper: it goes on at `desc` */
 
 struct ovs_upcall {
 	__u32 len;		/* packet bytes in this record: all, or all

@@ -6,7 +6,9 @@
  * A deferred copy, and a packet that comes back from user space, find it again
  * by their tuple, as they do in the kernel.
  *
- * Fragments go to the provider, which sends the packet that they are here.
+ * Fragments go to the provider, which sends the packet that they are here.  So
+ * do packets of control connections, for their helper to read: they go on behind
+ * the action.
  *
  * The action has a program of its own, to which the interpreter goes over and
  * which goes back to it, as there is no room on the stack for both.
@@ -300,6 +302,34 @@ __noinline int ovs_ct_write(struct ovs_pkt *pkt, struct ovs_ct_work *w)
 }
 
 /*
+ * A connection that is committed gets the action's helper, unless it has one;
+ * that sees this packet.  One that is new is seen by the helper that it has.
+ */
+__noinline int ovs_ct_attach(struct ovs_ct_work *w)
+{
+	struct ovs_ct *ct;
+	__u16 helper;
+	__u32 at;
+
+	if (!w)
+		return 0;
+	ct = ovs_ct_of(&w->pkt);
+	if (!ct)
+		return 0;
+	if (w->pkt.verdict == OVS_CT_V_NEW)
+		w->help = 1;
+	at = w->at;
+	helper = ovs_operand(at + 9) >> 32;
+	if (likely(!helper) || w->pkt.verdict == OVS_CT_V_RELATED ||
+	    ct->helper)
+		return 0;
+	ct->helper = helper;
+	__sync_fetch_and_or(&ct->status, OVS_CT_S_HELPER);
+	w->help = 1;
+	return 0;
+}
+
+/*
  * The kernel lets conntrack see a packet without what fills a short frame up,
  * and sends it so: nf_ct_skb_network_trim().  OVS_DROP_*.
  */
@@ -375,11 +405,13 @@ static __always_inline int ovs_ct_act(struct ovs_ctx *ctx,
 	if (unlikely(err))
 		return err;
 	w->pkt.now = ovs_now(cpu);
+	w->help = 0;
 	if (!ovs_ct_is_known(ctx, pkt, w)) {
 		w->pkt.zone = w->zone;
 		w->pkt.policy = w->policy;
 		pkt->tracked = ovs_ct_find(ctx, &w->pkt) != OVS_CT_V_INVALID;
 		ovs_key_ct(pkt, &w->pkt);
+		w->help = 1;
 	}
 	if (!pkt->tracked)
 		return 0;
@@ -397,6 +429,7 @@ static __always_inline int ovs_ct_act(struct ovs_ctx *ctx,
 	if (!(w->flags & OVS_CTA_COMMIT))
 		return 0;
 	ovs_ct_write(pkt, w);
+	ovs_ct_attach(w);
 	return ovs_ct_commit(&w->pkt) == OVS_CT_C_DONE ? 0 :
 							 OVS_DROP_CONNTRACK;
 }
@@ -414,15 +447,50 @@ __noinline int ovs_ct_later(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
 
 /*
  * The provider puts fragments together, and sends the whole packet to where
- * this instruction is.
+ * this instruction is; or has a helper see a packet, which goes on at the next
+ * one.
  */
-__noinline int ovs_ct_fragment(struct ovs_ctx *ctx, struct ovs_pkt *pkt)
+__noinline int ovs_ct_provider(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+			       __u32 cmd)
 {
 	if (!pkt)
 		return OVS_DROP_NO_STATE;
-	pkt->upcall_cmd = OVS_UPCALL_FRAGMENT;
+	pkt->upcall_cmd = cmd;
 	pkt->upcall_desc = pkt->list.pc;
 	return ovs_upcall(ctx, pkt);
+}
+
+/*
+ * Whether a helper has to see a packet: nf_ct_helper().  One of FTP looks at
+ * data, and shifts all others' sequence numbers where it has changed some; one
+ * of TFTP at requests.  Of a connection that was expected it does not ask.
+ */
+__noinline int ovs_ct_wants_help(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
+{
+	struct ovs_ct *ct;
+	__u32 status;
+	void *tp;
+
+	if (!st || st->verdict != OVS_CT_V_FOUND)
+		return 0;
+	ct = ovs_ct_record(st);
+	if (!ct || likely(!ct->helper))
+		return 0;
+	status = OVS_READ_ONCE(ct->status);
+	if (status & OVS_CT_S_EXPECTED)
+		return 0;
+	if (ct->helper == OVS_CT_HELPER_FTP && st->l4_proto == IPPROTO_TCP) {
+		if (status & OVS_CT_S_SEQ_ADJUST)
+			return 1;
+		tp = ctx_at(ctx, st->l4_off, OVS_TCP_HLEN);
+		return tp && st->ct_state & OVS_CT_ESTABLISHED &&
+		       ovs_ct_l4_len(st) > (OVS_AT8(tp, 12) >> 4) * 4;
+	}
+	if (ct->helper != OVS_CT_HELPER_TFTP || st->l4_proto != IPPROTO_UDP)
+		return 0;
+	tp = ctx_at(ctx, st->l4_off, OVS_UDP_HLEN + 2);
+	return tp && (OVS_AT16(tp, OVS_UDP_HLEN) == bpf_htons(1) ||
+		      OVS_AT16(tp, OVS_UDP_HLEN) == bpf_htons(2));
 }
 
 /*
@@ -460,10 +528,15 @@ static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 		return ovs_drop(cpu, pkt, ovs_ct_later(ctx, pkt));
 	pkt->list.calls += OVS_CT_CALLS;
 	if (unlikely(pkt->key.ip_frag))
-		return ovs_drop(cpu, pkt, ovs_ct_fragment(ctx, pkt));
+		return ovs_drop(cpu, pkt, ovs_ct_provider(
+						  ctx, pkt,
+						  OVS_UPCALL_FRAGMENT));
 	err = ovs_ct_act(ctx, cpu, pkt, w);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
+	if (w->help && pkt->tracked && ovs_ct_wants_help(ctx, &w->pkt))
+		return ovs_drop(cpu, pkt, ovs_ct_provider(ctx, pkt,
+							  OVS_UPCALL_HELP));
 	return ovs_stage(ctx, cpu, pkt, ovs_ct_recirc(pkt) ?
 			 OVS_STAGE_LOOKUP : OVS_STAGE_ACT_OWN);
 }

@@ -18,6 +18,18 @@ static __always_inline void ovs_ct_zero(struct ovs_ct *ct,
 	one->bytes[1] = __sync_lock_test_and_set(&ct->bytes[1], 0);
 }
 
+/* A helper has changed the length of what was sent. */
+static __always_inline void ovs_ct_shift(struct ovs_ct *ct,
+					 const struct ovs_ct_asked *one)
+{
+	__u64 *to = (__u64 *)ct->adj_pos;
+
+	*(volatile __u64 *)&to[0] = one->packets[0];
+	*(volatile __u64 *)&to[1] = one->packets[1];
+	*(volatile __u64 *)&to[2] = one->bytes[0];
+	ct->status |= OVS_CT_S_SEQ_ADJUST;
+}
+
 /* Return: OVS_CT_ANSWER_*. */
 __noinline int ovs_ct_ask_one(struct ovs_ct_asks *asks, __u32 i, __u32 now)
 {
@@ -43,6 +55,9 @@ __noinline int ovs_ct_ask_one(struct ovs_ct_asks *asks, __u32 i, __u32 now)
 			       OVS_CT_ANSWER_DONE : OVS_CT_ANSWER_GONE;
 	case OVS_CT_ASK_ZERO:
 		ovs_ct_zero(ct, one);
+		break;
+	case OVS_CT_ASK_SHIFT:
+		ovs_ct_shift(ct, one);
 		break;
 	case OVS_CT_ASK_UNTIMEOUT:
 		if (ct->policy == asks->policy)

@@ -64,6 +64,16 @@ ovs_ct_expect_master(const struct ovs_ct_expect *e, __u64 now)
 	return ct;
 }
 
+static __always_inline void ovs_ct_expect_labels(struct ovs_ct *ct,
+						 const struct ovs_ct *master)
+{
+	const __u64 *from = (const __u64 *)master->labels;
+	__u64 *to = (__u64 *)ct->labels;
+
+	to[0] = OVS_READ_ONCE(from[0]);
+	to[1] = OVS_READ_ONCE(from[1]);
+}
+
 /* Whether a packet that begins st->fresh is what element `i` expects. */
 __noinline int ovs_ct_expect_is(struct ovs_ct_pkt *st, __u32 i)
 {
@@ -86,6 +96,7 @@ __noinline int ovs_ct_expect_is(struct ovs_ct_pkt *st, __u32 i)
 	sport = st->tuple.sport;
 	ct->status = OVS_CT_S_EXPECTED;
 	ct->mark = OVS_READ_ONCE(master->mark);
+	ovs_ct_expect_labels(ct, master);
 	ct->master = e->master;
 	ct->master_gen = e->master_gen;
 	if (e->flags & OVS_CT_EXPECT_F_NAT) {
@@ -118,6 +129,8 @@ __noinline int ovs_ct_expect_undo(struct ovs_ct_pkt *st)
 	st->expect = 0;
 	ct->status &= ~(OVS_CT_S_EXPECTED | OVS_CT_S_NAT);
 	ct->mark = 0;
+	((__u64 *)ct->labels)[0] = 0;
+	((__u64 *)ct->labels)[1] = 0;
 	ct->master = 0;
 	ct->master_gen = 0;
 	ovs_ct_invert(&ct->reply, &ct->orig);
@@ -127,7 +140,7 @@ __noinline int ovs_ct_expect_undo(struct ovs_ct_pkt *st)
 
 /*
  * Whether somebody expects the connection that st->fresh is to be; that has
- * its master and NAT then.  Labels it gets when it is committed.
+ * its master, mark, labels and NAT then.
  */
 __noinline int ovs_ct_expect_find(struct ovs_ct_pkt *st)
 {
@@ -152,17 +165,15 @@ __noinline int ovs_ct_expect_find(struct ovs_ct_pkt *st)
 
 /*
  * Take what st->fresh was expected by, before it is committed, and before its
- * NAT: it has its master's labels then.  When it was taken meanwhile, or has
- * gone, the connection is one like any other.
+ * NAT.  When it was taken meanwhile, or has gone, the connection is one like
+ * any other.
  *
  * Return: 1 when st->fresh and st->ct_state are others now.
  */
 __noinline int ovs_ct_expect_take(struct ovs_ct_pkt *st)
 {
 	struct ovs_ct_expect *e;
-	struct ovs_ct *master;
-	__u64 word, *to, *from;
-	__u32 i;
+	__u64 word;
 
 	if (!st || !st->expect)
 		return 0;
@@ -177,17 +188,7 @@ __noinline int ovs_ct_expect_take(struct ovs_ct_pkt *st)
 	}
 	st->expect = 0;
 	ovs_ct_count(OVS_CT_STAT_EXPECTED);
-	/* What was taken is nobody else's until the provider has it back; the
-	 * labels of a master that ended meanwhile are its last ones. */
-	master = ovs_ct_get(st->fresh.master & OVS_CT_ID_MASK);
-	if (!master)
-		return 0;
-	to = (__u64 *)st->fresh.labels;
-	from = (__u64 *)master->labels;
-#pragma unroll
-	for (i = 0; i < 2; i++)
-		to[i] = OVS_READ_ONCE(from[i]);
-	return !!(to[0] | to[1]);
+	return 0;
 }
 
 /*

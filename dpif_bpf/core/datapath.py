@@ -14,6 +14,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.actions.programs import DescTable, ProgramCache
 from dpif_bpf.core.arena import Arena
 from dpif_bpf.core.bridges import Bridges
+from dpif_bpf.core.conntrack.control import Controls
 from dpif_bpf.core.conntrack.policy import Holds, Policies
 from dpif_bpf.core.devices import PortEdge
 from dpif_bpf.core.flow_table import FlowTable
@@ -50,6 +51,7 @@ class Datapath:
     :param report: told what failed while something was ended, which went on
         to its end all the same
     :param policies: timeouts that actions may have
+    :param controls: control connections, which helpers see
     :ivar reassembly: packets in fragments
     :ivar vports: the ports by number, name and device
     """
@@ -58,7 +60,8 @@ class Datapath:
                  devices: PortEdge, clock: Callable[[], int],
                  samples: Samples,
                  report: Callable[[str], object] = len,
-                 policies: Policies | None = None) -> None:
+                 policies: Policies | None = None,
+                 controls: Controls | None = None) -> None:
         self.name = name
         self.number = number
         self.plane = plane
@@ -75,7 +78,7 @@ class Datapath:
                                      clock, samples.available)
         self.programs.timeouts = self.timeouts
         self.clock = clock
-        self.reassembly = Reassembly(plane, self.programs)
+        self.reassembly = Reassembly(plane, self.programs, controls)
         self.records = Records(plane.nlmem, plane.flow_ids)
         self._keeper = Keeper(self.records)
         finish = Finish(name, report)

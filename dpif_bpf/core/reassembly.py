@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from struct import Struct
 from typing import Protocol
 
-from dpif_bpf import abi
+from dpif_bpf import abi, abi_ct
 from dpif_bpf.core.actions.programs import Program, ProgramCache
+from dpif_bpf.core.conntrack.control import Controls
 from dpif_bpf.core.conntrack.fragments import Fragments, split
 from dpif_bpf.core.plane import Executes, Memory
 from dpif_bpf.errors import DpifError
 from dpif_bpf.wire import uapi
+from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6, CtTuple
 from dpif_bpf.wire.facts import KeyFacts
 from dpif_bpf.wire.netlink import nla_u32
 from dpif_bpf.wire.packet import ETH_HLEN
@@ -29,10 +32,14 @@ from dpif_bpf.wire.protocols import (
     ETH_P_IP,
     ETH_P_IPV6,
 )
+from dpif_bpf.wire.segment import read_segment, transport_of
 
 _TAGS = (ETH_P_8021Q, ETH_P_8021AD)
 _TAG = 4
 _OP = 0xff
+_CT_STATE = abi.KEY["ct_state"].offset
+_CT_ZONE = abi.KEY["ct_zone"].slice
+_U16 = Struct("=H")
 _ARG_SHIFT = 16
 
 
@@ -47,7 +54,9 @@ class Reassembly:
     :ivar lost: packets that were whole, or fragments, and could not be sent
     """
 
-    def __init__(self, plane: _Plane, programs: ProgramCache) -> None:
+    def __init__(self, plane: _Plane, programs: ProgramCache,
+                 controls: Controls | None = None) -> None:
+        self._controls = controls
         self._plane = plane
         self._programs = programs
         self.fragments = Fragments()
@@ -85,6 +94,34 @@ class Reassembly:
                        whole.mru)
             self._programs.release(program)
 
+    def help(self, pc: int, bridge: int, key: bytes, mru: int,
+             frames: Iterable[bytes], layer3: bool, now: int) -> None:
+        """OVS_UPCALL_HELP: a packet of a control connection, which goes on
+        at `pc` as its helper leaves it."""
+        program = self._programs.holding(pc)
+        if program is None:
+            self.lost += 1
+            return
+        for frame in frames:
+            head, packet = _apart(frame, key, layer3)
+            helped = self._help(head, packet, key)
+            if helped is not None:
+                self._send(program, pc, bridge, key, helped, now, mru)
+        self._programs.release(program)
+
+    def _help(self, head: bytes, packet: bytes, key: bytes) -> bytes | None:
+        whole = head + packet
+        at = transport_of(whole, len(head)) if packet else None
+        segment = None if at is None else read_segment(whole, len(head), *at)
+        if segment is None or self._controls is None:
+            return whole
+        state = key[_CT_STATE]
+        zone, = _U16.unpack(key[_CT_ZONE])
+        return self._controls.help(
+            _orig_tuple(key, segment.is_ipv4), zone,
+            int(bool(state & abi_ct.OVS_CT_REPLY)),
+            bool(state & abi_ct.OVS_CT_ESTABLISHED), segment)
+
     def send(self, port: int, bridge: int, key: bytes, mru: int,
              frames: Iterable[bytes], layer3: bool, now: int) -> None:
         """OVS_UPCALL_SPLIT: to a port, in fragments.
@@ -117,6 +154,18 @@ class Reassembly:
             if not sent:
                 self._programs.release(program)
                 self.lost += 1
+
+
+def _orig_tuple(key: bytes, is_ipv4: bool) -> CtTuple:
+    """What a key says of the packet's connection."""
+    src, dst = (key[abi.KEY[name].slice] for name in (
+        ("ct_orig_ipv4_src", "ct_orig_ipv4_dst") if is_ipv4
+        else ("ct_orig_ipv6_src", "ct_orig_ipv6_dst")))
+    sport, dport = (int.from_bytes(key[abi.KEY[name].slice], "big")
+                    for name in ("ct_orig_tp_src", "ct_orig_tp_dst"))
+    return CtTuple(AF_INET if is_ipv4 else AF_INET6,
+                   key[abi.KEY["ct_orig_proto"].offset], src, dst, sport,
+                   dport)
 
 
 def _apart(frame: bytes, key: bytes, layer3: bool) -> tuple[bytes, bytes]:

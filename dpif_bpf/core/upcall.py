@@ -168,6 +168,9 @@ class Upcalls:
             if cmd == abi.OVS_UPCALL_FRAGMENT:
                 dp.reassembly.take(desc_id, bridge, key, frames, layer3,
                                    dp.clock())
+            elif cmd == abi.OVS_UPCALL_HELP:
+                dp.reassembly.help(desc_id, bridge, key, mru, frames, layer3,
+                                   dp.clock())
             else:
                 dp.reassembly.send(desc_id, bridge, key, mru, frames, layer3,
                                    dp.clock())

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from struct import Struct
 
 from dpif_bpf.wire.checksum import checksum, mangle, ones_sum
-from dpif_bpf.wire.protocols import IPPROTO_TCP
+from dpif_bpf.wire.protocols import IPPROTO_TCP, IPPROTO_UDP
 
 LENGTH_MAX = 0xffff
 TCP_HLEN, UDP_HLEN = 20, 8
 
 _U16, _U32 = Struct("!H"), Struct("!I")
 _IPV4_HLEN, _IPV6_HLEN = 20, 40
+_FRAGMENT = 0x3fff
+"""More fragments, or an offset."""
+_EXTENSIONS = (0, 43, 60)
 _SEQ, _ACK, _OFFSET, _TCP_CHECK, _UDP_CHECK = 4, 8, 12, 16, 6
 
 
@@ -129,3 +132,23 @@ def read_segment(frame: bytes, l3: int, l4: int, proto: int) -> Segment | None:
         return None
     segment = Segment(frame[:l3 + said], l3, l4, proto)
     return segment if segment.start >= l4 + size else None
+
+
+def transport_of(frame: bytes, l3: int) -> tuple[int, int] | None:
+    """Where the header of TCP or UDP is, and which one it is.
+
+    :returns: None when there is none, or the packet is a fragment
+    """
+    if len(frame) < l3 + _IPV4_HLEN:
+        return None
+    if frame[l3] >> 4 == 4:
+        at, proto = l3 + (frame[l3] & 15) * 4, frame[l3 + 9]
+        if _U16.unpack_from(frame, l3 + 6)[0] & _FRAGMENT:
+            return None
+    else:
+        if len(frame) < l3 + _IPV6_HLEN:
+            return None
+        at, proto = l3 + _IPV6_HLEN, frame[l3 + 6]
+        while proto in _EXTENSIONS and at + 2 <= len(frame):
+            proto, at = frame[at], at + (frame[at + 1] + 1) * 8
+    return (at, proto) if proto in (IPPROTO_TCP, IPPROTO_UDP) else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import pytest
 from ctframes import (
     ACK,
     SYN,
+    TCP,
     UDP,
     UDPLITE,
     Flow,
@@ -31,8 +33,17 @@ from oracle_sctp import crc32c
 
 from dpif_bpf import abi, abi_ct
 from dpif_bpf.abi import DropReason
+from dpif_bpf.core.conntrack.expect import ExpectTable
+from dpif_bpf.core.conntrack.hashing import Hash
+from dpif_bpf.core.conntrack.helpers.model import (
+    Expectation,
+    Expected,
+    Follow,
+    Master,
+)
 from dpif_bpf.core.conntrack.memory import MAPPED, CtMemory
 from dpif_bpf.wire import uapi as u
+from dpif_bpf.wire.ct_tuple import CtTuple
 
 NEW, EST, REL, RPL, INV, TRK, SNAT, DNAT = (1 << n for n in range(8))
 V4 = Flow("10.1.0.1", "10.2.0.1", 1000, 80)
@@ -308,6 +319,128 @@ def test_fragments_are_handed_over(t: Tracked) -> None:
             3 if len(actions) == 1 else 1)
         assert t.dp.drops() == before
         assert not t.records()
+
+
+def helper(name: str) -> bytes:
+    return nla(u.OVS_CT_ATTR_HELPER, name.encode() + b"\0")
+
+
+def handed(t: Tracked, frame: bytes, *actions: bytes) -> int:
+    """Where the packet goes on, of one that goes to its helper; 0: it is not
+    handed over."""
+    dp = t.dp
+    dp.clear()
+    parsed = extract(frame, Meta(in_port=1))
+    assert parsed is not None
+    dp.add_flow(compiled(b"".join(actions) + USER, frame, parsed))
+    dp.run(frame)
+    up, = dp.poll(1)
+    assert up.packet == frame
+    return int(up.fields["desc"]) if up.cmd == abi.OVS_UPCALL_HELP else 0
+
+
+def only(t: Tracked) -> int:
+    """The number of the one connection that there is."""
+    record, = t.records()
+    size = abi_ct.CT.size
+    data = t.ct.records.cast("B")
+    return next(at // size for at in range(0, len(data), size)
+                if data[at:at + 4] == struct.pack("=I", abi_ct.OVS_CT_LIVE)
+                and abi_ct.CT.struct.unpack(data[at:at + size]) == tuple(
+                    record.values()))
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_what_helpers_see(t: Tracked, flow: Flow) -> None:
+    """Data of FTP, once both directions were seen; all that comes when
+    sequence numbers are shifted.  It goes on behind the action."""
+    back = flow.back()
+    commit = ct(COMMIT, helper("ftp"))
+    assert not handed(t, tcp(flow, SYN, 1), commit)
+    record, = t.records()
+    assert record["helper"] == abi_ct.OVS_CT_HELPER_FTP
+    assert record["status"] & abi_ct.OVS_CT_S_HELPER
+    assert not handed(t, tcp(back, SYN | ACK, 1, 2), ct())
+    assert not handed(t, tcp(flow, ACK, 2, 2), ct())
+    for frame in (tcp(flow, ACK, 2, 2, data=b"x"),
+                  tcp(back, ACK, 2, 3, data=b"x")):
+        for actions, following in (
+                ((ct(),), abi.Op.USERSPACE), ((commit,), abi.Op.USERSPACE),
+                ((ct(), ct(), commit), abi.Op.CT)):
+            pc = handed(t, frame, *actions)
+            assert pc and t.dp.acts[pc] & 0xff == following
+    word = only(t) * abi_ct.CT.size + abi_ct.CT["status"].offset
+    t.ct.records[word // 8] |= abi_ct.OVS_CT_S_SEQ_ADJUST
+    assert handed(t, tcp(flow, ACK, 3, 3), ct())
+
+
+def test_helper_of_a_later_commit(t: Tracked) -> None:
+    """It sees the packet that brings it; another one does not take its
+    place."""
+    t.send(tcp(V4, SYN, 1), ct(COMMIT))
+    t.send(tcp(V4.back(), SYN | ACK, 1, 2), ct())
+    data = tcp(V4, ACK, 2, 2, data=b"x")
+    assert not handed(t, data, ct())
+    assert handed(t, data, ct(COMMIT, helper("ftp")))
+    assert handed(t, data, ct(), ct(COMMIT))
+    record, = t.records()
+    assert record["helper"] == abi_ct.OVS_CT_HELPER_FTP
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_requests_of_tftp(t: Tracked, flow: Flow) -> None:
+    commit = ct(COMMIT, helper("tftp"))
+    for opcode, seen in ((1, True), (2, True), (3, False), (0x100, False)):
+        frame = udp(flow.ports(2000 + opcode),
+                    opcode.to_bytes(2, "big") + b"x")
+        assert bool(handed(t, frame, commit)) == seen
+    assert not handed(t, udp(flow.ports(9), b"\0"), commit)
+    assert not handed(t, udp(flow.ports(8), b"\0\1"), ct(COMMIT))
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_expected_connections(t: Tracked, flow: Flow) -> None:
+    """Related, with the master's mark, labels and original tuple, and with its
+    NAT where the action has some."""
+    labels = bytes(range(1, 17))
+    t.send(tcp(flow, SYN, 1), ct(COMMIT, c.mark(7, 0xff), nla(
+        u.OVS_CT_ATTR_LABELS, labels + b"\xff" * 16)))
+    number = only(t)
+    record, = t.records()
+    gen = record["word"] >> 32
+    data = Flow(flow.dst, flow.src, 20, 1029)
+    family = socket.AF_INET6 if flow.v6 else socket.AF_INET
+    src, dst = (socket.inet_pton(family, end)
+                for end in (data.src, data.dst))
+    inside = dst[:-1] + b"\x63"
+    expects = ExpectTable(
+        t.ct.expects, t.ct.use,
+        Hash(t.ct.conf.tobytes(), 1), lambda *_: True, lambda: 0)
+    master = Master(number, gen, 0, (
+        CtTuple(family, TCP, dst, src, 1000, 80),
+        CtTuple(family, TCP, src, dst, 80, 1000)))
+    wish = Expectation(CtTuple(family, TCP, src, dst, 0, 1029),
+                       Follow(src, inside, 4000))
+    now = int(time.clock_gettime(time.CLOCK_MONOTONIC))
+    expects._clock = lambda: now
+    assert expects.expect(master, wish) is Expected.DONE
+    try:
+        seen = t.send(tcp(data, SYN, 1), ct())
+        assert seen.state == TRK | NEW | REL
+        assert seen.field("ct_mark") == 7
+        assert seen.raw("ct_labels") == labels
+        assert seen.raw("ct_orig_tp_src") == struct.pack(">H", flow.sport)
+        seen = t.send(tcp(data, SYN, 1), ct(), ct(COMMIT, NAT))
+        assert seen.state == TRK | NEW | REL | abi_ct.OVS_CT_DST_NAT | (
+            abi_ct.OVS_CT_SRC_NAT)
+        assert seen.raw("ct_labels") == labels
+        at = 38 if flow.v6 else 30
+        assert seen.packet[at:at + len(dst)] == inside
+        assert fields(seen.packet)[1] == struct.pack(">H", 4000)
+        other = data.ports(21)
+        assert t.send(tcp(other, SYN, 1), ct()).state == TRK | NEW
+    finally:
+        expects.unexpect(master)
 
 
 @pytest.mark.parametrize("flow", FLOWS)

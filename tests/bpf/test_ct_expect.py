@@ -105,7 +105,7 @@ def tuple_of(flow: Flow, proto: int) -> CtTuple:
 def test_expected(world: World, control: Flow, data: Flow,
                   proto: int) -> None:
     """Found as often as it is looked for, taken when it is committed: it is
-    related, has its master's mark, and labels from then on."""
+    related, and has its master's mark and labels."""
     ct, master = world.ct, world.master(control)
     record = ct.record(master.id)
     record[a.CT["mark"].slice] = struct.pack("=I", 77)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from dpif_bpf import abi
 from dpif_bpf.abi import ACT_CT, Op
+from dpif_bpf.abi_ct import OVS_CT_HELPER_FTP, OVS_CT_HELPER_TFTP
 from dpif_bpf.core.actions.insn import Context, Insn
 from dpif_bpf.core.conntrack.policy import Policy
 from dpif_bpf.wire.ct_action import (
@@ -23,8 +24,9 @@ from dpif_bpf.wire.ct_action import (
     decode_ct,
 )
 
-HELPERS: Mapping[str, int] = {}
-"""Helpers that there are: none yet."""
+HELPER_NUMBERS: Mapping[str, int] = {
+    "": 0, "ftp": OVS_CT_HELPER_FTP, "tftp": OVS_CT_HELPER_TFTP}
+"""As records have them."""
 
 
 class TimeoutPolicies(Protocol):
@@ -49,7 +51,7 @@ def compile_ct(context: Context, start: int, stop: int) -> None:
     """
     flow = context.flow
     action = decode_ct(context.actions, start, stop, flow.eth_type,
-                       flow.ip_proto, HELPERS)
+                       flow.ip_proto)
     row = 0
     if action.timeout:
         row = context.row(action.timeout, action.family, flow.ip_proto)
@@ -90,4 +92,5 @@ def _operand(action: CtAction) -> bytes:
     return ACT_CT.struct.pack(
         action.mark, action.mark_mask, labels, action.labels_mask,
         nat.ip_min.ljust(16, b"\0"), nat.ip_max.ljust(16, b"\0"),
-        nat.port_min or 0, nat.port_max or 0, 0)
+        nat.port_min or 0, nat.port_max or 0,
+        HELPER_NUMBERS[action.helper], 0)

@@ -162,6 +162,9 @@ def show(conntrack: Conntrack) -> Iterator[str]:
            f" {use['sweep_ns'] / _MS:.3f} ms, this one at"
            f" {100 * use['sweep_at'] // blocks} %, in limbo: {seen.limbo}")
     yield f"expected: {len(conntrack.expects)}"
+    yield (f"control connections: {len(conntrack.controls)}, expectations for"
+           f" which there was no room: {conntrack.expects.full}, packets"
+           " dropped:" + (_list(conntrack.controls.dropped) or " none"))
     yield (f"timeout policies: {len(conntrack.policies)}, which actions have"
            f" {sum(one.users for one in conntrack.policies)} times")
 

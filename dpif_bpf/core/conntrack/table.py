@@ -42,7 +42,7 @@ from dpif_bpf.core.conntrack.policy import tracked
 from dpif_bpf.core.conntrack.tuples import pack_tuple
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire.ct_action import HELPERS
-from dpif_bpf.wire.ct_entry import CtEntry
+from dpif_bpf.wire.ct_entry import CtEntry, SeqAdj
 from dpif_bpf.wire.ctnetlink import ALL, CtFilter, CtName
 
 NS = 10 ** 9
@@ -224,6 +224,28 @@ class Table:
         found = self._one(number)
         return len(found) == 1 and int(
             found.records["word"][0]) >> abi_ct.OVS_CT_GEN_SHIFT == gen
+
+    def incarnation(self, number: int) -> int:
+        """Of a record."""
+        return int(self._all()["word"][number]) >> abi_ct.OVS_CT_GEN_SHIFT
+
+    def shift(self, number: int, gen: int,
+              shifts: tuple[SeqAdj, SeqAdj]) -> bool:
+        """Has the sequence numbers of a connection of TCP shifted; False: it
+        is none any more."""
+        one, other = shifts
+        first = _ASKED_PLACES[0] + 2
+        for _ in range(TRIES):
+            for place, (low, high) in enumerate((
+                    (one.pos, other.pos), (one.before, other.before),
+                    (one.after, other.after)), first):
+                self.memory.asked[place] = low & _LOW | (high & _LOW) << 32
+            answer = int(self._run(
+                Ask.SHIFT, [number | gen << abi_ct.OVS_CT_GEN_SHIFT],
+                0)[0, 0])
+            if answer != abi_ct.OVS_CT_ANSWER_BUSY:
+                return answer == abi_ct.OVS_CT_ANSWER_DONE
+        return False
 
     def entry(self, number: int, zero: bool = False) -> CtEntry | None:
         found = self._one(number)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dpif_bpf.core.conntrack.control import Controls
 from dpif_bpf.core.conntrack.expect import ExpectTable
 from dpif_bpf.core.conntrack.kept import Kept
 from dpif_bpf.core.conntrack.limits import Limits
@@ -30,8 +31,22 @@ class Conntrack:
         self.expects = ExpectTable(memory.expects, memory.use,
                                    self.table.hash, self.table.lives,
                                    lambda: clock().coarse // NS)
+        now = clock()
+        self.controls = Controls(self.table, self.expects,
+                                 now.coarse + now.epoch)
         self.policies = Policies(self.table, kept)
         self.limits = Limits(self.table, kept)
+
+    def upkeep(self) -> None:
+        """Done now and then: what helpers know of connections that have ended
+        is given up."""
+        self.expects.upkeep()
+        self.controls.upkeep()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something to keep up."""
+        return bool(len(self.expects) or len(self.controls))
 
     def use(self, memory: CtMemory) -> None:
         """The same maps, as another datapath has them."""

@@ -75,7 +75,7 @@ def test_commit() -> None:
             nla(u.OVS_NAT_ATTR_IP_MAX, c.B4),
             nla_u16(u.OVS_NAT_ATTR_PROTO_MIN, 100),
             nla_u16(u.OVS_NAT_ATTR_PROTO_MAX, 200), c.PERSISTENT,
-            c.RANDOM)))), TCP4).code
+            c.RANDOM))), nla(u.OVS_CT_ATTR_HELPER, b"ftp\0")), TCP4).code
     ((op, _, imm, _), _) = insns(code)
     assert op == Op.CT and imm == (
         abi.OVS_CTA_COMMIT | abi.OVS_CTA_FORCE | abi.OVS_CTA_MARK
@@ -86,7 +86,8 @@ def test_commit() -> None:
         "mark": 5, "mark_mask": 0xff, "labels_mask": mask,
         "labels": bytes(value & 15 for value in labels),
         "min_addr": c.A4 + bytes(12), "max_addr": c.B4 + bytes(12),
-        "min_port": 100, "max_port": 200, "pad": 0}
+        "min_port": 100, "max_port": 200,
+        "helper": 1, "pad": 0}
 
 
 def test_what_the_flow_matches_counts() -> None:
@@ -97,8 +98,9 @@ def test_what_the_flow_matches_counts() -> None:
         compile_actions(ct() + OUT, KeyFacts(eth_type=0x8847))
 
 
-@pytest.mark.parametrize("name", ["ftp", "tftp", "none"])
-def test_helpers_are_not_there(name: str) -> None:
+@pytest.mark.parametrize("name", ["tftp", "none", "sip"])
+def test_helpers_that_are_not_there(name: str) -> None:
+    """Or not for these packets."""
     with pytest.raises(RequestError) as info:
         compile_actions(ct(c.COMMIT, nla(
             u.OVS_CT_ATTR_HELPER, name.encode() + b"\0")), TCP4)

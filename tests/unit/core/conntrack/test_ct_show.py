@@ -71,4 +71,6 @@ def test_text(tracker: Tracker) -> None:
     assert text.index("zone 0:") < text.index("zone 7:")
     assert "refused: no record is free 6, too many in all 0," in text
     assert "\nexpected: 0\n" in text
+    assert "control connections: 0, expectations for which there was no" in (
+        text)
     assert "sweep: 5 turns, the last one 2.500 ms, this one at 0 %" in text
