@@ -114,6 +114,11 @@ def _check_pkt_len(length: int, greater: bytes, less: bytes) -> bytes:
         + nla(u.OVS_CHECK_PKT_LEN_ATTR_ACTIONS_IF_LESS_EQUAL, less))
 
 
+def _ct(zone: int, *attrs: bytes) -> bytes:
+    return nla(u.OVS_ACTION_ATTR_CT, nla(
+        u.OVS_CT_ATTR_ZONE, struct.pack("=H", zone)) + b"".join(attrs))
+
+
 _MARK = _masked(u.OVS_KEY_ATTR_SKB_MARK, bytes(4),
                 struct.pack("=I", 1 << 31))
 _PUSH_VLAN = nla(u.OVS_ACTION_ATTR_PUSH_VLAN, b"\x81\0\x10\1")
@@ -238,6 +243,18 @@ ACTIONS: dict[int, tuple[Bench, ...]] = {
         Bench("dec_ttl, set(ipv4), ttl", nla(
             u.OVS_ACTION_ATTR_DEC_TTL, nla(u.OVS_DEC_TTL_ATTR_ACTION, b""))
             + _TTL),),
+    # The first packet of each commits a connection, the others are its.
+    u.OVS_ACTION_ATTR_CT: (
+        Bench("ct(), of none that is there", _ct(1)),
+        Bench("ct(commit), UDP", _ct(2, nla_flag(u.OVS_CT_ATTR_COMMIT))),
+        Bench("ct(commit), TCP", _ct(3, nla_flag(u.OVS_CT_ATTR_COMMIT)),
+              TCP4),
+        Bench("ct(commit,nat(src=10.0.0.9))", _ct(
+            4, nla_flag(u.OVS_CT_ATTR_COMMIT), nla(
+                u.OVS_CT_ATTR_NAT, nla_flag(u.OVS_NAT_ATTR_SRC)
+                + nla(u.OVS_NAT_ATTR_IP_MIN, b"\x0a\0\0\x09"))))),
+    u.OVS_ACTION_ATTR_CT_CLEAR: (
+        Bench("ct_clear", nla_flag(u.OVS_ACTION_ATTR_CT_CLEAR)),),
 }
 """By OVS_ACTION_ATTR_*: tests/unit/test_bench.py compares with what there
 is."""
