@@ -155,6 +155,9 @@ def test_soak(own_lab: Lab) -> None:
     four = lab.add_host("p4", "br0", "10.1.1.4/24")
     pairs: tuple[tuple[Host, Host], ...] = ((one, two), (three, four))
     for source, sink in pairs:
+        # Nobody asks for an address while there is no provider.
+        source.ns.run("ip", "neigh", "replace", sink.ip, "lladdr", sink.mac,
+                      "dev", source.device, "nud", "permanent")
         source.ping(sink.ip)
         settle(lab, source, sink)
     changes = Changes(lab, {one.port, three.port})
