@@ -44,6 +44,8 @@ int bench_send(struct __sk_buff *skb)
 	state = bpf_map_lookup_elem(&bench_state, &at);
 	if (!state)
 		return TC_ACT_SHOT;
+	if (!state->packets)	/* they are the generator's own */
+		return TC_ACT_OK;
 	at = state->next;
 	state->next = at + 1 < state->packets ? at + 1 : 0;
 	packet = bpf_map_lookup_elem(&bench_packets, &at);

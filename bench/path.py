@@ -23,7 +23,7 @@ from bench.pathcases import CASES
 from bench.rows import Row
 
 KERNEL = "6.12"
-"""The generator shares its packets with the receiver before Linux 6.7."""
+"""Before Linux 6.7 the generator cannot but share its packets."""
 SHIFT = 1
 """An instruction takes 2^SHIFT ns of the guest's clock."""
 LIMIT = 1800
@@ -31,7 +31,8 @@ LIMIT = 1800
 UNIT = "instr."
 
 Record = Mapping[str, str | float | bool]
-"""A line of bench.pathguest's: case, who, ns, hash, and counters a packet."""
+"""A line of bench.pathguest's: case, who, ns, Case.kind, and counters a
+packet."""
 
 
 def measure(cases: Sequence[str] = (), trees: Sequence[str] = ()) -> list[Row]:
@@ -84,24 +85,23 @@ def _guest(share: Path, command: list[str]) -> None:
 
 def rows(records: Sequence[Record]) -> list[Row]:
     """The figures; ratios are to the module's of the same case."""
-    drops = {record["hash"]: _instructions(record) for record in records
+    drops = {record["kind"]: _instructions(record) for record in records
              if record["who"] == "drop"}
-    module = {record["case"]: _instructions(record) - drops[record["hash"]]
+    module = {record["case"]: _instructions(record) - drops[record["kind"]]
               for record in records if record["who"] == "module"}
     found = []
     for record in records:
         value = _instructions(record)
         if record["who"] in ("drop", "redirect"):
-            what = ("packets have a hash" if record["hash"] else "plain")
-            what = f"{what}: {record['who']}"
+            what = f"{record['kind']}: {record['who']}"
             if record["who"] == "drop":
                 found.append(Row(what, value, UNIT, None, "in all"))
             else:
-                found.append(Row(what, value - drops[record["hash"]], UNIT))
+                found.append(Row(what, value - drops[record["kind"]], UNIT))
     for name, base in module.items():
         found += [Row(f"{CASES[str(name)].what}: {record['who']}",
-                      _instructions(record) - drops[record["hash"]], UNIT,
-                      (_instructions(record) - drops[record["hash"]]) / base,
+                      _instructions(record) - drops[record["kind"]], UNIT,
+                      (_instructions(record) - drops[record["kind"]]) / base,
                       _note(record))
                   for record in records
                   if record["case"] == name

@@ -71,6 +71,9 @@ class Case:
     :param outputs: ports that get a copy of each packet
     :param hash: packets carry a hash, as from a NIC, so that nobody has to
         compute one
+    :param shared: the generator keeps a reference to each packet, as it does
+        when it is not told otherwise; who receives one must copy it before
+        anything else, or do with what a packet allows that is not its own
     """
 
     what: str
@@ -80,6 +83,14 @@ class Case:
     spread: bool = False
     outputs: tuple[int, ...] = (2,)
     hash: bool = False
+    shared: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Of its packets, as those of the cases that it is compared with."""
+        if self.shared:
+            return "packets are shared"
+        return "packets have a hash" if self.hash else "plain"
 
     def sent(self, flows: list[Flow]) -> list[Packet]:
         """The packets, again and again: one of each flow, in any order."""
@@ -142,6 +153,8 @@ def _ones(bits: int, prefix: int) -> int:
 CASES = {
     "output": Case("output", _plain()),
     "output-hash": Case("output, packets have a hash", _plain(), hash=True),
+    "output-shared": Case("output, packets are shared", _plain(),
+                          shared=True),
     "set": Case("set MACs, dec_ttl", _plain(f"ttl={TTL},frag=no"),
                 f"{_SET},2"),
     "vlan": Case("push_vlan", _plain(), f"{_PUSH_VLAN},2"),
@@ -149,6 +162,8 @@ CASES = {
                    _plain(f"ttl={TTL},frag=no"),
                    f"{_PUSH_VLAN},{_SET},2,3,4", outputs=(2, 3, 4)),
     "masks-16": Case("16 masks", _prefixes(16, 1), masks=16),
+    "masks-16-shared": Case("16 masks, packets are shared", _prefixes(16, 1),
+                            masks=16, shared=True),
     "masks-256": Case("256 masks", _prefixes(256, 1), masks=256),
     "flows": Case("10,000 flows", _addresses, spread=True),
     "flows-masks-16": Case("10,000 flows, 16 masks", _prefixes(16, MANY),

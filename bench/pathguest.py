@@ -7,7 +7,9 @@ network namespace it has
     e0 -- p0 | port 1    datapath    port 2 | p1 -- e1   (and 3, 4)
 
 The kernel's packet generator sends from e0, where a program makes of each
-packet the next of a case's.  e1 and its like drop what arrives.
+packet the next of a case's, unless packets are shared, which nobody can
+change: then all are the same, and the generator's own.  e1 and its like drop
+what arrives.
 """
 
 from __future__ import annotations
@@ -23,11 +25,20 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from socket import if_nametoindex
 from typing import TextIO
 
-from bench.pathcases import CASES, DST_MAC, HEADERS_SIZE, SIZE, SRC_MAC, Case
+from bench.pathcases import (
+    CASES,
+    DST_MAC,
+    HEADERS_SIZE,
+    SIZE,
+    SRC_MAC,
+    Case,
+    Packet,
+)
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
 
@@ -82,10 +93,8 @@ class Ends:
         _run("modprobe", "pktgen")
         self._device = _PKTGEN / "e0"
         _tell(_PKTGEN / "kpktgend_0", "rem_device_all", "add_device e0")
-        # By default the generator keeps a reference to each packet, and
-        # whoever receives one that is shared must copy it first.
         _tell(self._device, f"pkt_size {SIZE}", "delay 0", "clone_skb 0",
-              "flag !SHARED", "xmit_mode queue_xmit", f"src_mac {SRC_MAC}",
+              "xmit_mode queue_xmit", f"src_mac {SRC_MAC}",
               f"dst_mac {DST_MAC}")
 
     def _attach(self, name: str, program: str,
@@ -102,12 +111,23 @@ class Ends:
         finally:
             os.close(link)
 
-    def set_packets(self, headers: list[bytes], hashed: bool) -> None:
+    def set_packets(self, packets: list[Packet], hashed: bool) -> None:
         """What is sent from now on."""
-        image = b"".join(headers)
+        image = b"".join(packet.headers() for packet in packets)
         self._packets[:len(image)] = image
-        assert len(image) == len(headers) * HEADERS_SIZE
-        _STATE.pack_into(self._state, 0, 0, len(headers), hashed, 0)
+        assert len(image) == len(packets) * HEADERS_SIZE
+        _STATE.pack_into(self._state, 0, 0, len(packets), hashed, 0)
+        _tell(self._device, "flag !SHARED")
+
+    def set_shared(self, packet: Packet) -> None:
+        """All that are sent from now on are like this one, and shared."""
+        _STATE.pack_into(self._state, 0, 0, 0, 0, 0)
+        src = IPv4Address(packet.src)
+        _tell(self._device, "flag SHARED", f"src_min {src}", f"src_max {src}",
+              f"dst_min {IPv4Address(packet.dst)}",
+              f"dst_max {IPv4Address(packet.dst)}",
+              f"udp_src_min {packet.sport}", f"udp_src_max {packet.sport}",
+              f"udp_dst_min {packet.dport}", f"udp_dst_max {packet.dport}")
 
     def send(self, count: int) -> int:
         """Sends packets: the ns that it took."""
@@ -203,8 +223,11 @@ class Session:
         """Has the packets of a case sent; its flows."""
         flows = case.flows()
         packets = case.sent(flows)
-        self._ends.set_packets([packet.headers() for packet in packets],
-                               case.hash)
+        if case.shared:
+            (packet,) = packets
+            self._ends.set_shared(packet)
+        else:
+            self._ends.set_packets(packets, case.hash)
         self._warm_up = max(WARM_UP, ROUNDS * len(packets))
         return [flow.match for flow in flows]
 
@@ -231,7 +254,7 @@ class Session:
                    for counter, number in datapath.counters().items()
                    } if datapath else {}
         json.dump({"case": name, "who": who, "ns": spent / PACKETS,
-                   "hash": case.hash, **counted}, self._out)
+                   "kind": case.kind, **counted}, self._out)
         print(file=self._out, flush=True)
 
     def bare(self, name: str) -> None:
@@ -261,7 +284,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("cases", nargs="+")
     args = parser.parse_args(argv)
     bins = dict(word.split("=", 1) for word in args.bin)
-    bare = {CASES[name].hash: name for name in args.cases}
+    bare = {CASES[name].kind: name for name in args.cases}
     with args.out.open("w") as out:
         session = Session(Ends(args.obj), out, 2 * len(bare)
                           + len(args.cases) * (1 + len(bins)))
