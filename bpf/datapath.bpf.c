@@ -58,7 +58,7 @@ static __always_inline int ovs_process(struct ovs_ctx *ctx,
 	pkt->flow = id - 1;
 	ovs_count_flow(ctx, cpu, pkt);
 	if (pkt->exact)
-		ovs_exact_fill(cpu, pkt);
+		ovs_exact_fill(ctx, pkt);
 	pc = pkt->list.pc;
 	insn = bpf_map_lookup_elem(&ovs_acts, &pc);
 	if (likely(insn && insn->op == OVS_OP_OUTPUT_LAST &&
@@ -72,7 +72,7 @@ static __always_inline int ovs_process(struct ovs_ctx *ctx,
 SEC("tc")
 int ovs_entry(struct ovs_ctx *ctx)
 {
-	return ovs_entry_run(ctx, 0, OVS_STAGE_RX);
+	return ovs_entry_run(ctx);
 }
 
 /*
@@ -180,6 +180,37 @@ int ovs_act_ct(struct ovs_ctx *ctx)
 	if (!pkt)
 		return CTX_DROP;
 	return ovs_run_ct(ctx, cpu, pkt);
+}
+
+/* Stage ROUTE: what is to be written is in ovs_cpu, of a packet that is… */
+static __always_inline int ovs_route_as(struct ovs_ctx *ctx, int shared)
+{
+	__u32 stage = OVS_STAGE_ROUTE_OWN;
+
+	if (unlikely(shared))
+		return ovs_route_drop(OVS_DROP_SHARED);
+	barrier_var(stage);
+	bpf_tail_call(ctx, &ovs_progs, stage);
+	return ovs_route_drop(OVS_DROP_TAIL_CALL);
+}
+
+SEC("tc")
+int ovs_route(struct ovs_ctx *ctx)
+{
+	return ovs_route_as(ctx, ctx_is_shared(ctx));
+}
+
+SEC("tc")
+int ovs_route_cast(struct ovs_ctx *ctx)
+{
+	return ovs_route_as(ctx, ctx_is_shared_cast(ctx));
+}
+
+/* … not shared. */
+SEC("tc")
+int ovs_route_own(struct ovs_ctx *ctx)
+{
+	return ovs_route_packet(ctx);
 }
 
 /* Stage RX_L3, which leads to RX. */

@@ -18,7 +18,14 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 
 #define OVS_MAP(hole)	((void *)bpf_pseudo_fd(1, hole))
 
-#define OVS_MAP_ACTS		OVS_MAP(OVS_HOLE_ACTS)
+/* An element whose address the loader has the kernel fill in. */
+#define OVS_VALUE(hole)	((void *)bpf_pseudo_fd(2, hole))
+
+#define OVS_PORT(port_no) \
+	(&((struct ovs_ports *)OVS_VALUE(OVS_HOLE_PORTS))->p[ \
+		(port_no) & (OVS_MAX_PORTS - 1)])
+#define OVS_PORT_IS(port)	1
+
 #define OVS_MAP_CPU		OVS_MAP(OVS_HOLE_CPU)
 #define OVS_MAP_DEVS		OVS_MAP(OVS_HOLE_DEVS)
 #define OVS_MAP_DPSTATS		OVS_MAP(OVS_HOLE_DPSTATS)
@@ -26,19 +33,21 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 #define OVS_MAP_EXACT		OVS_MAP(OVS_HOLE_EXACT)
 #define OVS_MAP_FLOW_STATS	OVS_MAP(OVS_HOLE_FLOW_STATS)
 #define OVS_MAP_FLOWS		OVS_MAP(OVS_HOLE_FLOWS)
-#define OVS_MAP_PORTS		OVS_MAP(OVS_HOLE_PORTS)
 
-/* Left to the compiler, they would be folded into other constants. */
+/*
+ * Left to the compiler, they would be folded into other constants, or kept on
+ * the stack from one use to the next.
+ */
 #define OVS_CONSTANT(hole) ({				\
 	__u64 __value;					\
 							\
-	asm("%0 = %1 ll" : "=r"(__value) : "i"(hole));	\
+	asm volatile("%0 = %1 ll" : "=r"(__value) : "i"(hole)); \
 	__value;					\
 })
 
-#define OVS_CFG_MAX_FLOWS	OVS_CONSTANT(OVS_HOLE_MAX_FLOWS)
+#define OVS_CFG_BRIDGE		OVS_CONSTANT(OVS_HOLE_BRIDGE)
+#define OVS_CFG_STAGE		OVS_CONSTANT(OVS_HOLE_STAGE)
 #define OVS_CFG_SHARED_STATS	OVS_CONSTANT(OVS_HOLE_SHARED_STATS)
-#define OVS_CFG_STRIPES		OVS_CONSTANT(OVS_HOLE_STRIPES)
 
 #define OVS_LOOKUP(map, key)	ovs_lookup(map, key)
 
@@ -55,6 +64,5 @@ static long (*const ovs_tail_call)(void *ctx, void *map, __u32 index) =
 
 int ovs_entry(struct ovs_ctx *ctx)
 {
-	return ovs_entry_run(ctx, OVS_CONSTANT(OVS_HOLE_BRIDGE),
-			     OVS_CONSTANT(OVS_HOLE_STAGE));
+	return ovs_entry_run(ctx);
 }

@@ -100,6 +100,10 @@ OVS_CLS_FIRST: Final = 6
 OVS_CLS_RECORDS: Final = 6
 OVS_CACHE_LINES: Final = 16384
 OVS_EXACT_LINES: Final = 4096
+OVS_EXACT_ODD: Final = 1 << 31
+OVS_EXACT_FLAGS: Final = 0x0FFF
+OVS_EXACT_OUTPUT: Final = 0x10
+OVS_EXACT_ROUTE: Final = 0x20
 OVS_DESCS: Final = 32768
 
 
@@ -219,6 +223,8 @@ class Stage(IntEnum):
     ACT_OWN = 4
     ACT_SHARED = 5
     CT = 6
+    ROUTE = 7
+    ROUTE_OWN = 8
 
 
 OVS_STAGE_MAX: Final = 16
@@ -363,6 +369,12 @@ CPU: Final = record("ovs_cpu", f"""
     exact_hits I
     exact_misses I
     exact_wait I
+    route_first Q
+    route_second Q
+    route_ip I
+    route_dev I
+    route_bridge I
+    pad I
     dev {DEV.size * OVS_DEV_CACHE}s
     pkt {PKT.size * OVS_LEVELS}s
     """)
@@ -375,6 +387,8 @@ PORT: Final = record("ovs_port", """
     pad B
     pad2 I
     """)
+
+PORTS: Final = record("ovs_ports", f"p {OVS_MAX_PORTS * PORT.size}s")
 
 FLOW_STATS: Final = record("ovs_flow_stats", """
     packets Q
@@ -558,20 +572,25 @@ FLOW: Final = record("ovs_flow", f"""
     """)
 
 EXACT: Final = record("ovs_exact", """
-    stamp Q
+    gen I
     flow I
     port I
-    w1 Q
-    w2 Q
-    w3 Q
-    w4 Q
-    w5 Q
-    w6 Q
-    w7 Q
-    w8 Q
-    w9 Q
-    w10 Q
-    pad 32s
+    stats I
+    first Q
+    second Q
+    third Q
+    addr Q
+    last Q
+    flags H
+    out H
+    pad I
+    more 24s
+    meta Q
+    tag I
+    new_ip I
+    new_first Q
+    new_second Q
+    pad2 Q
     """)
 
 VALUES: Final = record("ovs_values", f"""
@@ -586,10 +605,11 @@ ROOT: Final = record("ovs_root", f"""
     tree {OVS_CLS_TREES * 8}s
     """)
 
-RECORDS: Final = (KEY, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, FLOW_STATS,
-                  DP_STATS, METER, INSN, SET_ETH, SET_IPV4, SET_IPV6, SET_TP,
-                  SET_NSH, ACT_CT, UPCALL, UPCALL_PARTS, UPCALL_USE, SLOT,
-                  BUCKET, DESC, DESCS, FLOW, VALUES, EXACT, ROOT)
+RECORDS: Final = (KEY, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, PORTS,
+                  FLOW_STATS, DP_STATS, METER, INSN, SET_ETH, SET_IPV4,
+                  SET_IPV6, SET_TP, SET_NSH, ACT_CT, UPCALL, UPCALL_PARTS,
+                  UPCALL_USE, SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, EXACT,
+                  ROOT)
 
 
 class Life(Enum):
@@ -669,7 +689,7 @@ MAPS: Final[Mapping[str, Map]] = {
     "ovs_meters": Map(Life.SHARED, METER.size, OVS_METERS + OVS_METER_EXTRA,
                       version=1),
     "ovs_nlmem": Map(Life.ADOPTED, 8, version=1),
-    "ovs_ports": Map(Life.FRESH, PORT.size),
+    "ovs_ports": Map(Life.FRESH, PORTS.size),
     "ovs_progs": Map(Life.FRESH, 4),
     "ovs_roots": Map(Life.FRESH, ROOT.size),
     "ovs_slots": Map(Life.FRESH, SLOT.size),

@@ -75,11 +75,12 @@ struct ovs_descs {
  */
 struct ovs_flow {
 	union {
-		__u64 stamp;		/* of no other flow, ever */
+		__u64 stamp;		/* of these three */
 		struct {
 			__u16 desc;	/* mask; 0: not a flow */
 			__u16 bridge;
-			__u32 gen;	/* grows with each use of the record */
+			__u32 gen;	/* grows with each use of the record,
+					 * and when it or `acts` changes */
 		};
 	};
 	__u32 acts;			/* first instruction, in ovs_acts */
@@ -93,19 +94,42 @@ struct ovs_values {
 };
 
 /*
- * A flow that this CPU found recently for exactly these key words: all that can
- * differ between packets from a port whose headers ovs_frame_parse() knows.  It
- * is valid while the flow has that stamp.  One of IPv4 takes only the first
- * cache line.
+ * A flow that this CPU found recently for a frame of the kinds that
+ * ovs_frame_parse() knows, and what its actions come to, while that flow has
+ * the same `gen`.  All that makes the key of such a frame is here as it is in
+ * the frame; a number in a comment is of the byte where it begins.  One of
+ * IPv4 takes only the first cache line, unless its packets are changed.
  */
 #define OVS_EXACT_LINES	4096
+#define OVS_EXACT_ODD		(1U << 31)	/* of `port`: `tag` and `meta` are
+						 * not zero, both */
+#define OVS_EXACT_FLAGS		0x0fff	/* of `flags`, in network order */
+/* What `flags` say besides; neither: a list of actions that stage ACT runs. */
+#define OVS_EXACT_OUTPUT	0x10	/* the frame goes to port `out` */
+#define OVS_EXACT_ROUTE		0x20	/* it gets new headers, and goes there */
 struct ovs_exact {
-	__u64 stamp;			/* of the flow; 0: none */
+	__u32 gen;			/* of the flow; 0: none */
 	__u32 flow;			/* id */
 	__u32 port;			/* in_port | bridge << 16 */
-	__u64 w1, w2, w3, w4, w5, w6;
-	__u64 w7, w8, w9, w10;		/* of IPv6 */
-	__u64 pad[4];
+	__u32 stats;			/* index in ovs_flow_stats */
+	__u64 first;			/* 0: destination, source */
+	__u64 second;			/* 8: source, type, IP to the ToS */
+	__u64 third;			/* 20: fragment, TTL, protocol, source;
+					 * IPv6, 14: label, protocol, limit */
+	__u64 addr;			/* 26: addresses; IPv6, 22 */
+	__u64 last;			/* 30: address, ports; IPv6, 50 */
+	__u16 flags;			/* 46: of TCP; IPv6, 66 */
+	__u16 out;
+	__u32 pad;
+
+	__u64 more[3];			/* 30: addresses of IPv6 */
+	__u64 meta;			/* word 5 of the key */
+	__u32 tag;			/* beside the frame: TCI | TPID << 16 */
+	__u32 new_ip;			/* 22: TTL, protocol; IPv6, 20; above
+					 * them: by which IP's sum changes */
+	__u64 new_first;		/* 0: what a routed frame gets */
+	__u64 new_second;		/* 8 */
+	__u64 pad2;
 };
 
 /* The trees of a bridge. */

@@ -21,6 +21,8 @@ enum ovs_stage {
 	OVS_STAGE_ACT_OWN,	/* of a packet that is not shared */
 	OVS_STAGE_ACT_SHARED,
 	OVS_STAGE_CT,		/* one OVS_OP_CT, then go on */
+	OVS_STAGE_ROUTE,	/* a change that the entry knows: in the next */
+	OVS_STAGE_ROUTE_OWN,	/* of a packet that is not shared */
 	OVS_STAGE_MAX = 16,
 };
 
@@ -112,10 +114,17 @@ struct ovs_cpu {
 	__u64 now;		/* ns, CLOCK_MONOTONIC_COARSE */
 	__u64 now_ms;		/* the same in ms */
 	/* Of ovs_exact (exact.h): */
-	__u32 exact_rest;	/* lookups without it until it is tried again */
+	__u32 exact_rest;	/* packets without it until it is tried again */
 	__u32 exact_hits;	/* since it was judged */
 	__u32 exact_misses;
 	__u32 exact_wait;	/* how often in a row it did not pay */
+	/* From the entry to stage ROUTE, as in struct ovs_exact: */
+	__u64 route_first;
+	__u64 route_second;
+	__u32 route_ip;
+	__u32 route_dev;	/* interface index */
+	__u32 route_bridge;
+	__u32 pad;
 	struct ovs_dev dev[OVS_DEV_CACHE];	/* by low bits of ifindex */
 	struct ovs_pkt pkt[OVS_LEVELS];
 };

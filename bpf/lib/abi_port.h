@@ -9,7 +9,7 @@
 #define OVS_MAX_BRIDGES		1024	/* 0: ports that no bridge owns */
 
 /*
- * ovs_ports[port_no]: written by the provider, read by the programs.  Two words
+ * Of a number in ovs_ports: written by the provider, read by the programs.  Two words
  * that are stored one by one, the second one last when a port comes and first
  * when it goes.  It may change at any time, so that each is loaded once.
  */
@@ -24,6 +24,11 @@ struct ovs_port {
 	__u8 flags;		/* OVS_PORT_F_* */
 	__u8 pad;
 	__u32 pad2;
+};
+
+/* The only element of ovs_ports, so that no index is looked up. */
+struct ovs_ports {
+	struct ovs_port p[OVS_MAX_PORTS];
 };
 
 _Static_assert(sizeof(struct ovs_port) == 16, "ovs_port");

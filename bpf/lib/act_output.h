@@ -5,6 +5,7 @@
 
 #include "ctx.h"
 #include "drop.h"
+#include "object.h"
 #include "port.h"
 #include "upcall.h"
 
@@ -39,7 +40,7 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 					    const struct ovs_pkt *pkt,
 					    __u32 port_no, __u32 *reason)
 {
-	struct ovs_port *port = bpf_map_lookup_elem(&ovs_ports, &port_no);
+	struct ovs_port *port = OVS_PORT(port_no);
 	struct ovs_port_now now;
 
 	*reason = OVS_DROP_NO_PORT;

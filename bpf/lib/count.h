@@ -39,18 +39,15 @@ static __always_inline __u64 ovs_now_ms(struct ovs_cpu *cpu)
  * because hooks run with softirqs off.  What is often the same is looked at
  * before it is written.
  *
+ * @now: ovs_now()
+ * @i: ovs_count_index()
  * @tcp_flags: in host order
  */
-static __always_inline void ovs_count(struct ovs_cpu *cpu, __u32 flow,
-				      __u32 bytes, __u64 tcp_flags)
+static __always_inline void ovs_count(__u64 now, __u32 i, __u64 bytes,
+				      __u64 tcp_flags)
 {
-	__u32 i = bpf_get_smp_processor_id();
 	struct ovs_flow_stats *stats;
-	__u64 now = ovs_now(cpu);
 
-	if (OVS_CFG_SHARED_STATS)
-		i %= (__u32)OVS_CFG_STRIPES;
-	i = i * (__u32)OVS_CFG_MAX_FLOWS + flow;
 	stats = OVS_LOOKUP(OVS_MAP_FLOW_STATS, &i);
 	if (!stats)
 		return;

@@ -16,10 +16,12 @@
 /*
  * Read a 32-bit field.  By hand, because clang computes the address of a
  * field once for several reads, and the verifier refuses a computed address
- * of the context ("dereference of modified ctx ptr", all kernels).
+ * of the context ("dereference of modified ctx ptr", all kernels).  Its value
+ * has 64 bits: bcc's clang, which knows no registers of 32, would clear the
+ * upper half with two instructions wherever it is used.
  */
 #define ctx_get(ctx, field) ({						\
-	__u32 __value;							\
+	__u64 __value;							\
 									\
 	asm volatile("%0 = *(u32 *)(%1 + %2)"				\
 		     : "=r"(__value)					\
@@ -28,7 +30,7 @@
 	__value;							\
 })
 
-static __always_inline __u32 ctx_len(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_len(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, len);
 }
@@ -56,46 +58,46 @@ static __always_inline void *ctx_end(const struct ovs_ctx *ctx)
 	return p;
 }
 
-static __always_inline __u32 ctx_ifindex(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_ifindex(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, ifindex);
 }
 
 /* Of what follows Ethernet, or the tag that ctx_vlan() tells of; __be16. */
-static __always_inline __u32 ctx_protocol(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_protocol(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, protocol);
 }
 
 /* Whether there is a tag beside the frame; what is in it, in host order. */
-static __always_inline __u32 ctx_vlan(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_vlan(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, vlan_present);
 }
 
-static __always_inline __u32 ctx_vlan_tci(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_vlan_tci(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, vlan_tci);
 }
 
 /* Its kind, __be16. */
-static __always_inline __u32 ctx_vlan_tpid(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_vlan_tpid(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, vlan_proto);
 }
 
 /* Bytes of payload of each segment that is to be made of it; 0: none is. */
-static __always_inline __u32 ctx_gso(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_gso(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, gso_size);
 }
 
-static __always_inline __u32 ctx_priority(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_priority(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, priority);
 }
 
-static __always_inline __u32 ctx_mark(const struct ovs_ctx *ctx)
+static __always_inline __u64 ctx_mark(const struct ovs_ctx *ctx)
 {
 	return ctx_get(ctx, mark);
 }

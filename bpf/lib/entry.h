@@ -9,14 +9,16 @@
  *
  *	OVS_LOOKUP(map, key)		the helper, for the names below
  *	OVS_TAIL_CALL(ctx, index)	into the bridge's program array
- *	OVS_MAP_ACTS, _CPU, _DEVS, _DPSTATS, _DROPS, _EXACT, _FLOW_STATS,
- *		_FLOWS, _PORTS
- *	OVS_CFG_MAX_FLOWS, _SHARED_STATS, _STRIPES
+ *	OVS_MAP_CPU, _DEVS, _DPSTATS, _DROPS, _EXACT, _FLOW_STATS,
+ *		_FLOWS
+ *	OVS_PORT(port_no)		of struct ovs_ports, if OVS_PORT_IS()
+ *	OVS_CFG_BRIDGE, _SHARED_STATS, _STAGE
  *
  * Of a frame of the common kinds whose flow the cache of exact matches knows
  * and that has one output, this program is all there is: such a packet needs
- * no state.  Of all others it makes the state and goes on in stage ACT, when
- * the flow is known, or in stage RX.
+ * no state, nor does one that only gets new headers before it (stage ROUTE).
+ * Of all others it makes the state and goes on in stage ACT, when the flow is
+ * known, or in stage RX.
  *
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
@@ -38,9 +40,9 @@
 #include "frame.h"
 #include "port.h"
 
-static __always_inline int ovs_entry_drop(__u32 bridge, __u32 reason)
+static __always_inline int ovs_entry_drop(__u32 reason)
 {
-	__u32 i = bridge * OVS_DROP_MAX + reason;
+	__u32 i = OVS_CFG_BRIDGE * OVS_DROP_MAX + reason;
 	__u64 *count = OVS_LOOKUP(OVS_MAP_DROPS, &i);
 
 	if (count)
@@ -53,37 +55,38 @@ static __always_inline int ovs_entry_drop(__u32 bridge, __u32 reason)
  * thing in the entry; what it said last is kept, and holds while ovs_ports has
  * the device under that number.
  */
-static __always_inline int ovs_entry_port(struct ovs_cpu *cpu, __u32 ifindex,
+static __always_inline int ovs_entry_port(struct ovs_cpu *cpu, __u64 ifindex,
 					  __u32 *port_no)
 {
 	struct ovs_dev *dev = &cpu->dev[ifindex & (OVS_DEV_CACHE - 1)];
+	__u32 key = ifindex, *found;
 	struct ovs_port *port;
-	__u32 *found;
 
 	*port_no = dev->port_no;
 	if (dev->ifindex == ifindex) {
-		port = OVS_LOOKUP(OVS_MAP_PORTS, port_no);
-		if (port && port->ifindex == ifindex)
+		port = OVS_PORT(*port_no);
+		if (OVS_PORT_IS(port) && port->ifindex == ifindex)
 			return 1;
 	}
-	found = OVS_LOOKUP(OVS_MAP_DEVS, &ifindex);
+	found = OVS_LOOKUP(OVS_MAP_DEVS, &key);
 	if (!found)
 		return 0;
 	*port_no = *found;
-	dev->ifindex = ifindex;
+	dev->ifindex = key;
 	dev->port_no = *port_no;
 	return 1;
 }
 
 /* The state of a packet that gets one, at the level that is free. */
 static __always_inline struct ovs_pkt *
-ovs_entry_state(struct ovs_cpu *cpu, __u32 level, __u32 bridge, __u32 port_no)
+ovs_entry_state(struct ovs_cpu *cpu, __u64 port_no)
 {
+	__u64 level = cpu->level;
 	struct ovs_pkt *pkt = &cpu->pkt[level & (OVS_LEVELS - 1)];
 
 	cpu->level = level + 1;
 	pkt->key.w[0] = port_no;
-	pkt->bridge = bridge;
+	pkt->bridge = OVS_CFG_BRIDGE;
 	pkt->slot = 0;
 	pkt->recirc_depth = 0;
 	pkt->stale = 0;
@@ -116,130 +119,187 @@ static __always_inline void ovs_entry_clean(struct ovs_pkt *pkt)
  * of this frame yet, and only one that is too long need be asked whether it is
  * to be cut: that is in another cache line.
  */
-static __always_inline __u32 ovs_entry_dev(struct ovs_ctx *ctx,
-					   __u32 port_no)
+static __always_inline __u64 ovs_entry_dev(struct ovs_ctx *ctx,
+					   __u64 port_no)
 {
-	struct ovs_port *port = OVS_LOOKUP(OVS_MAP_PORTS, &port_no);
-	__u32 len = ctx_len(ctx) - ETH_HLEN;
-	struct ovs_port_now now;
+	struct ovs_port *port = OVS_PORT(port_no);
+	__u64 flags, device;
 
-	if (!port)
+	if (!OVS_PORT_IS(port))
 		return 0;
-	now = ovs_port_now(port);
-	if (now.flags & OVS_PORT_F_L3)
+	flags = OVS_READ_ONCE(port->flags);
+	device = OVS_READ_ONCE(*(const __u64 *)port);
+	if ((flags & (OVS_PORT_F_USED | OVS_PORT_F_L3)) != OVS_PORT_F_USED)
 		return 0;
-	if (now.flags & OVS_PORT_F_INTERNAL)
+	if (flags & OVS_PORT_F_INTERNAL)
 		ctx_keep(ctx);
-	if (unlikely(now.mtu && len > now.mtu) && !ctx_gso(ctx))
+	if (unlikely(device >> 32 &&
+		     ctx_len(ctx) > (device >> 32) + ETH_HLEN) &&
+	    !ctx_gso(ctx))
 		return 0;
-	return now.ifindex;
+	return device << 32 >> 32;
 }
 
 /* What the other end of an internal port's pair, and no one else, keeps. */
 static __always_inline void ovs_entry_restore(struct ovs_ctx *ctx,
 					      __u32 port_no)
 {
-	struct ovs_port *port = OVS_LOOKUP(OVS_MAP_PORTS, &port_no);
+	struct ovs_port *port = OVS_PORT(port_no);
 
-	if (port && port->flags & OVS_PORT_F_INTERNAL)
+	if (OVS_PORT_IS(port) && port->flags & OVS_PORT_F_INTERNAL)
 		ctx_restore(ctx);
 }
 
 /* Count what the cache of exact matches knew. */
 static __always_inline void ovs_entry_count(struct ovs_ctx *ctx,
-					    struct ovs_cpu *cpu, __u32 bridge,
-					    __u32 flow,
-					    const struct ovs_frame *f)
+					    struct ovs_cpu *cpu,
+					    const struct ovs_exact *e,
+					    __u64 flags)
 {
+	__u32 bridge = OVS_CFG_BRIDGE;
 	struct ovs_dp_stats *stats = OVS_LOOKUP(OVS_MAP_DPSTATS, &bridge);
-	__u32 bytes = ctx_len(ctx);
+	__u64 bytes = ctx_len(ctx);
 
-	if (ctx_vlan(ctx))
+	if (unlikely(ctx_vlan(ctx)))
 		bytes += 4;
 	if (stats)
 		stats->exact++;
-	ovs_count(cpu, flow, bytes, f->tcp_flags);
+	ovs_count(ovs_now(cpu), e->stats, bytes, OVS_BE16(flags));
 }
 
-static __always_inline int ovs_entry_run(struct ovs_ctx *ctx, __u32 bridge,
-					 __u32 stage)
+/*
+ * The line of a frame, as far as that is of the kinds in the cache; negative
+ * when it is not.  `*flags` become TCP's.
+ */
+static __always_inline __s64 ovs_entry_line(struct ovs_ctx *ctx, void *data,
+					    void *end, __u64 port,
+					    __u64 *flags)
 {
-	__u32 zero = 0, ifindex = ctx_ifindex(ctx), level, port_no, line = 0, id;
-	struct ovs_frame f;
+	__u64 type;
+
+	if (unlikely(data + OVS_EXACT_IP4 > end))
+		return -1;
+	type = OVS_AT16(data, 12);
+	if (type == OVS_BE16(ETH_P_IP)) {
+		if (!ovs_exact_l4(ctx, data, end, ETH_HLEN + 20,
+				  OVS_AT8(data, ETH_HLEN + 9), flags))
+			return -1;
+		return ovs_exact_line(data, port, 0);
+	}
+	if (type != OVS_BE16(ETH_P_IPV6) || data + OVS_EXACT_IP6 > end ||
+	    !ovs_exact_l4(ctx, data, end, ETH_HLEN + 40,
+			  OVS_AT8(data, ETH_HLEN + 6), flags))
+		return -1;
+	return ovs_exact_line(data, port, 1);
+}
+
+/* Whether a line is the frame's. */
+static __always_inline int ovs_entry_same(struct ovs_ctx *ctx,
+					  const struct ovs_exact *e,
+					  void *data, __u64 port, __u64 flags)
+{
+	__u64 diff = e->port ^ port;
+
+	diff |= (e->flags ^ flags) & OVS_BE16(OVS_EXACT_FLAGS);
+	if (OVS_AT16(data, 12) == OVS_BE16(ETH_P_IP))
+		diff |= ovs_exact_diff(e, data, 0);
+	else if (data + OVS_EXACT_IP6 <= ctx_end(ctx))
+		diff |= ovs_exact_diff(e, data, 1);
+	else
+		return 0;
+	if (unlikely(port & OVS_EXACT_ODD)) {
+		diff |= e->tag ^ ovs_exact_tag(ctx);
+		diff |= e->meta ^ ovs_exact_meta(ctx);
+	}
+	return !diff;
+}
+
+static __always_inline int ovs_entry_run(struct ovs_ctx *ctx)
+{
+	__u64 ifindex = ctx_ifindex(ctx), port, tcp_flags;
+	__u32 zero = 0, port_no, line = ~0, id, known = 0;
+	void *data, *end;
 	struct ovs_exact *e;
-	struct ovs_insn *insn;
 	struct ovs_flow *flow;
+	struct ovs_frame f;
 	struct ovs_cpu *cpu;
 	struct ovs_pkt *pkt;
-	__u32 parsed, pc;
+	__s64 found;
 
 	cpu = OVS_LOOKUP(OVS_MAP_CPU, &zero);
 	if (!cpu)
-		return ovs_entry_drop(bridge, OVS_DROP_NO_STATE);
+		return ovs_entry_drop(OVS_DROP_NO_STATE);
 	if (!ovs_entry_port(cpu, ifindex, &port_no))
-		return ovs_entry_drop(bridge, OVS_DROP_UNKNOWN_PORT);
-	level = cpu->level;
-	if (level >= OVS_MAX_NESTING)
-		return ovs_entry_drop(bridge, OVS_DROP_NESTING);
-	if (ctx_kept(ctx))
+		return ovs_entry_drop(OVS_DROP_UNKNOWN_PORT);
+	if (unlikely(cpu->level >= OVS_MAX_NESTING))
+		return ovs_entry_drop(OVS_DROP_NESTING);
+	if (unlikely(ctx_kept(ctx)))
 		ovs_entry_restore(ctx, port_no);
 
-	parsed = stage == OVS_STAGE_RX && ovs_frame_parse(ctx, &f);
-	if (!parsed)
-		goto state;
+	port = ovs_exact_port(ctx, port_no, OVS_CFG_BRIDGE);
+	if (OVS_CFG_STAGE != OVS_STAGE_RX)
+		goto unknown;
 	if (unlikely(cpu->exact_rest)) {
 		cpu->exact_rest--;
-		goto state;
+		goto unknown;
 	}
-	line = ovs_exact_line(&f, port_no);
+	data = ctx_data(ctx);
+	end = ctx_end(ctx);
+	found = ovs_entry_line(ctx, data, end, port, &tcp_flags);
+	if (found < 0)
+		goto unknown;
+	line = found;
 	e = OVS_LOOKUP(OVS_MAP_EXACT, &line);
-	line++;
-	if (!e || !ovs_exact_same(e, &f, ovs_exact_port(port_no, bridge)))
-		goto state;
+	if (!e || !ovs_entry_same(ctx, e, data, port, tcp_flags))
+		goto unknown;
 	id = e->flow;
 	flow = OVS_LOOKUP(OVS_MAP_FLOWS, &id);
-	if (!flow || OVS_READ_ONCE(flow->stamp) != e->stamp)
-		goto state;
-	pc = flow->acts;
-	insn = OVS_LOOKUP(OVS_MAP_ACTS, &pc);
-	if (!insn)
-		goto state;
+	if (!flow || OVS_READ_ONCE(flow->gen) != e->gen)
+		goto unknown;
 	cpu->exact_hits++;
-	if (likely(insn->op == OVS_OP_OUTPUT_LAST)) {
-		ifindex = ovs_entry_dev(ctx, insn->imm);
+	if (likely(e->flags & (OVS_EXACT_OUTPUT | OVS_EXACT_ROUTE))) {
+		ifindex = ovs_entry_dev(ctx, e->out);
 		if (unlikely(!ifindex))
-			goto state;
-		ovs_entry_count(ctx, cpu, bridge, id, &f);
-		return ctx_output(ctx, ifindex);
+			goto unknown;
+		ovs_entry_count(ctx, cpu, e, tcp_flags);
+		if (likely(e->flags & OVS_EXACT_OUTPUT))
+			return ctx_output(ctx, ifindex);
+		cpu->route_first = e->new_first;
+		cpu->route_second = e->new_second;
+		cpu->route_ip = e->new_ip;
+		cpu->route_dev = ifindex;
+		cpu->route_bridge = OVS_CFG_BRIDGE;
+		OVS_TAIL_CALL(ctx, OVS_STAGE_ROUTE);
+		return ovs_entry_drop(OVS_DROP_TAIL_CALL);
 	}
-	pkt = ovs_entry_state(cpu, level, bridge, port_no);
-	ovs_frame_store(&f, pkt);
-	if (unlikely(pkt->cpu.dirty)) {
-		if (pkt->cpu.dirty != OVS_DIRTY_CT)
-			goto call;
+	pkt = ovs_entry_state(cpu, ovs_exact_port_no(e->port));
+	if (unlikely(pkt->cpu.dirty == OVS_DIRTY_CT))
 		ovs_entry_clean(pkt);
+	if (likely(!pkt->cpu.dirty)) {
+		/* Read behind `gen`: it may be newer, and is none the worse. */
+		pkt->list.pc = OVS_READ_ONCE(flow->acts);
+		pkt->list.sent = 0;
+		pkt->flow = id;
+		ovs_entry_count(ctx, cpu, e, tcp_flags);
+		known = 1;
 	}
-	ovs_entry_count(ctx, cpu, bridge, id, &f);
-	pkt->flow = id;
-	pkt->list.pc = pc;
-	pkt->list.sent = 0;
-	stage = OVS_STAGE_ACT;
-	goto call;
+	goto parse;
 
-state:
-	pkt = ovs_entry_state(cpu, level, bridge, port_no);
-	pkt->exact = line;
-	if (parsed) {
+unknown:
+	pkt = ovs_entry_state(cpu, ovs_exact_port_no(port));
+	pkt->exact = line + 1;
+parse:
+	if (OVS_CFG_STAGE == OVS_STAGE_RX && ovs_frame_parse(ctx, &f)) {
 		ovs_frame_store(&f, pkt);
 	} else {
 		pkt->key.w[1] = 0;
 		pkt->key.w[4] = 0;
 		pkt->parsed = 0;
+		pkt->exact = 0;
 	}
-call:
-	OVS_TAIL_CALL(ctx, stage);
-	cpu->level = level;
-	return ovs_entry_drop(bridge, OVS_DROP_TAIL_CALL);
+	OVS_TAIL_CALL(ctx, known ? OVS_STAGE_ACT : OVS_CFG_STAGE);
+	cpu->level--;
+	return ovs_entry_drop(OVS_DROP_TAIL_CALL);
 }
 
 #endif /* OVS_ENTRY_H */

@@ -4,68 +4,131 @@
  * abi_classifier.h): the entry looks in it, and stage RX fills in what it
  * missed.  A line is taken by the packet that was missed there last.
  *
- * It pays when packets come again before others have taken their lines.  So it
- * is judged when it has missed twice as often as it has lines, and is left
- * alone for a while when there were more misses than hits: a hit saves more
- * than a miss costs.  That while becomes longer each time.
+ * The entry makes no key: it compares the frame, as it is, with that of the
+ * packet which filled the line in.  What is equal there has the same key.
+ * What ovs_frame_parse() wants of a frame besides is asked of each
+ * (ovs_exact_l4()), or follows from what is equal.
  */
 #ifndef OVS_EXACT_H
 #define OVS_EXACT_H
 
 #include "frame.h"
 
-#define OVS_EXACT_JUDGE		(2 * OVS_EXACT_LINES)	/* misses */
-#define OVS_EXACT_REST		(16 * OVS_EXACT_LINES)	/* lookups */
-#define OVS_EXACT_MAX_WAIT	6	/* rests become 2^6 times as long */
+/* Bytes of a frame that are looked at before those of TCP's header. */
+#define OVS_EXACT_IP4	(ETH_HLEN + 20 + 8)
+#define OVS_EXACT_IP6	(ETH_HLEN + 40 + 8)
+
+#define OVS_EXACT_MULT	0x2c1b3c6d
+#define OVS_EXACT_SPAN	(1ULL << 52)	/* of a hash, to each line */
+_Static_assert(OVS_EXACT_SPAN * OVS_EXACT_LINES == 0, "ovs_exact_line");
 
 /*
- * The line of a frame, by fields that most packets differ in.  A sender who
- * makes its packets collide makes them miss, no more.
+ * Whether what is at `l4`, a constant, is TCP or UDP as ovs_frame_parse()
+ * takes it; `*flags` become those of TCP, in network order.
  */
-static __always_inline __u32 ovs_exact_line(const struct ovs_frame *f,
-					    __u32 port)
+static __always_inline int ovs_exact_l4(struct ovs_ctx *ctx, void *data,
+					void *end, const __u64 l4,
+					__u64 proto, __u64 *flags)
 {
-	__u64 h = port;
+	__u64 word, hlen;
 
-	h += f->w[2] * 0x2c1b3c6d;
-	h += f->w[3] * 0x297a2d39;
-	h += f->w[4] * 0x5bd1e995;
-	h += f->w[6] * 0x1b873593;
-	if (ovs_frame_is_ip6(f)) {
-		h += f->w[7] * 0x0ac4b7a5;
-		h += f->w[8] * 0x3c6ef373;
-		h += f->w[9] * 0x4cf5ad43;
-	}
-	h ^= h >> 32;
-	h *= OVS_HASH_MULT;
-	return h >> 40 & (OVS_EXACT_LINES - 1);
+	*flags = 0;
+	if (proto == IPPROTO_UDP)
+		return !ctx_gso(ctx);
+	if (proto != IPPROTO_TCP || data + l4 + 20 > end)
+		return 0;
+	word = OVS_AT16(data, l4 + 12);
+	hlen = word >> 2 & 0x3c;
+	if (unlikely(hlen < 20 || ctx_len(ctx) < l4 + hlen))
+		return 0;
+	*flags = word & OVS_BE16(OVS_EXACT_FLAGS);
+	return 1;
 }
 
-/* Whether a line is the frame's. */
-static __always_inline int ovs_exact_same(const struct ovs_exact *e,
-					  const struct ovs_frame *f,
-					  __u32 port)
+/*
+ * struct ovs_exact.third: without the checksum and whether it may be
+ * fragmented, or the length of IPv6, which are in no key.
+ */
+static __always_inline __u64 ovs_exact_third(void *data, const int ip6)
 {
-	__u64 diff = e->port ^ port;
-
-	diff |= e->w6 ^ f->w[6];
-	diff |= e->w4 ^ f->w[4];
-	diff |= e->w1 ^ f->w[1];
-	diff |= e->w2 ^ f->w[2];
-	diff |= e->w3 ^ f->w[3];
-	diff |= e->w5 ^ f->w[5];
-	if (ovs_frame_is_ip6(f)) {
-		diff |= e->w7 ^ f->w[7];
-		diff |= e->w8 ^ f->w[8];
-		diff |= e->w9 ^ f->w[9];
-		diff |= e->w10 ^ f->w[10];
-	}
-	return !diff;
+	return ip6 ? OVS_AT64(data, 14) & 0xffff0000ffffffffULL :
+		     OVS_AT64(data, 20) & 0xffff0000ffffff3fULL;
 }
 
-static __always_inline __u32 ovs_exact_port(__u32 port_no, __u32 bridge)
+static __always_inline __u64 ovs_exact_addr(void *data, const int ip6)
 {
-	return port_no | bridge << 16;
+	return OVS_AT64(data, ip6 ? 22 : 26);
+}
+
+static __always_inline __u64 ovs_exact_last(void *data, const int ip6)
+{
+	return OVS_AT64(data, ip6 ? 50 : 30);
+}
+
+/*
+ * The line of a frame, by what most packets differ in.  A sender who makes its
+ * packets collide makes them miss, no more.
+ */
+static __always_inline __u64 ovs_exact_line(void *data, __u64 port,
+					    const int ip6)
+{
+	__u64 a = OVS_AT64(data, 0) + ovs_exact_addr(data, ip6);
+	__u64 b = OVS_AT64(data, 8) + ovs_exact_last(data, ip6) + port;
+
+	if (ip6) {
+		a += OVS_AT64(data, 46);
+		b += OVS_AT64(data, 30) + OVS_AT64(data, 38) * 3;
+	}
+	return (a * OVS_EXACT_MULT + b) * OVS_HASH_MULT / OVS_EXACT_SPAN;
+}
+
+/* In what a frame differs from a line; 0: it is the line's. */
+static __always_inline __u64 ovs_exact_diff(const struct ovs_exact *e,
+					    void *data, const int ip6)
+{
+	__u64 diff = e->first ^ OVS_AT64(data, 0);
+
+	diff |= e->second ^ OVS_AT64(data, 8);
+	diff |= e->third ^ ovs_exact_third(data, ip6);
+	diff |= e->addr ^ ovs_exact_addr(data, ip6);
+	diff |= e->last ^ ovs_exact_last(data, ip6);
+	if (ip6) {
+		diff |= e->more[0] ^ OVS_AT64(data, 30);
+		diff |= e->more[1] ^ OVS_AT64(data, 38);
+		diff |= e->more[2] ^ OVS_AT64(data, 46);
+	}
+	/* Or clang has what IPv4 and IPv6 share done for both, at variable
+	 * offsets. */
+	asm volatile("" : "+r"(diff) : "i"(ip6));
+	return diff;
+}
+
+/* Where a frame came in, and whether it has a tag, a mark or a priority. */
+static __always_inline __u64 ovs_exact_port(const struct ovs_ctx *ctx,
+					    __u64 port_no, __u64 bridge)
+{
+	__u64 port = port_no | bridge << 16;
+
+	if (unlikely(ctx_vlan(ctx) || ctx_priority(ctx) || ctx_mark(ctx)))
+		port |= OVS_EXACT_ODD;
+	return port;
+}
+
+static __always_inline __u64 ovs_exact_port_no(__u64 port)
+{
+	return port & 0xffff;
+}
+
+/* The tag beside a frame, as struct ovs_exact has it; 0: none. */
+static __always_inline __u64 ovs_exact_tag(const struct ovs_ctx *ctx)
+{
+	return ctx_vlan(ctx) ?
+	       ctx_vlan_tci(ctx) | ctx_vlan_tpid(ctx) << 16 : 0;
+}
+
+static __always_inline __u64 ovs_exact_meta(const struct ovs_ctx *ctx)
+{
+	return (__u64)ctx_priority(ctx) | (__u64)ctx_mark(ctx) << 32;
 }
 
 #endif /* OVS_EXACT_H */

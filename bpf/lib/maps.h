@@ -21,9 +21,9 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, OVS_MAX_PORTS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct ovs_port);
+	__type(value, struct ovs_ports);
 } ovs_ports SEC(".maps");
 
 /* Interface index to port number.  The provider writes, the entry reads. */

@@ -32,10 +32,9 @@ HOLE_BRIDGE = CONST_HOLE
 HOLE_STAGE = CONST_HOLE + 1
 HOLE_PROGS = MAP_HOLE
 MAP_HOLES = {f"ovs_{name}": MAP_HOLE + 1 + number for number, name
-             in enumerate(("acts", "cpu", "devs", "dpstats", "drops", "exact",
+             in enumerate(("cpu", "devs", "dpstats", "drops", "exact",
                            "flow_stats", "flows", "ports"))}
-CONST_HOLES = {f"cfg_{name}": CONST_HOLE + 2 + number for number, name
-               in enumerate(("max_flows", "shared_stats", "stripes"))}
+CONST_HOLES = {"cfg_shared_stats": CONST_HOLE + 2}
 """What bpf/entry.bcc.c leaves open: the bridge's number, the stage to go on
 in, the bridge's program array, maps of the generation, and constants of
 bpf/lib/config.h."""
@@ -43,10 +42,11 @@ bpf/lib/config.h."""
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
           abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act",
           abi.Stage.ACT_OWN: "ovs_act_own",
-          abi.Stage.ACT_SHARED: "ovs_act_shared", abi.Stage.CT: "ovs_act_ct"}
+          abi.Stage.ACT_SHARED: "ovs_act_shared", abi.Stage.CT: "ovs_act_ct",
+          abi.Stage.ROUTE: "ovs_route", abi.Stage.ROUTE_OWN: "ovs_route_own"}
 """The programs of bpf/datapath.bpf.c."""
 
-BETTER = {"ovs_act": "ovs_act_cast"}
+BETTER = {"ovs_act": "ovs_act_cast", "ovs_route": "ovs_route_cast"}
 """Programs that take the place of another one where they can be loaded: on
 Linux 6.3 and newer (choose_programs() in edge.loader)."""
 

@@ -3,7 +3,8 @@
 
 A hole is a 64-bit load of an immediate (BPF_LD | BPF_IMM | BPF_DW of
 <linux/bpf.h>, two instructions) of a value that stands for nothing else: a
-map descriptor (source register BPF_PSEUDO_MAP_FD) or a constant.  So one
+map descriptor (source register BPF_PSEUDO_MAP_FD; or BPF_PSEUDO_MAP_VALUE: the
+address of an array's only element is loaded) or a constant.  So one
 compilation serves many programs, each with its constants in its code.
 """
 
@@ -17,7 +18,7 @@ from dpif_bpf.errors import BackendError
 
 _INSN = struct.Struct("=BBhi")
 _LD_IMM64 = 0x18
-_PSEUDO_MAP_FD = 1
+_PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE = 1, 2
 
 MAP_HOLE = 0x6F767300
 """First of 256 descriptors that no process has."""
@@ -48,7 +49,8 @@ class Template:
                                    "incomplete instruction") from error
             value = (high & 0xffffffff) << 32 | low & 0xffffffff
             source = registers >> 4
-            if source == _PSEUDO_MAP_FD and low & ~0xff == MAP_HOLE:
+            if (source in (_PSEUDO_MAP_FD, _PSEUDO_MAP_VALUE)
+                    and value & ~0xff == MAP_HOLE):
                 self._holes.append((at, low, True))
             elif source == 0 and value & ~0xff == CONST_HOLE:
                 self._holes.append((at, value, False))

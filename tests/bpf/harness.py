@@ -38,7 +38,8 @@ TC_ACT_SHOT = 2
 TC_ACT_REDIRECT = 7
 STAGES = {Stage.RX: "ovs_rx", Stage.LOOKUP: "ovs_rx",
           Stage.ACT: "ovs_act", Stage.ACT_OWN: "ovs_act_own",
-          Stage.ACT_SHARED: "ovs_act_shared", Stage.CT: "ovs_act_ct"}
+          Stage.ACT_SHARED: "ovs_act_shared", Stage.CT: "ovs_act_ct",
+          Stage.ROUTE: "ovs_route", Stage.ROUTE_OWN: "ovs_route_own"}
 
 _ETH_P_IP = 0x0800
 _U32 = struct.Struct("=I")

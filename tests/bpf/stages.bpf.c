@@ -51,7 +51,6 @@ int ovs_inject(struct __sk_buff *skb)
 	struct ovs_slot *slot = bpf_map_lookup_elem(&ovs_slots, &index);
 	__u64 want = mark >> OVS_SLOT_BITS;
 	struct ovs_port *port;
-	__u32 number = 0;
 
 	want = want << OVS_SLOT_GEN_SHIFT | OVS_SLOT_ARMED;
 	if (!slot || slot->state != want) {
@@ -59,7 +58,7 @@ int ovs_inject(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	/* Tell what came: port 0 of ovs_ports is not used otherwise. */
-	port = bpf_map_lookup_elem(&ovs_ports, &number);
+	port = ovs_port_of(0);
 	if (port) {
 		port->ifindex = slot->pc;
 		port->mtu = skb->len;
@@ -104,6 +103,18 @@ SEC("tc")
 int ovs_ct_sweeper(struct __sk_buff *skb)
 {
 	return ovs_ct_start();
+}
+
+SEC("tc")
+int ovs_route(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int ovs_route_own(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "GPL";

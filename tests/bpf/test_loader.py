@@ -116,7 +116,8 @@ def test_everything_is_pinned(loader: Loader,
     assert not any("rodata" in name for name in maps)
     assert names(path / "progs") == {
         "ovs_rx", "ovs_rx_l3", "ovs_act", "ovs_act_own", "ovs_act_shared",
-        "ovs_inject", "ovs_ct_sweeper", "ovs_act_ct"}
+        "ovs_inject", "ovs_ct_sweeper", "ovs_act_ct", "ovs_route",
+        "ovs_route_own"}
     for name in maps:
         fd = bpfsys.obj_get(path / "maps" / name)
         assert (bpfsys.map_info(fd).map_id
@@ -389,6 +390,7 @@ def test_state_that_the_entry_makes(generation: Generation) -> None:
     """The level that is claimed holds the packet's state, made anew."""
     size = generation.map_info("ovs_cpu").slot_size
     dirty = bytearray(struct.pack("=II", 2, 9).ljust(size, b"\xa5"))
+    dirty[abi.CPU["exact_rest"].slice] = bytes(4)
     bpfsys.map_update(generation.map_fd("ovs_cpu"), bytes(4),
                       bytes(dirty) * bpfsys.possible_cpus())
     generation.add_bridge(44)

@@ -108,9 +108,9 @@ class FlowRecords:
         return number
 
     def _next_gen(self, number: int) -> int:
-        """A stamp that no flow has had, of no mask and no bridge."""
+        """A stamp that the record has not had, of no mask and no bridge."""
         stamp = self._words[number * _SIZE]
-        return ((stamp >> _GEN) + 1) % _GEN_UNIT << _GEN
+        return (((stamp >> _GEN) + 1) % _GEN_UNIT or 1) << _GEN
 
     def _write(self, number: int, acts: int, following: int,
                values: Sequence[int]) -> None:
@@ -151,18 +151,23 @@ class FlowRecords:
         return self._words[number * _SIZE + 1] & _ACTS
 
     def set_acts(self, number: int, acts: int) -> None:
-        """Changes it, by one store."""
-        at = number * _SIZE + 1
-        self._words[at] = self._words[at] & ~_ACTS | acts
+        """Changes it, by one store, and then the generation: what a cache
+        keeps of the actions ends with that."""
+        at = number * _SIZE
+        self._words[at + 1] = self._words[at + 1] & ~_ACTS | acts
+        self._words[at] = (self._next_gen(number)
+                           | self._words[at] & (_BRIDGE | _DESC))
 
     def set_bridge(self, number: int, bridge: int) -> None:
         """Says whose flow it is, for the caches' readers."""
         at = number * _SIZE
-        self._words[at] = self._words[at] & ~_BRIDGE | bridge << 16
+        self._words[at] = (self._next_gen(number) | bridge << 16
+                           | self._words[at] & _DESC)
 
     def kill(self, number: int) -> None:
         """Makes the record no flow's; `acts` stays for who reads it now."""
-        self._words[number * _SIZE] &= ~_DESC
+        at = number * _SIZE
+        self._words[at] = self._next_gen(number) | self._words[at] & _BRIDGE
 
     def release(self, number: int) -> None:
         """Frees a record that no reader can come to."""

@@ -22,12 +22,12 @@ EXIT = struct.pack("=BBhi", 0x95, 0, 0, 0)
 
 def test_maps_and_constants_are_filled_in() -> None:
     code = (load64(1, 1, MAP_HOLE + 3) + load64(2, 0, CONST_HOLE)
-            + load64(3, 1, MAP_HOLE + 3) + EXIT)
+            + load64(3, 2, MAP_HOLE + 3) + EXIT)
     template = Template(code)
     assert template.holes == {MAP_HOLE + 3, CONST_HOLE}
     filled = template.fill({MAP_HOLE + 3: 41, CONST_HOLE: 7 << 40 | 9})
     assert filled == (load64(1, 1, 41) + load64(2, 0, 7 << 40 | 9)
-                      + load64(3, 1, 41) + EXIT)
+                      + load64(3, 2, 41) + EXIT)
     assert template.fill({MAP_HOLE + 3: 5, CONST_HOLE: 0})[:16] == load64(
         1, 1, 5)
 
@@ -35,7 +35,7 @@ def test_maps_and_constants_are_filled_in() -> None:
 def test_what_looks_alike_stays() -> None:
     code = (load64(1, 0, MAP_HOLE)            # a number, no map
             + load64(2, 1, 17)                # a map that has a descriptor
-            + load64(3, 2, MAP_HOLE)          # another kind of load
+            + load64(3, 3, MAP_HOLE)          # another kind of load
             + load64(4, 0, CONST_HOLE + 256)  # beyond the holes
             # The second half of a load is no instruction.
             + load64(5, 0, 0x18 | 3 << 32))
