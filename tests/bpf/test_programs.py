@@ -257,6 +257,7 @@ def test_a_stage_that_is_missing(dp: Datapath, stage: Stage) -> None:
     route = insn(Op.SET_ETH, data=bytes(32)) + insn(Op.OUTPUT_LAST, 2)
     code = {Stage.LOOKUP: insn(Op.RECIRC_LAST, 9),
             Stage.ROUTE: route, Stage.ROUTE_OWN: route,
+            Stage.CT: insn(Op.CT, 1) + insn(Op.OUTPUT_LAST, 2),
             Stage.ACT: insn(Op.TRUNC) + insn(Op.OUTPUT_LAST, 2),
             Stage.ACT_OWN: insn(Op.TRUNC) + insn(Op.OUTPUT_LAST, 2)}
     dp.add_flow(code.get(stage, insn(Op.OUTPUT_LAST, 2)))
@@ -390,7 +391,7 @@ def arm(dp: Datapath, slot: int, pc: int, key: bytes, generation: int = 0,
     abi.SLOT.struct.pack_into(
         view, slot * abi.SLOT.size,
         abi.OVS_SLOT_ARMED | generation << abi.OVS_SLOT_GEN_SHIFT, pc,
-        BRIDGE, *bytes(9), key)
+        BRIDGE, *bytes(10), bytes(6), key)
     return generation << abi.OVS_SLOT_BITS | slot + 1
 
 
