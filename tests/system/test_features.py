@@ -285,10 +285,101 @@ def mpls_depth(lab: Lab, hosts: list[Host]) -> None:
         struct.pack("!I", 13 << 12 | 1 << 8)[:3]}
 
 
+def conntrack(lab: Lab, hosts: list[Host], commit: str = "",
+              reply: str = "", wanted: str = "ct(commit") -> None:
+    """Answers pass when they are of a connection that was committed.
+
+    :param commit: more of the commit
+    :param reply: more of what answers are matched by
+    :param wanted: in the flows that this makes
+    """
+    one, two, _ = hosts
+    for rule in ("in_port=1,ip,actions="
+                 f"ct(commit,zone=7{commit}),output:2",
+                 "in_port=2,ip,actions=ct(zone=7,nat,table=1)"):
+        lab.ofctl("add-flow", "br0", f"priority=9,{rule}")
+    lab.ofctl("add-flow", "br0", "table=1,ct_state=+trk+est+rpl,ip"
+              f"{reply},actions=output:1")
+    one.ping(two.ip, 3)
+    assert wanted in actions(lab), actions(lab)
+    # Another zone has no such connection.
+    lab.ofctl("add-flow", "br0",
+              "priority=10,in_port=2,ip,actions=ct(zone=8,table=1)")
+    lab.flush()
+    one.no_ping(two.ip)
+
+
+def ct_zone(lab: Lab, hosts: list[Host]) -> None:
+    conntrack(lab, hosts, reply=",ct_zone=7", wanted="ct_zone(0x7)")
+
+
+def ct_mark(lab: Lab, hosts: list[Host]) -> None:
+    conntrack(lab, hosts, ",exec(set_field:5->ct_mark)", ",ct_mark=5",
+              "ct_mark(0x5)")
+
+
+def ct_label(lab: Lab, hosts: list[Host]) -> None:
+    conntrack(lab, hosts, ",exec(set_field:6->ct_label)", ",ct_label=6",
+              "ct_label(0x6)")
+
+
+def ct_tuple(lab: Lab, hosts: list[Host]) -> None:
+    conntrack(lab, hosts, reply=",ct_nw_src=10.1.1.1,ct_nw_dst=10.1.1.2,"
+              "ct_nw_proto=1", wanted="ct_tuple4(src=10.1.1.1,dst=10.1.1.2")
+
+
+def ct_tuple6(lab: Lab, hosts: list[Host]) -> None:
+    one = lab.add_host("p4", "br0", "fd09::1/64")
+    two = lab.add_host("p5", "br0", "fd09::2/64")
+    for table, rule in (
+            (0, "icmp_type=128,actions=ct(commit,zone=7),normal"),
+            (0, "icmp_type=129,actions=ct(zone=7,table=1)"),
+            (1, "ct_state=+trk+est+rpl,ct_ipv6_src=fd09::1,"
+                "ct_ipv6_dst=fd09::2,ct_nw_proto=58,actions=normal")):
+        lab.ofctl("add-flow", "br0", f"table={table},priority=9,icmp6,{rule}")
+    one.ping(two.ip, 3)
+    assert "ct_tuple6(src=fd09::1,dst=fd09::2" in actions(lab)
+
+
+def ct_nat(lab: Lab, hosts: list[Host]) -> None:
+    """Requests have another source, to which answers go."""
+    one, two, three = hosts
+    two.ns.run("ip", "neigh", "replace", "10.1.1.77", "lladdr", one.mac,
+               "dev", two.device, "nud", "permanent")
+    conntrack(lab, hosts, ",nat(src=10.1.1.77)", ",ct_state=+dnat", "+dnat")
+    lab.ofctl("add-flow", "br0", "priority=11,in_port=1,ip,actions="
+              "ct(commit,zone=7,nat(src=10.1.1.77)),output:3")
+    with captured(three, 2) as found:
+        one.ns.run("ping", "-n", "-q", "-c", "2", "-i", "0.1", "-W", "0.3",
+                   two.ip, check=False)
+    assert {frame[26:30] for frame in found} == {bytes((10, 1, 1, 77))}
+
+
+def ct_clear(lab: Lab, hosts: list[Host]) -> None:
+    one, two, _ = hosts
+    for table, rule in (
+            (0, "in_port=1,ip,actions=ct(zone=7,table=1)"),
+            (1, "ip,ct_state=+trk,actions=ct_clear,resubmit(,2)"),
+            (2, "ip,ct_state=-trk,actions=output:2")):
+        lab.ofctl("add-flow", "br0", f"table={table},priority=9,{rule}")
+    one.ping(two.ip, 3)
+    assert "ct_clear" in actions(lab)
+
+
+def ct_timeout(lab: Lab, hosts: list[Host]) -> None:
+    lab.vsctl("--", "--id=@d", "create", "Datapath", "datapath_version=0",
+              "--", "set", "Open_vSwitch", ".", "datapaths:bpf=@d")
+    try:
+        lab.vsctl("add-zone-tp", "bpf", "zone=7", "icmp_first=40",
+                  "icmp_reply=50")
+        conntrack(lab, hosts, wanted="timeout=ovs_tp_")
+    finally:
+        lab.vsctl("remove", "Open_vSwitch", ".", "datapaths", "bpf")
+
+
 def zero_snat(lab: Lab, hosts: list[Host]) -> None:
-    """OVS knows by the type of the datapath, which has no say."""
-    if features(lab)["CT state"] not in NO:
-        claims_nothing(lab, hosts)
+    """A source that is free stays as it is."""
+    conntrack(lab, hosts, ",nat(src=0.0.0.0)", wanted="nat(src")
 
 
 def claims_nothing(lab: Lab, hosts: list[Host]) -> None:
@@ -326,12 +417,12 @@ FEATURES = {
     "Truncate action": Feature(truncate),
     "Clone action": Feature(clone),
     "Sample nesting": Feature(sample_nesting, beyond=((IP4, _nested(17)),)),
-    "Conntrack eventmask": Feature(denied=CT),
-    "Conntrack clear": Feature(denied=((IP4, "ct_clear"),)),
+    "Conntrack eventmask": Feature(conntrack, denied=CT),
+    "Conntrack clear": Feature(ct_clear, denied=((IP4, "ct_clear"),)),
     "Conntrack timeout policy": Feature(
-        denied=((IP4, "ct(commit,timeout=a)"),)),
+        ct_timeout, denied=((IP4, "ct(commit,timeout=a)"),)),
     "Conntrack all-zero IP SNAT": Feature(
-        zero_snat, (), ((IP4, "ct(commit,nat(src=0.0.0.0))"),)),
+        zero_snat, denied=((IP4, "ct(commit,nat(src=0.0.0.0))"),)),
     "Max dp_hash algorithm": Feature(dp_hash),
     "Check pkt length action": Feature(check_pkt_len),
     # By its type alone OVS 3.1 decides that, which numbers it otherwise.
@@ -343,16 +434,16 @@ FEATURES = {
     "Max VLAN headers": Feature(vlan_headers),
     "Max MPLS depth": Feature(mpls_depth),
     "Recirc": Feature(dp_hash),
-    "CT state": Feature(denied=((CT_MATCH + IP4, "2"),)),
-    "CT zone": Feature(denied=((f"ct_zone(1),{IP4}", "2"),)),
-    "CT mark": Feature(denied=((f"ct_mark(1),{IP4}", "2"),
-                               (IP4, "ct(commit,mark=1/1)"))),
-    "CT label": Feature(denied=((f"ct_label(1),{IP4}", "2"),)),
-    "CT state NAT": Feature(denied=((NAT_MATCH + IP4, "2"),)),
-    "CT orig tuple": Feature(denied=((
+    "CT state": Feature(conntrack, denied=((CT_MATCH + IP4, "2"),)),
+    "CT zone": Feature(ct_zone, denied=((f"ct_zone(1),{IP4}", "2"),)),
+    "CT mark": Feature(ct_mark, denied=((f"ct_mark(1),{IP4}", "2"),
+                                        (IP4, "ct(commit,mark=1/1)"))),
+    "CT label": Feature(ct_label, denied=((f"ct_label(1),{IP4}", "2"),)),
+    "CT state NAT": Feature(ct_nat, denied=((NAT_MATCH + IP4, "2"),)),
+    "CT orig tuple": Feature(ct_tuple, denied=((
         "ct_tuple4(src=10.9.9.1,dst=10.9.9.2,proto=17,tp_src=1,tp_dst=2),"
         + IP4, "2"),)),
-    "CT orig tuple for IPv6": Feature(denied=((
+    "CT orig tuple for IPv6": Feature(ct_tuple6, denied=((
         "ct_tuple6(src=fd09::1,dst=fd09::2,proto=58,tp_src=1,tp_dst=2),"
         + IP6, "2"),)),
     "IPv6 ND Extension": Feature(denied=((
