@@ -220,6 +220,7 @@ class Provider:
             instance.dp.flows.flushes.run()
             instance.dp.reassembly.fragments.expire(msec())
             self._tidy(instance)
+        self._keep_up()
         self._grace.run(over and drained)
 
     def _catch_up(self, now: int) -> None:
@@ -254,15 +255,19 @@ class Provider:
     def _tidy(self, instance: Instance) -> None:
         """Lets flows return to the first trees of their forests."""
         now = msec()
+        if now - instance.tidied >= TIDY_INTERVAL:
+            tried = instance.plane.classifier.tidy(TIDY_FLOWS)
+            # Without work it is looked for when there is other work.
+            instance.tidied = now if tried else 0
+
+    def _keep_up(self) -> None:
+        """Looks through control connections, while there are any."""
+        now = msec()
         conntrack = self._maker.conntrack
         if conntrack is not None and conntrack.busy and (
                 now - self._kept_up >= TIDY_INTERVAL):
             conntrack.upkeep()
             self._kept_up = now
-        if now - instance.tidied >= TIDY_INTERVAL:
-            tried = instance.plane.classifier.tidy(TIDY_FLOWS)
-            # Without work it is looked for when there is other work.
-            instance.tidied = now if tried else 0
 
     def wait(self, poller: Poller) -> None:
         """Makes `poller` wake up when run() has something to do."""

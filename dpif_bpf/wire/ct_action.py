@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import enum
 import errno
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from struct import Struct
 
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
+from dpif_bpf.wire.ct_tuple import AF_INET, AF_INET6
 from dpif_bpf.wire.netlink import (
     NLA_HDRLEN,
     U16,
@@ -46,9 +46,6 @@ from dpif_bpf.wire.protocols import (
     IPPROTO_TCP,
     IPPROTO_UDP,
 )
-
-AF_INET = int(socket.AF_INET)
-AF_INET6 = int(socket.AF_INET6)
 
 FAMILIES: Mapping[int, int] = {ETH_P_IP: AF_INET, ETH_P_IPV6: AF_INET6}
 """Address families by Ethernet type, of what can be tracked."""

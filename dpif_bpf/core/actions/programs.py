@@ -136,6 +136,8 @@ class ProgramCache:
 
     KEYS = 256
     """How many (list, facts) are remembered of one program."""
+    PAGE = 32
+    """Words of ovs_acts in which a program is looked for by its place."""
 
     def __init__(self, arena: Arena, descs: DescTable,
                  clock: Callable[[], int],
@@ -148,6 +150,8 @@ class ProgramCache:
         self._by_key: dict[tuple[bytes, KeyFacts], Program] = {}
         self._by_code: dict[tuple[bytes, tuple[Desc, ...]],
                             Program] = {}
+        self._by_page: dict[int, list[Program]] = {}
+        """Those that have words in a page."""
         self._late: deque[tuple[int, Program]] = deque()
         """Programs that deferred copies may name until then, in order."""
 
@@ -199,7 +203,7 @@ class ProgramCache:
     def holding(self, pc: int) -> Program | None:
         """The program that has a word of ovs_acts, held until release(); None
         when nobody holds it any more."""
-        for program in self._by_code.values():
+        for program in self._by_page.get(pc // self.PAGE, ()):
             if program.pc <= pc < program.pc + program.words:
                 program._refs += 1
                 return program
@@ -214,6 +218,11 @@ class ProgramCache:
         self._forget(program)
         compiled = program._compiled
         del self._by_code[compiled.code, compiled.uspace]
+        for page in self._pages(program):
+            there = self._by_page[page]
+            there.remove(program)
+            if not there:
+                del self._by_page[page]
         if compiled.deferred:
             self._arena.quarantine.retire(self._wait, program)
         else:
@@ -265,7 +274,13 @@ class ProgramCache:
             raise
         program = Program(pc, words, ids, compiled)
         self._by_code[compiled.code, compiled.uspace] = program
+        for page in self._pages(program):
+            self._by_page.setdefault(page, []).append(program)
         return program
+
+    def _pages(self, program: Program) -> range:
+        return range(program.pc // self.PAGE,
+                     (program.pc + program.words - 1) // self.PAGE + 1)
 
     def _forget(self, program: Program) -> None:
         for key in program._keys:

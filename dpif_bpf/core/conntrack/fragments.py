@@ -102,7 +102,10 @@ class Fragments:
     """
 
     def __init__(self) -> None:
-        self._queues: dict[Hashable, _Queue] = {}
+        self._queues: dict[int, dict[Hashable, _Queue]] = {
+            version: {} for version in TIMEOUTS}
+        """By version of IP: each waits as long, so that the first one of a
+        version is the first to be given up."""
         self._seen: Counter[bytes] = Counter()
         """Fragments of each sender of IPv4, while any are waited for."""
         self._memory = 0
@@ -110,19 +113,23 @@ class Fragments:
                        "no_room": 0, "overtaken": 0}
 
     def __len__(self) -> int:
-        return len(self._queues)
+        return sum(map(len, self._queues.values()))
 
     @property
     def deadline(self) -> int | None:
         """ms, when the first of them is given up."""
-        return min((queue.deadline for queue in self._queues.values()),
+        return min((next(iter(queues.values())).deadline
+                    for queues in self._queues.values() if queues),
                    default=None)
 
     def expire(self, now: int) -> None:
         """Gives up those that were waited for long enough."""
-        for key in [key for key, queue in self._queues.items()
-                    if queue.deadline <= now]:
-            self._fail(key, "expired")
+        for version, queues in self._queues.items():
+            while queues:
+                key, queue = next(iter(queues.items()))
+                if queue.deadline > now:
+                    break
+                self._fail(version, key, "expired")
 
     def add(self, where: Hashable, packet: bytes, now: int) -> Whole | None:
         """Takes a fragment.
@@ -140,13 +147,14 @@ class Fragments:
             self.failed["malformed"] += 1
             return None
         part, name = found
-        key = where, version, name
+        key = where, name
         if self._memory > MEMORY:
             self.failed["no_room"] += 1
             return None
-        queue = self._queues.get(key)
+        queues = self._queues[version]
+        queue = queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _Queue(now + TIMEOUTS[version])
+            queue = queues[key] = _Queue(now + TIMEOUTS[version])
         if version == 4:
             queue = self._fresh(key, queue, packet[12:16], now)
         self._memory -= queue.size
@@ -158,12 +166,12 @@ class Fragments:
             self.failed[why] += 1
             return None
         if why:
-            self._fail(key, why)
+            self._fail(version, key, why)
             return None
         if not queue.complete or sum(
                 len(part.data) for part in queue.parts) != queue.length:
             return None
-        self._forget(key)
+        self._forget(version, key)
         whole = _join4(queue) if version == 4 else _join6(queue)
         if whole is None:
             self.failed["malformed"] += 1
@@ -179,17 +187,18 @@ class Fragments:
             return queue
         self._memory -= queue.size
         self.failed["overtaken"] += 1
-        fresh = self._queues[key] = _Queue(now + TIMEOUTS[4])
+        del self._queues[4][key]
+        fresh = self._queues[4][key] = _Queue(now + TIMEOUTS[4])
         fresh.seen = queue.seen
         return fresh
 
-    def _forget(self, key: Hashable) -> None:
-        self._memory -= self._queues.pop(key).size
-        if not self._queues:
+    def _forget(self, version: int, key: Hashable) -> None:
+        self._memory -= self._queues[version].pop(key).size
+        if not self._queues[4]:
             self._seen.clear()
 
-    def _fail(self, key: Hashable, why: str) -> None:
-        self._forget(key)
+    def _fail(self, version: int, key: Hashable, why: str) -> None:
+        self._forget(version, key)
         self.failed[why] += 1
 
 
