@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from dpif_bpf.abi_ct import DEFAULT_TIMEOUTS, Timeout
 from dpif_bpf.core.conntrack.interface import KeptPolicies, TimeoutRows
 from dpif_bpf.errors import BackendError, RequestError
 from dpif_bpf.wire.cttimeout import (
@@ -37,23 +38,19 @@ from dpif_bpf.wire.protocols import (
     IPPROTO_UDPLITE,
 )
 
-DEFAULTS: Mapping[int, Timeouts] = {
-    IPPROTO_TCP: (120, 60, 432000, 120, 60, 30, 120, 10, 120, 300, 300),
-    IPPROTO_UDP: (30, 120),
-    IPPROTO_UDPLITE: (30, 120),
-    IPPROTO_ICMP: (30,),
-    IPPROTO_ICMPV6: (30,),
-    IPPROTO_SCTP: (10, 3, 3, 210, 3, 3, 3, 30, 0),
-    IPPROTO_GRE: (30, 180),
-    GENERIC: (600,),
-}
-"""The kernel's, in seconds."""
-
 SLOTS: Mapping[int, int] = {
-    IPPROTO_TCP: 1, IPPROTO_UDP: 16, IPPROTO_ICMP: 18, IPPROTO_ICMPV6: 19,
-    GENERIC: 20, IPPROTO_GRE: 21, IPPROTO_UDPLITE: 23, IPPROTO_SCTP: 33,
+    IPPROTO_TCP: Timeout.TCP + 1, IPPROTO_UDP: Timeout.UDP,
+    IPPROTO_ICMP: Timeout.ICMP, IPPROTO_ICMPV6: Timeout.ICMPV6,
+    GENERIC: Timeout.GENERIC, IPPROTO_GRE: Timeout.GRE,
+    IPPROTO_UDPLITE: Timeout.UDPLITE, IPPROTO_SCTP: Timeout.SCTP + 1,
 }
-"""First slot of each protocol: enum ovs_ct_timeout of bpf/lib/abi_ct.h."""
+"""First slot of each protocol."""
+
+DEFAULTS: Mapping[int, Timeouts] = {
+    proto: tuple(DEFAULT_TIMEOUTS.get(first + i, 0)
+                 for i in range(STATES[proto]))
+    for proto, first in SLOTS.items()}
+"""The kernel's, in seconds.  One that no program reads (of SCTP) is 0."""
 
 _UNSPEC = (IPPROTO_TCP, IPPROTO_SCTP)
 """Protocols whose state 0 has a slot, before the first; it is as state 1."""

@@ -14,6 +14,7 @@ import ct_timeouts as t
 import pytest
 from ct_tables import Rows, kept
 
+from dpif_bpf import abi_ct
 from dpif_bpf.core.conntrack.answers import answer_timeout
 from dpif_bpf.core.conntrack.policy import DEFAULTS, SLOTS, Policies
 from dpif_bpf.errors import DpifError, RequestError
@@ -218,10 +219,15 @@ def test_no_header() -> None:
 
 
 def test_slots_are_those_of_the_programs() -> None:
-    abi_ct = pytest.importorskip("dpif_bpf.abi_ct")
-    first = {6: "TCP", 17: "UDP", 1: "ICMP", 58: "ICMPV6", GENERIC: "GENERIC",
-             47: "GRE", 136: "UDPLITE", 132: "SCTP"}
-    for proto, name in first.items():
-        unspec = proto in (6, 132)
-        assert SLOTS[proto] - unspec == abi_ct.Timeout[name]
+    """Where bpf/lib/abi_ct.h has them."""
+    assert SLOTS == {6: 1, 17: 16, 1: 18, 58: 19, GENERIC: 20, 47: 21,
+                     136: 23, 132: 33}
     assert Rows().rows == abi_ct.OVS_CT_POLICIES
+
+
+def test_defaults_are_the_kernels() -> None:
+    """Of nf_conntrack_proto_*.c."""
+    assert DEFAULTS == {
+        6: (120, 60, 432000, 120, 60, 30, 120, 10, 120, 300, 300),
+        17: (30, 120), 136: (30, 120), 1: (30,), 58: (30,),
+        132: (10, 3, 3, 210, 3, 3, 3, 30, 0), 47: (30, 180), GENERIC: (600,)}
