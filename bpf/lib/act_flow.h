@@ -114,13 +114,9 @@ static __always_inline __u32 ovs_rol(__u32 word, __u32 by)
 	return word << by | word >> (32 - by);
 }
 
-/* Bob Jenkins' hash of one word: jhash_1word() of the kernel. */
-static __always_inline __u32 ovs_jhash(__u32 word, __u32 basis)
+/* How each of the kernel's jhash() functions ends. */
+static __always_inline __u32 ovs_jhash_final(__u32 a, __u32 b, __u32 c)
 {
-	__u32 a, b, c;
-
-	a = b = c = basis + OVS_JHASH_INITVAL + 4;
-	a += word;
 	c ^= b;
 	c -= ovs_rol(b, 14);
 	a ^= c;
@@ -136,6 +132,16 @@ static __always_inline __u32 ovs_jhash(__u32 word, __u32 basis)
 	c ^= b;
 	c -= ovs_rol(b, 24);
 	return c;
+}
+
+/* Bob Jenkins' hash of one word: jhash_1word() of the kernel. */
+static __always_inline __u32 ovs_jhash(__u32 word, __u32 basis)
+{
+	__u32 a, b, c;
+
+	a = b = c = basis + OVS_JHASH_INITVAL + 4;
+	a += word;
+	return ovs_jhash_final(a, b, c);
 }
 
 static __always_inline void ovs_hash(struct ovs_ctx *ctx,

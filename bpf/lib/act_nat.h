@@ -60,21 +60,7 @@ static __always_inline __u32 ovs_jhash4(const __u32 *k, __u32 basis)
 	c ^= ovs_rol(b, 4);
 	b += a;
 	a += k[3];
-	c ^= b;
-	c -= ovs_rol(b, 14);
-	a ^= c;
-	a -= ovs_rol(c, 11);
-	b ^= a;
-	b -= ovs_rol(a, 25);
-	c ^= b;
-	c -= ovs_rol(b, 16);
-	a ^= c;
-	a -= ovs_rol(c, 4);
-	b ^= a;
-	b -= ovs_rol(a, 14);
-	c ^= b;
-	c -= ovs_rol(b, 24);
-	return c;
+	return ovs_jhash_final(a, b, c);
 }
 
 /* Whether a connection of now is answered by what answers n->tuple. */
