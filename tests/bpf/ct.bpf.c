@@ -132,6 +132,39 @@ int t_ct(struct ovs_ctx *ctx)
 }
 
 /*
+ * Give an IPv4 packet of TCP or UDP a source address and port, and say what is
+ * known of it besides.
+ */
+static __always_inline int t_from(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
+				  const struct t_arg *arg, __u32 src,
+				  __u16 sport)
+{
+	__be16 *port;
+	__be32 *addr;
+	__u8 *proto;
+
+	addr = ctx_at(ctx, ETH_HLEN + 12, 4);
+	if (!addr)
+		return 0;
+	*addr = bpf_htonl(0x0a000000 + src);
+	port = ctx_at(ctx, ETH_HLEN + 20, 2);
+	if (!port)
+		return 0;
+	*port = bpf_htons(sport);
+	proto = ctx_at(ctx, ETH_HLEN + 9, 1);
+	if (!proto)
+		return 0;
+	st->now = arg->now ?: bpf_ktime_get_coarse_ns();
+	st->zone = arg->zone;
+	st->policy = 0;
+	st->family = OVS_CT_INET;
+	st->l3_off = ETH_HLEN;
+	st->l4_off = ETH_HLEN + 20;
+	st->l4_proto = *proto;
+	return 1;
+}
+
+/*
  * Like it, for a connection after the other: the source address of an IPv4
  * packet, and the port of TCP and UDP, count runs of this CPU.
  */
@@ -141,30 +174,12 @@ int t_flood(struct ovs_ctx *ctx)
 	__u32 zero = 0, n, verdict;
 	struct t_arg *arg = bpf_map_lookup_elem(&t_arg, &zero);
 	struct t_out *out = t_out_get();
-	__be32 *addr;
-	__be16 *port;
 
 	if (!arg || !out)
 		return -1;
 	n = out->runs++;
-	addr = ctx_at(ctx, ETH_HLEN + 12, 4);
-	if (!addr)
+	if (!t_from(ctx, &out->st, arg, n >> 12, n << 4))
 		return -1;
-	*addr = bpf_htonl(0x0a000000 + (n >> 12));
-	port = ctx_at(ctx, ETH_HLEN + 20, 2);
-	if (!port)
-		return -1;
-	*port = bpf_htons(n << 4 & 0xffff);
-	out->st.now = arg->now ?: bpf_ktime_get_coarse_ns();
-	out->st.zone = arg->zone;
-	out->st.policy = 0;
-	out->st.family = OVS_CT_INET;
-	out->st.l3_off = ETH_HLEN;
-	out->st.l4_off = ETH_HLEN + 20;
-	addr = ctx_at(ctx, ETH_HLEN + 8, 4);
-	if (!addr)
-		return -1;
-	out->st.l4_proto = ((__u8 *)addr)[1];
 	verdict = ovs_ct_find(ctx, &out->st);
 	if (arg->flags & T_COMMIT)
 		out->made += ovs_ct_commit(&out->st) != OVS_CT_C_DONE;
@@ -178,30 +193,14 @@ int t_flood(struct ovs_ctx *ctx)
 SEC(T_SEC)
 int t_rush(struct ovs_ctx *ctx)
 {
-	__u32 zero = 0, n, verdict;
+	__u32 zero = 0, verdict;
 	struct t_arg *arg = bpf_map_lookup_elem(&t_arg, &zero);
 	struct t_out *out = t_out_get();
-	__be32 *addr;
-	__be16 *port;
 
-	if (!arg || !out)
+	if (!arg || !out ||
+	    !t_from(ctx, &out->st, arg, out->runs++,
+		    1 + bpf_get_smp_processor_id()))
 		return -1;
-	n = out->runs++;
-	addr = ctx_at(ctx, ETH_HLEN + 12, 4);
-	if (!addr)
-		return -1;
-	*addr = bpf_htonl(0x0a000000 + n);
-	port = ctx_at(ctx, ETH_HLEN + 20, 2);
-	if (!port)
-		return -1;
-	*port = bpf_htons(1 + bpf_get_smp_processor_id());
-	out->st.now = arg->now;
-	out->st.zone = arg->zone;
-	out->st.policy = 0;
-	out->st.family = OVS_CT_INET;
-	out->st.l3_off = ETH_HLEN;
-	out->st.l4_off = ETH_HLEN + 20;
-	out->st.l4_proto = IPPROTO_UDP;
 	verdict = ovs_ct_find(ctx, &out->st);
 	out->made += ovs_ct_commit(&out->st) != OVS_CT_C_DONE;
 	return verdict;

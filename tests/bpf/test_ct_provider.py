@@ -7,7 +7,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from ct_entries import decode_entry
@@ -199,32 +200,43 @@ def test_limits(ct: CtObject, table: Table) -> None:
     assert sum(cpu["insert"] for cpu in table.cpu_stats()) == 4
 
 
+@contextmanager
+def flooded(ct: CtObject, repeat: int,
+            meanwhile: Callable[[], object] = int) -> Iterator[None]:
+    """Somebody makes one connection after the other, and the sweep runs.
+
+    :param meanwhile: done after so many
+    """
+    ct.arg()
+    assert bpfprog.test_run(ct.obj.prog_fd("t_start"), bytes(64)).retval == 0
+    stop = threading.Event()
+    fd = ct.obj.prog_fd("t_flood")
+
+    def flood() -> None:
+        while not stop.is_set():
+            bpfprog.test_run(fd, udp(FLOW), repeat=repeat)
+            meanwhile()
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_while_packets_come(compiled: dict[str, object]) -> None:
     """Of connections that are ended, counted anew and shown while they are
     made, nothing is left over, and none is shown that there never was."""
     with CtObject(compiled["tc"], 1 << 13) as ct:  # type: ignore[arg-type]
         table = ct.table()
-        ct.arg()
-        assert bpfprog.test_run(ct.obj.prog_fd("t_start"), bytes(64)
-                                ).retval == 0
-        stop = threading.Event()
-        fd = ct.obj.prog_fd("t_flood")
-
-        def flood() -> None:
-            while not stop.is_set():
-                bpfprog.test_run(fd, udp(FLOW), repeat=100)
-
-        thread = threading.Thread(target=flood)
-        thread.start()
-        try:
+        with flooded(ct, 100):
             seen = 0
             while seen < 12000:
                 seen += len(shown(table, seen % 2 == 0))
                 for _ in table.end(ALL):
                     pass
-        finally:
-            stop.set()
-            thread.join()
         for _ in table.end(ALL):
             pass
         assert not list(ct.live())
@@ -241,28 +253,11 @@ def test_a_dump_while_others_come(compiled: dict[str, object]) -> None:
             ct.run(udp(Flow(sport=port)), zone=9)
         before = Counter(map(named, shown(table)))
         assert before.total() == len(before) == 599
-        ct.arg()
-        assert bpfprog.test_run(ct.obj.prog_fd("t_start"), bytes(64)
-                                ).retval == 0
-        stop = threading.Event()
-        fd = ct.obj.prog_fd("t_flood")
-
-        def flood() -> None:
-            while not stop.is_set():
-                bpfprog.test_run(fd, udp(FLOW), repeat=50)
-                for _ in other.end(CtFilter(zone=0)):
-                    pass
-
-        thread = threading.Thread(target=flood)
-        thread.start()
-        try:
+        with flooded(ct, 50, lambda: list(other.end(CtFilter(zone=0)))):
             for _ in range(30):
                 found = Counter(map(named, shown(table)))
                 assert set(found.values()) == {1}
                 assert before <= found
-        finally:
-            stop.set()
-            thread.join()
         table.flush(9)
         assert table.count(9) == 0
 

@@ -64,6 +64,11 @@ class Host:
         words = self.ns.ip(f"link show dev {self.device}").split()
         return words[words.index("link/ether") + 1]
 
+    def knows(self, ip: str, mac: str) -> None:
+        """From now on it asks nobody for that neighbour's address."""
+        self.ns.ip(f"neigh replace {ip} lladdr {mac} dev {self.device}"
+                   " nud permanent")
+
     def ping(self, to: str, count: int = 3) -> None:
         """All of `count` pings are answered."""
         output = self.ns.run("ping", "-n", "-q", "-c", str(count), "-i",

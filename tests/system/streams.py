@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lab import PATIENCE, Host, Lab
@@ -55,6 +56,20 @@ class Gap:
     start: float
     end: float
     lost: int
+
+    def is_within(self, spans: Iterable[tuple[float, float]]) -> bool:
+        """Whether all of it was sent in one of these times."""
+        return any(start <= self.start and self.end <= end
+                   for start, end in spans)
+
+
+def carried(lab: Lab, least: int) -> set[str]:
+    """Ports from which IPv4 is forwarded, by flows that have had more than
+    `least` packets."""
+    return {str(flow.match["in_port"]) for flow in lab.flows()
+            if flow.match.get("eth_type") == 0x0800
+            and not any("drop" in action for action in flow.actions)
+            and int(flow.info["packets"]) > least}
 
 
 class Watched(Stream):

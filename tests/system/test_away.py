@@ -91,8 +91,7 @@ def test_flows_change_while_the_provider_is_away(own_lab: Lab) -> None:
     one, two, three = (lab.add_host(f"p{n}", "br0", f"10.1.1.{n}/24")
                        for n in (1, 2, 3))
     for other in (two, three):
-        one.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
-                  " dev eth0 nud permanent")
+        one.knows(other.ip, other.mac)
     lab.ofctl("add-flow", "br0", "priority=9,icmp,in_port=p1,actions=p2")
     one.no_ping(three.ip)
     assert actions_of_pings(lab) == [dp_port(lab, "p2")]

@@ -33,8 +33,7 @@ def test_new_flows_while_a_port_floods(own_lab: Lab) -> None:
                              for n in (1, 2, 3, 4))
     one.ping(two.ip)
     for host, other in ((three, four), (four, three)):
-        host.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
-                   " dev eth0 nud permanent")
+        host.knows(other.ip, other.mac)
     lab.appctl("upcall/disable-megaflows")
     flood = lab.spawn(one, "udp-flood", "eth0", one.mac, two.mac)
     try:

@@ -344,8 +344,7 @@ def ct_tuple6(lab: Lab, hosts: list[Host]) -> None:
 def ct_nat(lab: Lab, hosts: list[Host]) -> None:
     """Requests have another source, to which answers go."""
     one, two, three = hosts
-    two.ns.run("ip", "neigh", "replace", "10.1.1.77", "lladdr", one.mac,
-               "dev", two.device, "nud", "permanent")
+    two.knows("10.1.1.77", one.mac)
     conntrack(lab, hosts, ",nat(src=10.1.1.77)", ",ct_state=+dnat", "+dnat")
     lab.ofctl("add-flow", "br0", "priority=11,in_port=1,ip,actions="
               "ct(commit,zone=7,nat(src=10.1.1.77)),output:3")

@@ -18,7 +18,7 @@ import time
 
 import pytest
 from lab import PROVIDER, SERVER, SWITCH, Host, Lab
-from streams import Gap, Watched
+from streams import Watched, carried
 from test_restart import settle, two_hosts
 
 KILLS = int(os.environ.get("OVS_KILLS", "2"))
@@ -84,7 +84,7 @@ class Kills:
                 lab.start_switch(ready=False)
             lab.vsctl("set", "Open_vSwitch", ".",
                       f"external_ids:kills={time.monotonic()}")
-            self._until_installed(source, sink)
+            self._until_installed(source)
             self.flushes.append((start, time.monotonic()))
         # ovs-vswitchd, which deletes flows that are rarely used while it has
         # to wait for the provider, may not have come back yet.
@@ -102,7 +102,7 @@ class Kills:
         assert found is not None and not _REFUSED.search(told), told
         self.taken.append(int(found[2]))
 
-    def _until_installed(self, source: Host, sink: Host) -> None:
+    def _until_installed(self, source: Host) -> None:
         """Until the stream has its flow again.
 
         Packets of a port that ovs-vswitchd does not know yet, as it starts,
@@ -110,21 +110,9 @@ class Kills:
         the next one it puts, which is refused (EEXIST, as by the kernel), and
         goes on so for good: all flows are deleted once more.
         """
-        def installed() -> bool:
-            return any(
-                str(flow.match["in_port"]) == source.port
-                and flow.match.get("eth_type") == 0x0800
-                and not any("drop" in action for action in flow.actions)
-                and int(flow.info["packets"]) > RATE // 10
-                for flow in self._lab.flows())
         self._lab.flush()
-        self._lab.until(installed)
-
-    def allows(self, gap: Gap) -> bool:
-        """Whether flows may have been away all the time in which packets of
-        the gap were sent."""
-        return any(start <= gap.start and gap.end <= end
-                   for start, end in self.flushes)
+        self._lab.until(
+            lambda: source.port in carried(self._lab, RATE // 10))
 
 
 @pytest.mark.parametrize("victims", [
@@ -153,7 +141,7 @@ def test_kills(own_lab: Lab, victims: tuple[str, ...]) -> None:
           f" {kills.taken}; {lost} of {sent} packets lost, in {len(gaps)}"
           f" gaps, while flows were away for"
           f" {sum(end - start for start, end in kills.flushes):.1f} s")
-    assert [gap for gap in gaps if not kills.allows(gap)] == []
+    assert [gap for gap in gaps if not gap.is_within(kills.flushes)] == []
     assert len(kills.taken) == KILLS * (PROVIDER in victims)
     four = lab.add_host("p4", "br0", "10.1.1.4/24")
     four.ping(one.ip)

@@ -27,8 +27,7 @@ def two_hosts(lab: Lab) -> tuple[Host, Host]:
     for n, host in enumerate(made, 1):
         lab.vsctl("set", "interface", f"p{n}", f"ofport_request={n}")
         other = made[2 - n]
-        host.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
-                   f" dev {host.device} nud permanent")
+        host.knows(other.ip, other.mac)
     one, two = made
     one.ping(two.ip)
     return one, two

@@ -30,8 +30,7 @@ def two_hosts(lab: Lab) -> tuple[Host, Host]:
     one = lab.add_host("p1", "br0", "10.1.1.1/24")
     two = lab.add_host("p2", "br0", "10.1.1.2/24")
     for host, other in ((one, two), (two, one)):
-        host.ns.ip(f"neigh replace {other.ip} lladdr {other.mac}"
-                   f" dev {host.device} nud permanent")
+        host.knows(other.ip, other.mac)
     one.ping(two.ip)
     return one, two
 

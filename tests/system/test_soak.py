@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab import PROVIDER, Host, Lab
-from streams import Gap, Watched
+from streams import Gap, Watched, carried
 from test_restart import settle, two_hosts
 
 CHANGES = int(os.environ.get("OVS_SOAK", "40"))
@@ -54,11 +54,6 @@ class Changes:
         change()
         self.made.append((start, time.monotonic(),
                           change.__name__.strip("_")))
-
-    def allows(self, gap: Gap) -> bool:
-        """Whether there may have been no flows all the time."""
-        return any(start <= gap.start and gap.end <= end
-                   for start, end in self.flushes)
 
     def amid(self, gap: Gap) -> list[str]:
         """What was done while packets were lost."""
@@ -101,17 +96,11 @@ class Changes:
                 len(self._bridges)))
             start = time.monotonic()
             self._lab.vsctl("del-br", name)
-            self._lab.until(self._are_installed)
+            self._lab.until(
+                lambda: self._sources <= carried(self._lab, RATE // 10))
             self.flushes.append((start, time.monotonic()))
             self._ports = {port: bridge for port, bridge
                            in self._ports.items() if bridge != name}
-
-    def _are_installed(self) -> bool:
-        """Whether flows of both streams have had packets."""
-        return self._sources <= {
-            str(flow.match["in_port"]) for flow in self._lab.flows()
-            if flow.match.get("eth_type") == 0x0800
-            and int(flow.info["packets"]) > RATE // 10}
 
     def _flows(self) -> None:
         """Rules of many masks that no packet of the streams is held against:
@@ -156,8 +145,7 @@ def test_soak(own_lab: Lab) -> None:
     pairs: tuple[tuple[Host, Host], ...] = ((one, two), (three, four))
     for source, sink in pairs:
         # Nobody asks for an address while there is no provider.
-        source.ns.run("ip", "neigh", "replace", sink.ip, "lladdr", sink.mac,
-                      "dev", source.device, "nud", "permanent")
+        source.knows(sink.ip, sink.mac)
         source.ping(sink.ip)
         settle(lab, source, sink)
     changes = Changes(lab, {one.port, three.port})
@@ -172,6 +160,6 @@ def test_soak(own_lab: Lab) -> None:
     print(f"{dict(done)}; packets: {[sent for sent, _ in ended]}")
     assert min(sent for sent, _ in ended) > RATE
     found = [(gap, changes.amid(gap)) for _, gaps in ended for gap in gaps
-             if not changes.allows(gap)]
+             if not gap.is_within(changes.flushes)]
     assert (sum(gap.lost for gap, _ in found)
             <= dropped_by_cpus() - before), found

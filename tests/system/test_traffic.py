@@ -234,7 +234,7 @@ def test_rewriting(lab: Lab) -> None:
     two = lab.add_host("p2", "br0", "10.2.2.2/24")
     gw = "02:00:00:00:00:fe"
     for host, peer in ((one, "10.1.1.9"), (two, "10.2.2.9")):
-        host.ns.ip(f"neigh replace {peer} lladdr {gw} dev eth0 nud permanent")
+        host.knows(peer, gw)
     # 10.1.1.9 for one is two, 10.2.2.9 for two is one.
     lab.ofctl("del-flows", "br0")
     for source, sink, was, now in (
