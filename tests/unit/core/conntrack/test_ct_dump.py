@@ -13,6 +13,7 @@ from ct_memory import HELPERS, record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpif_bpf import abi_ct
 from dpif_bpf.core.conntrack.dump import RECORD, TUPLE, Batch, dump, match
 from dpif_bpf.core.conntrack.tuples import SIZE, pack_tuple, unpack_tuple
 from dpif_bpf.wire import nf_uapi as nf
@@ -85,7 +86,6 @@ def test_tuple(one: CtTuple, zone: int) -> None:
 
 
 def test_layout_is_that_of_the_programs() -> None:
-    abi_ct = pytest.importorskip("dpif_bpf.abi_ct")
     assert RECORD.itemsize == abi_ct.CT.size
     assert TUPLE.itemsize == abi_ct.TUPLE.size
     assert RECORD.fields is not None
