@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
 import time
@@ -29,14 +28,11 @@ TWINS = {0: recirc(7) + recirc(7), 7: recirc(7) + recirc(7)}
 
 
 @pytest.fixture
-def dp(dp: Datapath) -> Iterator[Datapath]:
+def dp(dp: Datapath, one_cpu: None) -> Iterator[Datapath]:
     """All packets go through the backlog of one CPU, and all are received."""
     for port in dp.ports.values():
         port.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
     yield dp
-    os.sched_setaffinity(0, before)
 
 
 def image(in_port: int, recirc_id: int) -> bytes:

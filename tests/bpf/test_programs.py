@@ -232,11 +232,9 @@ def test_a_port_with_another_number(dp: Datapath) -> None:
     assert [key_words(u.key)[0] for u in dp.poll(3)] == [4, 30000, 4]
 
 
-def test_nesting(dp: Datapath) -> None:
+def test_nesting(dp: Datapath, one_cpu: None) -> None:
     """Five levels, as in the kernel's OVS_RECURSION_LIMIT."""
-    cpus, info = os.sched_getaffinity(0), dp.obj.map_info("ovs_cpu")
-    fd = dp.obj.map_fd("ovs_cpu")
-    os.sched_setaffinity(0, {min(cpus)})
+    fd, info = dp.obj.map_fd("ovs_cpu"), dp.obj.map_info("ovs_cpu")
     dp.add_flow(insn(Op.OUTPUT_LAST, 2))
     before = count(dp, DropReason.NESTING)
     for level, verdict in ((4, TC_ACT_REDIRECT), (5, TC_ACT_SHOT)):
@@ -249,11 +247,11 @@ def test_nesting(dp: Datapath) -> None:
     values = [bytes(4) + v[4:]
               for v in bpfsys.map_lookup_percpu(fd, 0, info)]
     bpfsys.map_update(fd, U32.pack(0), b"".join(values))
-    os.sched_setaffinity(0, cpus)
 
 
 @pytest.mark.parametrize("stage", STAGES.keys() - {Stage.ACT_SHARED})
-def test_a_stage_that_is_missing(dp: Datapath, stage: Stage) -> None:
+def test_a_stage_that_is_missing(dp: Datapath, one_cpu: None,
+                                 stage: Stage) -> None:
     route = insn(Op.SET_ETH, data=bytes(32)) + insn(Op.OUTPUT_LAST, 2)
     code = {Stage.LOOKUP: insn(Op.RECIRC_LAST, 9),
             Stage.ROUTE: route, Stage.ROUTE_OWN: route,

@@ -223,6 +223,7 @@ def test_all_of_it_outlives_the_provider(site: Site) -> None:
     lab.kill(PROVIDER, signal.SIGKILL)
     assert source.poll() is None
     lab.start_provider()
+    lab.until(lambda: DP in lab.appctl("dpctl/dump-dps"))  # it is back there
     assert before <= untimed(site)
     assert lab.appctl("dpctl/ct-get-limits", DP, "zone=5,6").splitlines(
         ) == ["default limit=40", "zone=5,limit=20,count=4",
