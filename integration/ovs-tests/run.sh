@@ -20,9 +20,9 @@
 #   --record                   keep the results for docs/ovs-tests.rst, and
 #                              for --ci which tests pass
 #   --limit=SECONDS            of the whole run (default 14400)
-#   --ci                       the tests that are known to pass, within 25
-#                              minutes; fails when one of them does not,
-#                              and not either when it is run once more
+#   --ci                       the tests that are known to pass, on all CPUs
+#                              at once, within 25 minutes; fails when one of
+#                              them does not, not even when run once more
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -167,36 +167,64 @@ results()
     python3 "$here/results.py" "$@"
 }
 
-# run_suite: here, or in the guest when run.sh was started there.  There the
-# suite's log is on the host's side from the beginning.
+# run_suite TESTS OUTPUT ARGUMENT...: in the directory TESTS, here, or in the
+# guest when run.sh was started there.  There the suite's log is on the host's
+# side from the beginning.
 run_suite()
 {
-    local script=system-$suite-testsuite status=0 libs
+    local script=system-$suite-testsuite status=0 libs tests=$1 output=$2
 
-    rm -rf "$work/tests/$script.dir" "$work/tests/$script.log"
+    shift 2
+    rm -rf "$tests/$script.dir" "$tests/$script.log"
     if [ -n "${OVS_TESTS_PREPARED-}" ]; then
-        ln -s "/mnt/share/$script.log" "$work/tests/$script.log"
+        ln -s "/mnt/share/$script.log" "$tests/$script.log"
         # The provider's files come into the guest once, before a test waits.
         if [ "$suite" = bpf ]; then
             "$work/bin/ovs-bpfd" --version
         fi
     fi
     libs=$build/lib/.libs:$build/ofproto/.libs:$build/ovsdb/.libs
-    OVS_TESTS_DIR=$work/tests \
+    OVS_TESTS_DIR=$tests \
     LD_LIBRARY_PATH=$libs:$build/vtep/.libs \
     PYTHONPATH=$work/../python \
     timeout --signal=INT --kill-after=60 "${limit:-14400}" \
-        "$here/private.sh" bash "./$script" --color=never "${arguments[@]}" |
-        tee "$work/tests/$script.out" || status=$?
-    case " ${arguments[*]-} " in
+        "$here/private.sh" bash "./$script" --color=never "$@" |
+        tee "$tests/$script.out" || status=$?
+    case " $* " in
     *" -l "* | *" --list "*) exit "$status" ;;
     esac
     if [ -n "${OVS_TESTS_PREPARED-}" ]; then
-        find "$work/tests/$script.dir" -type s -delete
-        cp -r "$work/tests/$script.dir" /mnt/share/
+        find "$tests/$script.dir" -type s -delete
+        cp -r "$tests/$script.dir" /mnt/share/
     fi
-    results collect "$work/tests/$script" "$work/tests" "$source/tests" \
-        "$output"
+    results collect "$tests/$script" "$tests" "$source/tests" "$output"
+}
+
+# run_dealt: the tests dealt out to as many suites as there are CPUs, each in
+# namespaces of its own.
+run_dealt()
+{
+    local jobs job dealt i
+
+    jobs=$(nproc)
+    rm -f "$output"
+    for ((job = 0; job < jobs; job++)); do
+        dealt=()
+        for ((i = job; i < ${#arguments[@]}; i += jobs)); do
+            dealt+=("${arguments[i]}")
+        done
+        [ ${#dealt[@]} -gt 0 ] || continue
+        rm -rf "$work/tests$job"
+        mkdir "$work/tests$job"
+        cp "$work/tests/system-$suite-testsuite" "$work/tests/atlocal" \
+            "$work/tests/atconfig" "$work/tests$job"
+        run_suite "$work/tests$job" "$output.$job" "${dealt[@]}" &
+    done
+    wait
+    for ((job = 0; job < jobs; job++)); do
+        [ ! -f "$output.$job" ] || results merge "$output" "$output.$job"
+        rm -f "$output.$job"
+    done
 }
 
 # run_guest: the same command in the guest, which finds everything made; the
@@ -241,8 +269,10 @@ fi
 
 if [ -n "$guest" ]; then
     run_guest
+elif [ -n "$ci" ]; then
+    run_dealt
 else
-    run_suite
+    run_suite "$work/tests" "$output" "${arguments[@]}"
 fi
 
 if [ -n "${OVS_TESTS_PREPARED-}" ]; then
@@ -262,7 +292,7 @@ if [ -n "$ci" ] && ! results check "$expected" "$output"; then
     echo "run.sh: these once more"
     mapfile -t arguments < <(results missing "$expected" "$output")
     mv "$output" "$output.first"
-    run_suite
+    run_suite "$work/tests" "$output" "${arguments[@]}"
     results merge "$output.first" "$output"
     mv "$output.first" "$output"
     results check "$expected" "$output"

@@ -113,9 +113,9 @@ def _on_pins(steps: Steps, root: Path, name: str) -> Callable[..., object]:
         where = Path(path)
         if where.is_relative_to(root):
             relative = where.relative_to(root)
-            # One pin of a directory stands for all.
-            steps.step(name, relative if name != "unlink"
-                       else relative.parent)
+            # One pin of a directory stands for all, and one layout.
+            kind = relative.parent if name == "unlink" else relative
+            steps.step(name, re.sub("(?<=layouts/).*", "#", str(kind)))
         return real(path, *args, **named)
 
     return call
