@@ -54,7 +54,7 @@ class Bridges:
             raise failed[0]
 
     def _add(self, name: str) -> None:
-        taken = set(self.by_name.values())
+        taken = {*self.by_name.values(), *self._flows.leaving}
         bridge = next((number for number in range(1, abi.OVS_MAX_BRIDGES)
                        if number not in taken), None)
         if bridge is None:

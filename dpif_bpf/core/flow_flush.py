@@ -10,6 +10,9 @@ left to do to the flows is done between, in two parts:
    nobody's before a request can make others in their place
    (:attr:`Flushes.shown`).
 2. They are taken apart, and what they took can be had again.
+
+What else would keep others waiting comes into the same queue: the flows that
+are left in a bridge that has gone.
 """
 
 from __future__ import annotations

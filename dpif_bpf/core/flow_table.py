@@ -10,11 +10,10 @@ no two flows have one name, or one match.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, repeat
 from typing import TypeVar
 
 from dpif_bpf.core.actions.programs import Program, ProgramCache
@@ -31,9 +30,12 @@ from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, nla
 from dpif_bpf.wire.replies import FlowParts, flow_body, flow_parts
 
 _Name = TypeVar("_Name")
+_Value = TypeVar("_Value")
 
 _IN_PORT = 0xFFFFFFFF
 """Bits of ovs_key.in_port in a key image: word 0, low half."""
+_MOVE_STEPS = 8
+"""Steps (core.flow_flush) that the move of a flow to another root is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,8 +71,12 @@ class FlowTable:
     """All flows of a datapath.
 
     Input ports have bridges, which :meth:`move_port` and its like change.
+    The flows of a port that has gone stay where they are, for no packet comes
+    that they match: their owner deletes them, or the port comes back.
 
     :param max_flows: flows that there may be
+    :ivar leaving: bridges whose roots still have such flows, which are taken
+        out in slices by ``flushes``
     """
 
     def __init__(self, classifier: Classifier, stats: Statistics,
@@ -85,8 +91,10 @@ class FlowTable:
         self._by_match: dict[tuple[int, int], Flow] = {}
         self._by_key: dict[int, Flow] = {}
         self._by_id: dict[int, Flow] = {}
+        self._by_port: dict[int | None, dict[Flow, None]] = {}
         self._bridge_of: dict[int, int] = {}
         self._bridges: set[int] = {ANY_BRIDGE}
+        self.leaving: set[int] = set()
         self._serial = 0
         self._flushed = 0
         """The last serial number that was flushed."""
@@ -185,6 +193,10 @@ class FlowTable:
             del self._by_ufid[flow.ufid]
         else:
             del self._by_key[flow.match.full_key]
+        mates = self._by_port[flow.in_port]
+        del mates[flow]
+        if not mates:
+            del self._by_port[flow.in_port]
         self._programs.release(flow.program)
 
     def flush(self) -> int:
@@ -194,7 +206,8 @@ class FlowTable:
         :returns: its number there
         """
         flows, names = self._by_match, chain(
-            _drain(self._by_id), _drain(self._by_ufid), _drain(self._by_key))
+            _drain(self._by_id), _drain(self._by_ufid), _drain(self._by_key),
+            *map(_drain, self._by_port.values()))
         self._flushed = self._serial
         self._clear()
         kept = self._records.take_flows()
@@ -235,6 +248,7 @@ class FlowTable:
         self._by_match = {}
         self._by_key = {}
         self._by_id = {}
+        self._by_port = {}
 
     def add_bridge(self, bridge: int) -> None:
         """Flows that match any port are in every bridge's root.
@@ -245,35 +259,44 @@ class FlowTable:
         self._classifier.add_root(bridge)
         self._bridges.add(bridge)
         try:
-            for flow in self.snapshot():
-                if flow.in_port is None:
-                    self._place(flow, bridge)
+            for flow in self._of(None):
+                self._place(flow, bridge)
         except DpifError:
             self.remove_bridge(bridge)
             raise
 
     def remove_bridge(self, bridge: int) -> None:
-        """Takes what is left in a bridge's root out of it.
+        """Takes what is left in a bridge's root out of it, in slices.
 
         Those are flows that match any port, and those of ports that have
-        gone when there was no other place for them.  Where there still is
-        none they are deleted, and made again if they are missed.
+        gone.  These go to the root of no bridge; where there is no room they
+        are deleted, and made again if they are missed.
         """
         self._bridges.discard(bridge)
-        left = [flow for flow in self.snapshot() if bridge in flow.places]
-        for flow in left:
-            if flow.in_port is None:
-                self._unplace(flow, bridge)
-        for flow in left:
-            if flow.in_port is not None:
-                try:
-                    self._move([flow], ANY_BRIDGE)
-                except DpifError:
-                    self.delete(flow)
-        for port_no, owner in list(self._bridge_of.items()):
-            if owner == bridge:
-                del self._bridge_of[port_no]
+        self.leaving.add(bridge)
+        gone = [port_no for port_no, owner in self._bridge_of.items()
+                if owner == bridge]
+        for port_no in gone:
+            del self._bridge_of[port_no]
+        self.flushes.add(Flush(iter(()), self._vacate(
+            bridge, chain.from_iterable(map(self._of, (None, *gone))))))
+        self.flushes.run()  # most often that is all
+
+    def _vacate(self, bridge: int, flows: Iterable[Flow]) -> Iterator[None]:
+        """A step of what remove_bridge() does."""
+        for flow in flows:
+            if bridge in flow.places and self.alive(flow):
+                if flow.in_port is None:
+                    self._unplace(flow, bridge)
+                else:
+                    self._move_or_delete(flow, ANY_BRIDGE)
+                yield from repeat(None, _MOVE_STEPS)
         self._classifier.remove_root(bridge)
+        self.leaving.discard(bridge)
+
+    def _of(self, port_no: int | None) -> list[Flow]:
+        """The flows of an input port, or those that match any."""
+        return list(self._by_port.get(port_no, ()))
 
     def move_port(self, port_no: int, bridge: int) -> None:
         """Moves the flows of `port_no` to the root of `bridge`.
@@ -284,9 +307,19 @@ class FlowTable:
         :raises BackendError: ENOSPC when there is no room; they are where
             they were, as by return_port()
         """
-        self._move([flow for flow in self.snapshot()
-                    if flow.in_port == port_no], bridge)
-        self._bridge_of[port_no] = bridge
+        if self.bridge_of(port_no) != bridge:
+            self._move(self._of(port_no), bridge)
+            self._own(port_no, bridge)
+
+    def bridge_of(self, port_no: int) -> int:
+        """In whose root the flows of a port are, or would be."""
+        return self._bridge_of.get(port_no, ANY_BRIDGE)
+
+    def _own(self, port_no: int, bridge: int) -> None:
+        if bridge == ANY_BRIDGE:
+            self._bridge_of.pop(port_no, None)
+        else:
+            self._bridge_of[port_no] = bridge
 
     def return_port(self, port_no: int, bridge: int) -> None:
         """Moves the flows of `port_no` back to the root of `bridge`.
@@ -294,13 +327,21 @@ class FlowTable:
         Those that find no room there any more are deleted: their packets
         miss, and they are set up again.
         """
-        for flow in self.snapshot():
-            if flow.in_port == port_no and bridge not in flow.places:
-                try:
-                    self._move([flow], bridge)
-                except DpifError:
-                    self.delete(flow)
-        self._bridge_of[port_no] = bridge
+        for flow in self._of(port_no):
+            if bridge not in flow.places:
+                self._move_or_delete(flow, bridge)
+        self._own(port_no, bridge)
+
+    def forget_port(self, port_no: int) -> None:
+        """A port that has gone, and so its bridge unless it has flows."""
+        if port_no not in self._by_port:
+            self._bridge_of.pop(port_no, None)
+
+    def _move_or_delete(self, flow: Flow, bridge: int) -> None:
+        try:
+            self._move([flow], bridge)
+        except DpifError:
+            self.delete(flow)
 
     def _move(self, flows: list[Flow], bridge: int) -> None:
         """Moves flows that are in one root each."""
@@ -310,17 +351,6 @@ class FlowTable:
         for flow in flows:
             (flow_id,) = flow.places.values()
             flow.places = {bridge: flow_id}
-
-    def forget_port(self, port_no: int) -> None:
-        """A port that has gone: its flows stay, in no bridge's root.
-
-        Where there is no room for that they stay in the root where they are:
-        no packet comes that they match.
-        """
-        with contextlib.suppress(DpifError):
-            self.move_port(port_no, ANY_BRIDGE)
-        if self._bridge_of.get(port_no) == ANY_BRIDGE:
-            del self._bridge_of[port_no]
 
     def _named(self, ufid: bytes | None, match: Match) -> Flow | None:
         """The flow with one of these names, or with this match."""
@@ -337,8 +367,7 @@ class FlowTable:
         flow = self._named(ufid, match)
         if flow is None:
             flow_id = self._classifier.lookup(
-                self._bridge_of.get(match.full_key & _IN_PORT, ANY_BRIDGE),
-                match.full_key)
+                self.bridge_of(match.full_key & _IN_PORT), match.full_key)
             if flow_id is not None:
                 flow = self._by_id[flow_id]
         return flow
@@ -346,7 +375,7 @@ class FlowTable:
     def _roots(self, match: Match) -> list[int]:
         if match.mask & _IN_PORT != _IN_PORT:
             return sorted(self._bridges)
-        return [self._bridge_of.get(match.key & _IN_PORT, ANY_BRIDGE)]
+        return [self.bridge_of(match.key & _IN_PORT)]
 
     def _insert(self, request: FlowRequest, match: Match) -> Flow:
         key, actions = _attributes(request)
@@ -368,6 +397,7 @@ class FlowTable:
             self._programs.release(program)
             raise
         self._by_match[match.key, match.mask] = flow
+        self._by_port.setdefault(flow.in_port, {})[flow] = None
         if flow.ufid is not None:
             self._by_ufid[flow.ufid] = flow
         else:
@@ -421,7 +451,7 @@ class FlowTable:
             self._records.drop(FLOW_BASE + flow_id)
 
 
-def _drain(table: dict[_Name, Flow]) -> Iterator[None]:
+def _drain(table: dict[_Name, _Value]) -> Iterator[None]:
     """Empties a table: the end of one with all its flows takes long."""
     while table:
         table.popitem()

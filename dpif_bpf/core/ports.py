@@ -156,11 +156,13 @@ class Ports:
 
     def _enter(self, port: Vport) -> Vport:
         port.bridge = self._owner.get(port.name, ANY_BRIDGE)
+        before = self._flows.bridge_of(port.port_no)
         try:
             self._flows.move_port(port.port_no, port.bridge)
             self._write(port)
             self._keeper.keep_port(port)
         except DpifError:
+            self._flows.return_port(port.port_no, before)
             self._clear(port)
             self._keeper.drop_port(port.port_no)
             raise

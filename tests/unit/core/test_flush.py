@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """OVS_FLOW_CMD_DEL of all flows: at once for requests, and for packets before
-the next flow is put; in slices for the loop."""
+the next flow is put; in slices for the loop.  So for the flows of a port, and
+of a bridge, that has gone."""
 
 from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from forests import KEY_BITS, Forest
@@ -14,8 +15,10 @@ from test_services import FLOW, OUTPUT, key, mask, numbered, the_dp, the_plane
 from test_services import peer as peer
 
 from dpif_bpf.core import restore
+from dpif_bpf.core.classifier.forest import Classifier
 from dpif_bpf.core.classifier.sizes import Sizes
 from dpif_bpf.core.flow_flush import Flush, Flushes
+from dpif_bpf.core.plane import ANY_BRIDGE
 from dpif_bpf.core.services.service import LATER
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.netlink import (
@@ -214,6 +217,67 @@ def test_forest(seed: int) -> None:
             pass
         made.settle()
     made.check_empty()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Flows that are moved from bridge to bridge, added up in it."""
+    moved = [0]
+    move_all = Classifier.move_all
+
+    def call(self: Classifier, flow_ids: Iterable[int], root: int) -> None:
+        ids = list(flow_ids)
+        moved[0] += len(ids)
+        move_all(self, ids, root)
+
+    monkeypatch.setattr(Classifier, "move_all", call)
+    return moved
+
+
+def test_flows_of_what_has_gone(
+        full: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port's stay where they are.  With the bridge a turn moves some, and
+    no other bridge has its number until all have left."""
+    dp, plane = the_dp(full), the_plane(full)
+    flows, steps = dp.flows, 64
+    flows.add_bridge(1)
+    flows.move_port(1, 1)
+    moved = counted(monkeypatch)
+    for other in (2, 3):
+        flows.move_port(other, 1)
+        flows.forget_port(other)
+    flows.forget_port(1)
+    assert moved == [0] and not flows.flushes.busy
+    monkeypatch.setattr(Flushes.run, "__defaults__", (steps,))
+    flows.remove_bridge(1)
+    turns = 1
+    while flows.flushes.busy:
+        assert flows.leaving == {1}
+        assert 0 < moved[0] <= turns * steps / 4
+        check_flows(dp, plane)
+        turns += 1
+        flows.flushes.run()
+    assert not flows.leaving and len(flows) == moved[0] == COUNT
+    assert all(set(one.places) == {ANY_BRIDGE} for one in flows.snapshot())
+    plane.settle()
+    check_flows(dp, plane)
+    flows.add_bridge(1)
+    flows.move_port(1, 1)
+    assert moved == [2 * COUNT]
+
+
+def test_a_bridge_goes_with_all_flows_flushed(
+        full: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    dp, plane = the_dp(full), the_plane(full)
+    dp.flows.add_bridge(1)
+    dp.flows.move_port(1, 1)
+    monkeypatch.setattr(Flushes.run, "__defaults__", (64,))
+    dp.flows.remove_bridge(1)
+    dp.flows.flush()
+    assert numbered(full, 0) == 0
+    while dp.flows.flushes.busy:
+        dp.flows.flushes.run()
+        check_flows(dp, plane)
+    assert not dp.flows.leaving and len(dp.flows) == 1
 
 
 def test_wide_flows_fill_a_table(peer: Peer) -> None:

@@ -171,6 +171,7 @@ class World:
                 assert plane.classifier.acts(flow_id) == flow.program.pc
                 found = plane.classifier.lookup(bridge, flow.match.key)
                 assert found == flow_id
+        there = {None, *dp.vports.by_no}
         kept = restore.read(plane.nlmem)
         assert {flow.body for flow in flows} == {
             found.message.raw[24:] for _, found in kept.flows}
@@ -183,15 +184,17 @@ class World:
             "names": (dp.vports.by_name.keys(),
                       {device[hook] for hook in dp.vports.by_hook}),
             "bridges": dp.bridges.by_name.keys(),
+            # No packet tells where the flows of a port are that has gone.
             "flows": {(flow.match.key, flow.match.mask):
                       (flow.body, sorted(bridges[bridge]
-                                         for bridge in flow.places))
+                                         for bridge in flow.places
+                                         if flow.in_port in there))
                       for flow in flows},
             "indices": (dp.flows._by_ufid.keys(), dp.flows._by_key.keys(),
                         len(dp.flows._by_id),
                         {bridges[bridge] for bridge in dp.flows._bridges},
                         {no: bridges[bridge] for no, bridge
-                         in dp.flows._bridge_of.items()}),
+                         in dp.flows._bridge_of.items() if no in there}),
             "programs": (len(dp.programs), len(dp.descs),
                          dp.programs._arena.used),
             "kept": (kept.datapath.user_features, kept.datapath.per_cpu_pids,
@@ -400,7 +403,7 @@ def consistent(world: World) -> None:
     for port in dp.vports.by_no.values():
         assert dp.vports.by_name[port.name] is port
         assert port.bridge in plane.bridges
-        assert dp.flows._bridge_of[port.port_no] == port.bridge
+        assert dp.flows.bridge_of(port.port_no) == port.bridge
         hook = plane.hooks[port.link.hook_ifindex]
         assert hook in plane.bridges
     for flow in dp.flows.snapshot():
