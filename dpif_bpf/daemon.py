@@ -301,20 +301,20 @@ class Daemon:
             for bridge, drops in instance.drops().items()
             for reason, count in drops.items())
 
-    def _classifier(self, argv: list[str]) -> str:
-        lines = []
+    def _classifier(self, argv: list[str]) -> Iterator[str]:
         for instance in self._chosen(argv):
             dp = instance.dp
-            lines.append(f"{dp.name}:")
-            lines += show(instance.plane.classifier.statistics(),
-                          dp.counters(), dp.bridges.names(),
-                          instance.plane.steps())
-        return "\n".join(lines)
+            if dp not in self.provider.datapaths():
+                continue  # it has gone meanwhile
+            yield f"{dp.name}:"
+            counters, names = dp.counters(), dp.bridges.names()
+            steps = instance.plane.steps()
+            stats = yield from instance.plane.classifier.survey()
+            yield from show(stats, counters, names, steps)
 
-    def _conntrack(self, _argv: list[str]) -> str:
+    def _conntrack(self, _argv: list[str]) -> Iterator[str]:
         conntrack = self.provider.conntrack()
-        return "" if conntrack is None else "\n".join(
-            show_conntrack(conntrack))
+        return iter(()) if conntrack is None else show_conntrack(conntrack)
 
 
 def _mac(address: bytes) -> str:

@@ -13,6 +13,7 @@ from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.nodes import Leaf, Node, leaves
 from dpif_bpf.core.classifier.read import Reader
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
+from dpif_bpf.core.slices import whole
 
 KEY_BITS = abi.OVS_KEY_USED * 64
 
@@ -88,7 +89,7 @@ class Forest:
     def check_empty(self) -> None:
         """After all flows went and all grace periods ended, nothing is
         left."""
-        told = self.cls.statistics()
+        told = whole(self.cls.survey())
         assert (told.flows, told.masks, told.edges, told.descriptors,
                 told.overflow_buckets, told.quarantine) == (0,) * 6
         assert all(root.trees == () for root in told.roots.values())

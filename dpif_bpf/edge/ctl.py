@@ -3,7 +3,8 @@
 
 ``help``, ``version`` and ``vlog/*`` are those of the OVS Python bindings
 (ovs.unixctl, ovs.vlog); the others are given to :meth:`Ctl.register` by the
-daemon as functions from arguments to text.
+daemon as functions from arguments to text, or to its lines in slices
+(core.slices), of which a turn of the loop takes one.
 
 The bindings serve tools that behave.  Here no client ends the provider or
 keeps it from its work, whatever it sends, and however many there are.
@@ -14,7 +15,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import TypeVarTuple
 
 import ovs.jsonrpc
 import ovs.stream
@@ -24,12 +26,15 @@ import ovs.vlog
 
 from dpif_bpf.boundary import Boundary
 from dpif_bpf.core.devices import Poller
+from dpif_bpf.core.slices import LATER
 from dpif_bpf.errors import BackendError, DpifError
 from dpif_bpf.limited import Limited, msec
 
 vlog = ovs.vlog.Vlog("ctl")
 
-Command = Callable[[list[str]], str]
+_Args = TypeVarTuple("_Args")
+
+Command = Callable[[list[str]], str | Iterator[str]]
 
 MAX_CLIENTS = 32
 """Connections.  The oldest makes room for one more: tools connect for one
@@ -74,10 +79,8 @@ class Ctl:
         :param least, most: number of arguments accepted
         """
 
-        def run(conn: ovs.unixctl.server.UnixctlConnection,
-                argv: list[str], _aux: object) -> None:
-            text = command(argv)
-            conn.reply(text + "\n" if text else text)
+        def run(conn: _Connection, argv: list[str], _aux: object) -> None:
+            conn.tell(command(argv))
 
         ovs.unixctl.commands.pop(name, None)
         ovs.unixctl.command_register(name, usage, least, most, run, None)
@@ -160,21 +163,60 @@ class _Connection(
         self._stream = _Bounded(stream)
         super().__init__(ovs.jsonrpc.Connection(self._stream))
         self._boundary = boundary
+        self._method = ""
+        self._told: Iterator[str] | None = None
+        self._lines: list[str] = []
+
+    def run(self) -> int:
+        if self._told is None:
+            return super().run()    # type: ignore[no-any-return]
+        self._rpc.run()
+        self._attempt(self._tell_more)
+        return self._rpc.get_status()   # type: ignore[no-any-return]
+
+    def tell(self, text: str | Iterator[str]) -> None:
+        """Replies, now or in slices."""
+        if isinstance(text, str):
+            self.reply(text + "\n" if text else text)
+        else:
+            self._told, self._lines = text, []
+            self._tell_more()
+
+    def _tell_more(self) -> None:
+        told, self._told = self._told, None
+        assert told is not None
+        for line in told:
+            if line == LATER:
+                self._told = told
+                return
+            self._lines.append(line)
+        self.tell("\n".join(self._lines))
 
     def _process_command(self, request: ovs.jsonrpc.Message) -> None:
         self._stream.renew()
+        self._method = request.method
+        self._attempt(super()._process_command, request)
+
+    def _attempt(self, call: Callable[[*_Args], object],
+                 *args: *_Args) -> None:
         error = ""
         try:
-            super()._process_command(request)
+            call(*args)
         except (DpifError, OSError) as e:
             error = str(e)  # OSError: of vlog/reopen
         except SystemExit:
             error = "the arguments are wrong"    # argparse, of set-options
         except Exception as e:
             self._boundary.failed()
-            error = f"{request.method} failed: {e!r}"
+            error = f"{self._method} failed: {e!r}"
         if error and self._request_id is not None:
             self.reply_error(error)
+
+    def _wait(self, poller: Poller) -> None:
+        if self._told is None:
+            super()._wait(poller)
+        else:
+            poller.immediate_wake()
 
 
 class _Bounded:

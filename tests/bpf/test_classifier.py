@@ -27,6 +27,7 @@ from dpif_bpf.core.classifier.edge_table import (
     finish,
 )
 from dpif_bpf.core.classifier.sizes import Sizes
+from dpif_bpf.core.slices import whole
 from dpif_bpf.edge.grace import Grace
 from dpif_bpf.errors import BackendError, RequestError
 
@@ -158,7 +159,7 @@ def test_probes_are_counted(obj: ClsObject, rng: random.Random) -> None:
     flows = flowsets.explosion(64, 64, rng)
     for key, mask in flows:
         obj.cls.insert(0, key, mask, 2)
-    told = obj.cls.statistics().roots[0]
+    told = whole(obj.cls.survey()).roots[0]
     assert told.trees == (64,)
     count = obj.set_keys([Key(noisy(rng, flow), 2, True) for flow in flows])
     assert obj.run(count).probes == sum(
@@ -171,7 +172,7 @@ def test_deepest_tree(obj: ClsObject) -> None:
     flows = [(1 << bit, (1 << bit + 1) - 1) for bit in range(count)]
     for i, (key, mask) in enumerate(flows):
         obj.cls.insert(0, key, mask, 2 * i)
-    told = obj.cls.statistics().roots[0]
+    told = whole(obj.cls.survey()).roots[0]
     assert max(told.depth) == abi.OVS_CLS_DEPTH and len(told.trees) > 1
     check(obj, [Key(key, 2 * i, True) for i, (key, _) in enumerate(flows)]
           + [Key(0, NEVER, False)])
@@ -482,7 +483,7 @@ class Tidying(Updates):
     def turn(self) -> None:
         cls = self.obj.cls
         self.trees.add(tuple(
-            map(bool, cls.statistics().roots[0].trees)))
+            map(bool, whole(cls.survey()).roots[0].trees)))
         if self.rng.random() < .3:
             cls.tidy(self.rng.randrange(100))
         if self.waiting:

@@ -12,6 +12,7 @@ from ovs.flow.kv import ParseError
 from bench import flowsets, odpflows
 from dpif_bpf import abi
 from dpif_bpf.core.classifier.sizes import Sizes
+from dpif_bpf.core.slices import whole
 
 KEY = abi.KEY
 
@@ -73,7 +74,7 @@ def test_real_sets_fit_into_few_trees() -> None:
     made.add_root(0)
     for flow in flows:
         made.insert(0, *flow)
-    told = made.cls.statistics()
+    told = whole(made.cls.survey())
     assert told.masks > 1000
     assert len(told.roots[0].trees) <= 3
     assert max(told.roots[0].depth) < 32
@@ -92,7 +93,7 @@ def test_overlapping_flows_fit_into_few_trees() -> None:
     made.add_root(0)
     for flow in flows:
         made.insert(0, *flow)
-    assert 1 < len(made.cls.statistics().roots[0].trees) <= 8
+    assert 1 < len(whole(made.cls.survey()).roots[0].trees) <= 8
     for key, _ in flowsets.packets(flows, "random", 500, random.Random(1)):
         found = made.reader.find(0, key)
         assert found is not None

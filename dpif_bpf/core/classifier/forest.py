@@ -55,6 +55,7 @@ from dpif_bpf.core.classifier.sizes import Sizes
 from dpif_bpf.core.classifier.stats import ClassifierStats, measure
 from dpif_bpf.core.classifier.tree import Tree
 from dpif_bpf.core.quarantine import Quarantine
+from dpif_bpf.core.slices import Sliced
 from dpif_bpf.errors import BackendError, DpifError, RequestError
 
 _ROOT_WORDS = abi.ROOT.size // 8
@@ -481,13 +482,15 @@ class Classifier:
 
     # Telling
 
-    def statistics(self) -> ClassifierStats:
+    def survey(self) -> Sliced[ClassifierStats]:
         """Walks all trees."""
         store, table = self._store, self._table
+        roots = {}
+        for root, forest in list(self._roots.items()):
+            roots[root] = yield from measure(
+                [tree.root for tree in forest.trees])
         return ClassifierStats(
-            len(self._leaves), self.masks,
-            {root: measure(tree.root for tree in forest.trees)
-             for root, forest in self._roots.items()},
+            len(self._leaves), self.masks, roots,
             table.edges, table.overflow, len(self._masks),
             store.splits, store.rebuilds, store.reseeds, store.lifts,
             table.collisions, len(self._quarantine), self._sizes.flows,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,9 @@ from dpif_bpf.abi_ct import SctpState, Stat, TcpState
 from dpif_bpf.core.conntrack.dump import RECORD
 from dpif_bpf.core.conntrack.hashing import Hash
 from dpif_bpf.core.conntrack.limits import Limits
-from dpif_bpf.core.conntrack.table import Found, Table
+from dpif_bpf.core.conntrack.table import SCAN, Found, Table
 from dpif_bpf.core.conntrack.tracker import Conntrack
+from dpif_bpf.core.slices import LATER, Sliced
 from dpif_bpf.wire.ct_limit import ZoneLimit
 from dpif_bpf.wire.protocols import (
     IPPROTO_GRE,
@@ -46,6 +48,8 @@ _PACKETS = {Stat.INVALID: "invalid", Stat.BUSY: "not noted for a lock"}
 
 _MS = 10 ** 6
 
+_Item = TypeVar("_Item", bound=np.generic)
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -64,7 +68,7 @@ class Survey:
     limbo: int
 
 
-def survey(table: Table) -> Survey:
+def survey(table: Table) -> Sliced[Survey]:
     """Looks at all of it: some 100 ms for 100,000 connections."""
     memory = table.memory
     tab = np.frombuffer(memory.tab, np.uint64).reshape(
@@ -74,14 +78,27 @@ def survey(table: Table) -> Survey:
     for found in table.slices():
         states.update(_states(found))
         probes += _probes(found, table.hash, tab)
-    counts = np.bincount(np.count_nonzero(tab, axis=1))
-    words = np.frombuffer(memory.records, RECORD)["word"]
-    return Survey(
-        dict(sorted(states.items())), _some(probes), _some(counts),
-        int(np.count_nonzero((words & np.uint64(0xffffffff)
-                              == abi_ct.OVS_CT_DEAD)
-                             & (np.frombuffer(memory.expiry, np.uint32)
-                                != abi_ct.OVS_CT_EXP_FREE))))
+        yield LATER
+    counts = np.zeros(abi_ct.OVS_CT_EDGES + 1, np.int64)
+    for part in _parts(tab):
+        counts += np.bincount(np.count_nonzero(part, axis=1),
+                              minlength=len(counts))
+        yield LATER
+    limbo = 0
+    for words, ends in zip(
+            _parts(np.frombuffer(memory.records, RECORD)["word"]),
+            _parts(np.frombuffer(memory.expiry, np.uint32)), strict=True):
+        limbo += int(np.count_nonzero(
+            (words & np.uint64(0xffffffff) == abi_ct.OVS_CT_DEAD)
+            & (ends != abi_ct.OVS_CT_EXP_FREE)))
+        yield LATER
+    return Survey(dict(sorted(states.items())), _some(probes), _some(counts),
+                  limbo)
+
+
+def _parts(array: NDArray[_Item]) -> Iterator[NDArray[_Item]]:
+    """An array in parts of what can be looked at in one go."""
+    return (array[start:start + SCAN] for start in range(0, len(array), SCAN))
 
 
 def _some(counts: NDArray[np.int64]) -> dict[int, int]:
@@ -131,10 +148,10 @@ def _probes(found: Found, hash_: Hash,
 
 
 def show(conntrack: Conntrack) -> Iterator[str]:
-    """Lines of text."""
+    """Lines of text, in slices."""
     table = conntrack.table
     memory = table.memory
-    seen = survey(table)
+    seen = yield from survey(table)
     total = sum(len(one) * 8 for one in (
         memory.records, memory.tab, memory.expiry, memory.zones,
         memory.policy, memory.kept))

@@ -16,6 +16,7 @@ import pytest
 from clients import Poller, no_descriptor_left
 
 from dpif_bpf import boundary
+from dpif_bpf.core.slices import LATER
 from dpif_bpf.edge import ctl as ctl_module
 from dpif_bpf.edge.ctl import ACCEPT_PAUSE, MAX_CLIENTS, MAX_INPUT, Ctl
 from dpif_bpf.errors import DpifError
@@ -68,9 +69,17 @@ class Tool:
 
     def ask(self, method: str, *params: str, id: object = 0) -> Any:
         """[error, result] of a command."""
+        self.send(method, *params, id=id)
+        self._ctl.run()
+        return self.reply()
+
+    def send(self, method: str, *params: str, id: object = 0) -> None:
+        """A command."""
         self.sock.sendall(json.dumps(
             {"method": method, "params": params, "id": id}).encode())
-        self._ctl.run()
+
+    def reply(self) -> Any:
+        """[error, result], which has come."""
         reply = json.loads(self.sock.recv(1 << 16))
         return reply["error"], reply["result"]
 
@@ -105,6 +114,39 @@ def test_commands(ctl: Ctl, path: str) -> None:
     assert "not a valid" in tool.ask("nothing")[0]
     assert "1.0" in tool.ask("version")[1]
     assert not busy(ctl) and ctl.failures == 0
+
+
+def test_text_that_comes_in_slices(ctl: Ctl, path: str) -> None:
+    """Others are answered meanwhile; who asked waits, or goes."""
+    ended: list[str] = []
+
+    def long(argv: list[str]) -> Iterator[str]:
+        try:
+            yield from ("one", LATER, LATER, "two")
+            if argv:
+                raise DpifError(2, "gone meanwhile")
+        finally:
+            ended.append("")
+
+    ctl.register("long", "[FAIL]", 0, 1, long)
+    for params, reply in (((), (None, "one\ntwo\n")),
+                          (("x",), ("gone meanwhile", None))):
+        tool, other = Tool(ctl, path), Tool(ctl, path)
+        tool.send("long", *params)
+        ctl.run()
+        assert busy(ctl)
+        assert "1.0" in other.ask("version")[1]
+        assert busy(ctl)
+        ctl.run()
+        error, result = tool.reply()
+        assert (error and error[:len(reply[0] or "")], result) == reply
+        assert not busy(ctl)
+    tool.send("long")
+    ctl.run()
+    tool.sock.close()
+    while busy(ctl):
+        ctl.run()
+    assert len(ended) == 3 and ctl.failures == 0
 
 
 def test_a_command_that_fails_ends_nothing(

@@ -18,6 +18,7 @@ from dpif_bpf import abi
 from dpif_bpf.core.classifier.edge_table import finish
 from dpif_bpf.core.classifier.sizes import MAX_FLOWS, Sizes
 from dpif_bpf.core.quarantine import Quarantine
+from dpif_bpf.core.slices import whole
 from dpif_bpf.errors import BackendError, RequestError
 
 SMALL = Sizes.for_flows(64, 512)
@@ -174,7 +175,7 @@ def test_disjoint_prefixes_make_one_tree(
             made.insert(0, key, mask)
     made.check_shape()
     made.check_flows(random.Random(1))
-    assert len(made.cls.statistics().roots[0].trees) == 1
+    assert len(whole(made.cls.survey()).roots[0].trees) == 1
 
 
 # What the random sequences meet rarely or never
@@ -233,7 +234,7 @@ def test_overlap_first_one_wins() -> None:
     assert made.reader.find(0, 0b101) == first
     made.delete(0, first)
     assert made.reader.find(0, 0b101) == second
-    assert made.cls.statistics().roots[0].trees == (0, 1)
+    assert whole(made.cls.survey()).roots[0].trees == (0, 1)
 
 
 def test_limit_of_trees() -> None:
@@ -270,7 +271,7 @@ def test_depth_is_bounded() -> None:
         made.insert(0, 1 << bit, mask)
     made.check_shape()
     made.check_flows(random.Random(1))
-    told = made.cls.statistics().roots[0]
+    told = whole(made.cls.survey()).roots[0]
     assert max(told.depth) <= abi.OVS_CLS_DEPTH
 
 
@@ -387,7 +388,7 @@ def test_colliding_tags(monkeypatch: pytest.MonkeyPatch) -> None:
             expected = made.matching(0, key)
             found = made.reader.find(0, key)
             assert found in expected if expected else found is None
-    told = made.cls.statistics()
+    told = whole(made.cls.survey())
     assert told.collisions and told.reseeds
 
 
@@ -395,12 +396,12 @@ def test_tidy_merges_trees() -> None:
     made = forest()
     blocker = made.insert(0, 0, 0b1)
     later = [made.insert(0, value, 0b110) for value in (0, 2, 4, 6)]
-    assert made.cls.statistics().roots[0].trees == (1, 4)
+    assert whole(made.cls.survey()).roots[0].trees == (1, 4)
     made.delete(0, blocker)
     while made.cls.tidy(3):
         made.check_flows(random.Random(1))
     made.settle()
-    assert made.cls.statistics().roots[0].trees == (4,)
+    assert whole(made.cls.survey()).roots[0].trees == (4,)
     for value, number in zip((0, 2, 4, 6), later, strict=True):
         assert made.reader.find(0, value) == number
 
@@ -438,7 +439,7 @@ def test_statistics() -> None:
     for value in range(8):
         made.insert(0, value, 7)
     made.insert(0, 8, 8 | 1 << 70)
-    told = made.cls.statistics()
+    told = whole(made.cls.survey())
     assert told.flows == 9 and told.masks == made.cls.masks == 2
     assert sum(told.roots[0].trees) == 9
     assert sum(told.roots[0].depth.values()) == 9

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dpif_bpf.core.classifier import stats
 from dpif_bpf.core.classifier.show import show
 from dpif_bpf.core.classifier.sizes import Sizes
 from dpif_bpf.core.plane import DpCounters
+from dpif_bpf.core.slices import LATER, whole
 from tests.fake_plane import MAX_FLOWS, FakePlane
 
 EXACT = (1 << 128) - 1
@@ -17,7 +21,7 @@ def test_show() -> None:
     plane.classifier.add_root(7)
     for port in (1, 2, 3):
         plane.classifier.insert(7, port, EXACT, 1)
-    lines = list(show(plane.classifier.statistics(),
+    lines = list(show(whole(plane.classifier.survey()),
                       DpCounters(hit=6, missed=2, mask_hit=12), {7: "br7"},
                       {7: (0, 4, 3, 0, 1)}))
     text = "\n".join(lines)
@@ -32,9 +36,25 @@ def test_show() -> None:
     assert "    lookups by hash probes: 1:4 2:3 4+:1" in lines
 
 
+def test_looked_at_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the forest changes."""
+    monkeypatch.setattr(stats, "SLICE", 4)
+    plane = FakePlane()
+    plane.classifier.add_root(0)
+    flows = [plane.classifier.insert(0, port, EXACT, 1) for port in range(50)]
+    work, slices = plane.classifier.survey(), 0
+    with pytest.raises(StopIteration) as end:
+        while True:
+            assert next(work) == LATER
+            plane.classifier.delete(flows.pop())
+            slices += 1
+    assert slices > 10
+    assert end.value.value.flows == len(flows) < 40
+
+
 def test_show_before_the_first_packet() -> None:
     plane = FakePlane()
-    text = "\n".join(show(plane.classifier.statistics(), DpCounters(), {},
+    text = "\n".join(show(whole(plane.classifier.survey()), DpCounters(), {},
                           {0: (0,) * 32}))
     assert "hash probes a lookup: -" in text
     assert "lookups by" not in text

@@ -12,11 +12,12 @@ from ct_memory import Tracker
 from dpif_bpf import abi_ct
 from dpif_bpf.core.conntrack.show import show, survey
 from dpif_bpf.core.conntrack.tracker import Conntrack
+from dpif_bpf.core.slices import whole
 from dpif_bpf.wire.ct_entry import CtEntry
 from dpif_bpf.wire.ct_limit import ZoneLimit
 
 
-def whole(one: CtEntry) -> CtEntry:
+def complete(one: CtEntry) -> CtEntry:
     return replace(one, counters=((1, 2), (3, 4)), start=1 << 60)
 
 
@@ -24,13 +25,13 @@ def whole(one: CtEntry) -> CtEntry:
 def tracker() -> Tracker:
     made = Tracker(100)
     for one in entries().values():
-        made.add(whole(one))
+        made.add(complete(one))
     return made
 
 
 def test_survey(tracker: Tracker) -> None:
     table = Conntrack(tracker.memory, tracker.clock).table
-    seen = survey(table)
+    seen = whole(survey(table))
     assert sum(seen.states.values()) == len(entries())
     assert seen.states["tcp established"] == 1
     assert seen.states["protocol 99"] == 2
@@ -41,16 +42,16 @@ def test_survey(tracker: Tracker) -> None:
                 for probes, count in seen.probes.items())
     assert spilt == sum(tracker.words["ovs_ct_tab"][7::8])
     tracker.end(1)
-    assert survey(table).limbo == 1
+    assert whole(survey(table)).limbo == 1
 
 
 def test_chains() -> None:
     """Where many are in few buckets."""
     tracker = Tracker(40)
     for port in range(40):
-        tracker.add(whole(entry(17, port, 9)))
+        tracker.add(complete(entry(17, port, 9)))
     tab = tracker.words["ovs_ct_tab"]
-    seen = survey(Conntrack(tracker.memory, tracker.clock).table)
+    seen = whole(survey(Conntrack(tracker.memory, tracker.clock).table))
     assert sum(seen.probes.values()) == 40
     assert sum((probes - 1) * count for probes, count in seen.probes.items()
                ) == sum(tab[7::8])
