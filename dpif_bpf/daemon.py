@@ -53,6 +53,7 @@ from dpif_bpf.edge.sole import Sole
 from dpif_bpf.edge.sysinfo import look
 from dpif_bpf.errors import DpifError
 from dpif_bpf.limited import Limited, msec
+from dpif_bpf.loop import Loop, Part
 from dpif_bpf.provider import Instance, Provider
 
 vlog = ovs.vlog.Vlog("ovs-bpfd")
@@ -108,13 +109,13 @@ class Daemon:
         self._loader.template()
         self._take_over()
         self._server = Server(args.socket, self)
-        self._parts = (
-            (self._request, self._run_server, self._server.wait),
-            (Boundary("datapath", self._doubt), self.provider.run,
-             self.provider.wait),
-            (self._link, self._run_ports, self._ports.wait),
-            (self._database, self._run_database, self._db.wait),
-            (Boundary("control"), self._ctl.run, self._ctl.wait))
+        self._loop = Loop((
+            Part(self._request, self._run_server, self._server.wait),
+            Part(Boundary("datapath", self._doubt), self.provider.run,
+                 self.provider.wait),
+            Part(self._link, self._run_ports, self._ports.wait),
+            Part(self._database, self._run_database, self._db.wait),
+            Part(Boundary("control"), self._ctl.run, self._ctl.wait)))
         self._register()
 
     # What the server calls
@@ -147,12 +148,10 @@ class Daemon:
 
     def turn(self) -> None:
         """One turn: all that is there to do, then a wait for more."""
-        for boundary, run, _ in self._parts:
-            boundary.run(run)
+        self._loop.run()
         if self._exiting:
             return
-        for boundary, _, wait in self._parts:
-            boundary.wait(self._poller, wait)
+        self._loop.wait(self._poller)
         self._poller.block()
 
     def _doubt(self, what: str) -> None:
@@ -223,6 +222,8 @@ class Daemon:
         register("dpif-bpf/drops", "[DP]", 0, 1, self._drops)
         register("dpif-bpf/classifier-show", "[DP]", 0, 1, self._classifier)
         register("dpif-bpf/ct-show", "", 0, 0, self._conntrack)
+        register("dpif-bpf/loop-show", "", 0, 0,
+                 lambda _argv: self._loop.show())
 
     def _exit(self, _argv: list[str]) -> str:
         self._exiting = True
@@ -234,9 +235,11 @@ class Daemon:
         counts.update(self.provider.counters())
         counts.update(
             (f"{boundary.name}_failed", boundary.failures)
-            for boundary in (*(part[0] for part in self._parts),
+            for boundary in (*(part.boundary for part in self._loop.parts),
                              self._bridge))
         counts["control_failed"] += self._ctl.failures
+        counts["loop_turn"] = self._loop.turns
+        counts["loop_long_turn"] = self._loop.long
         for instance in self.provider.instances():
             for name, count in instance.counters().items():
                 counts[name] = counts.get(name, 0) + count
