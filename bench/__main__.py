@@ -22,6 +22,7 @@ NAMES = {
     "forward": "a packet from port to port, beside a bare tc redirect",
     "actions": "each action, over a plain output",
     "setup": "flow set-ups a second through ovs-vswitchd",
+    "provider": "what the provider spends on what it is asked",
     "conntrack": "the connection tracker beside a kernel hash table",
     "classifier": "the forest beside other ways to find a megaflow",
 }

@@ -59,12 +59,15 @@ def network() -> Iterator[None]:
 
 
 class Lab:
-    """A datapath with veth ports, in the present network namespace."""
+    """A datapath with veth ports, in the present network namespace.
 
-    def __init__(self, ports: int) -> None:
+    :param flows: that there may be
+    """
+
+    def __init__(self, ports: int, flows: int = 4096) -> None:
         self._loader = Loader(Path(f"{PIN_ROOT}-bench"))
         self._ports = Ports()
-        self.provider = Provider(self._loader, self._ports, 4096,
+        self.provider = Provider(self._loader, self._ports, flows,
                                  lambda _pid, _message: True,
                                  lambda _group, _message: None)
         self._router = make_router(self.provider, msec)
@@ -77,20 +80,26 @@ class Lab:
                             "veth", "peer", "name", f"e{number}"],
                            check=True)
             self.ask(uapi.OVS_VPORT_ID, uapi.OVS_VPORT_CMD_NEW,
-                     nla_string(uapi.OVS_VPORT_ATTR_NAME, f"b{number}"),
-                     nla_u32(uapi.OVS_VPORT_ATTR_TYPE,
-                             uapi.OVS_VPORT_TYPE_NETDEV),
-                     nla_u32_array(uapi.OVS_VPORT_ATTR_UPCALL_PID, (0,)))
+                     *port_attrs(number))
+
+    def message(self, family: int, cmd: int, *attrs: bytes,
+                flags: int = 0) -> bytes:
+        """A request."""
+        dps = self.provider.datapaths()
+        return build(
+            family, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 1,
+            GENLMSGHDR.pack(cmd, 2, 0) + uapi.OVS_HEADER.pack(
+                dps[0].dp_ifindex if dps else 0) + b"".join(attrs))
+
+    def serve(self, request: bytes) -> Iterator[bytes]:
+        """The replies to a request, and LATER where they take turns."""
+        return self._router.serve(request)
 
     def ask(self, family: int, cmd: int, *attrs: bytes,
             flags: int = 0) -> None:
         """A request that must succeed."""
-        dps = self.provider.datapaths()
-        request = build(
-            family, NLM_F_REQUEST | NLM_F_ACK | flags, 1, 1,
-            GENLMSGHDR.pack(cmd, 2, 0) + uapi.OVS_HEADER.pack(
-                dps[0].dp_ifindex if dps else 0) + b"".join(attrs))
-        for reply in self._router.serve(request):
+        for reply in self.serve(self.message(family, cmd, *attrs,
+                                             flags=flags)):
             if reply == LATER:
                 self.provider.run()
             for message in iter_messages(reply):
@@ -126,11 +135,18 @@ class Lab:
         self._loader.close()
 
 
+def port_attrs(number: int) -> tuple[bytes, ...]:
+    """What OVS_VPORT_CMD_NEW says of the device b<number>."""
+    return (nla_string(uapi.OVS_VPORT_ATTR_NAME, f"b{number}"),
+            nla_u32(uapi.OVS_VPORT_ATTR_TYPE, uapi.OVS_VPORT_TYPE_NETDEV),
+            nla_u32_array(uapi.OVS_VPORT_ATTR_UPCALL_PID, (0,)))
+
+
 @contextlib.contextmanager
-def lab(ports: int = 2) -> Iterator[Lab]:
+def lab(ports: int = 2, flows: int = 4096) -> Iterator[Lab]:
     """A Lab in a network namespace of its own."""
     with network():
-        made = Lab(ports)
+        made = Lab(ports, flows)
         try:
             yield made
         finally:

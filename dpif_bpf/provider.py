@@ -236,9 +236,10 @@ class Provider:
                 self._takeovers.settle(instance)
                 self._clear()
         if self._maker.garbage:
-            # The collector would not get that far for days.
+            # The collector would not get that far, or not for days.
             self._maker.garbage = False
             self._clear()
+            gc.unfreeze()
             gc.collect()
 
     def _renew(self, pairs: list[InjectPair]) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-STEPS = 2048
+STEPS = 1024
 """Steps of a turn: flows that are made nobody's, or flows and nodes that are
 taken apart, some microseconds each."""
 

@@ -311,6 +311,10 @@ class FlowTable:
             self._move(self._of(port_no), bridge)
             self._own(port_no, bridge)
 
+    def of_port(self, port_no: int) -> bool:
+        """Whether there are flows of an input port."""
+        return port_no in self._by_port
+
     def bridge_of(self, port_no: int) -> int:
         """In whose root the flows of a port are, or would be."""
         return self._bridge_of.get(port_no, ANY_BRIDGE)
@@ -334,7 +338,7 @@ class FlowTable:
 
     def forget_port(self, port_no: int) -> None:
         """A port that has gone, and so its bridge unless it has flows."""
-        if port_no not in self._by_port:
+        if not self.of_port(port_no):
             self._bridge_of.pop(port_no, None)
 
     def _move_or_delete(self, flow: Flow, bridge: int) -> None:

@@ -85,7 +85,8 @@ class Ports:
         if request.name in self.table.by_name:
             raise RequestError(errno.EEXIST,
                                f"{request.name} is a port already")
-        number = self.table.pick_number(request.port_no)
+        number = self.table.pick_number(request.port_no,
+                                        self._flows.of_port)
         return self.make(request.name, request.type, number,
                          request.upcall_pids or (0,), options)
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from dpif_bpf.core.devices import Link
 from dpif_bpf.core.plane import ANY_BRIDGE
@@ -81,10 +83,14 @@ class VportTable:
         if len(self.retired) > RETIRED:
             del self.retired[next(iter(self.retired))]
 
-    def pick_number(self, wanted: int | None) -> int:
+    def pick_number(self, wanted: int | None,
+                    has_flows: Callable[[int], bool]) -> int:
         """The number for a new port.
 
-        :param wanted: the number asked for; None or 0 for the lowest free
+        :param wanted: the number asked for; None or 0 for the lowest free,
+            which neither a peer nor flows know as that of another port that
+            has gone, if there is one
+        :param has_flows: whether there are flows of a port number
         :raises RequestError: EFBIG out of range or all taken, EBUSY taken
         """
         if wanted:
@@ -95,9 +101,14 @@ class VportTable:
                 raise RequestError(errno.EBUSY,
                                    f"port number {wanted} is in use")
             return wanted
-        for number in range(1, MAX_PORTS):
-            if number not in self.by_no and number not in self.retired:
-                return number
-        for number in self.retired:
-            return number
+        found = next(chain(
+            (number for number in self._free()
+             if number not in self.retired and not has_flows(number)),
+            self.retired, self._free()), None)
+        if found is not None:
+            return found
         raise RequestError(errno.EFBIG, "the datapath has no free port number")
+
+    def _free(self) -> Iterator[int]:
+        return (number for number in range(1, MAX_PORTS)
+                if number not in self.by_no)

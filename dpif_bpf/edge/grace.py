@@ -37,7 +37,7 @@ from dpif_bpf.core.devices import Poller
 from dpif_bpf.edge import bpfsys
 from dpif_bpf.errors import BackendError
 
-FREED = 2048
+FREED = 1024
 """Things that a turn frees at most: some ms."""
 
 

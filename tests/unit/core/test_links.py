@@ -39,6 +39,10 @@ HEADERS = 24
 COMMAND = 16
 
 
+def no_flows(_port_no: int) -> bool:
+    return False
+
+
 @pytest.fixture
 def peer() -> Peer:
     """A peer of a provider with ports p1 (1), p2 (2) and i3 (3)."""
@@ -188,19 +192,27 @@ def test_kept_back_numbers_are_given_in_the_end() -> None:
     for port_no in range(65535):
         enter(port_no)
     with pytest.raises(RequestError) as caught:
-        table.pick_number(None)
+        table.pick_number(None, no_flows)
     assert caught.value.errno == errno.EFBIG
     for port_no in (7, 5, 9):
         table.remove(table.by_no[port_no])
         table.retire(port_no)
-    assert table.pick_number(5) == 5
-    assert table.pick_number(None) == 7
+    assert table.pick_number(5, no_flows) == 5
+    assert table.pick_number(None, no_flows) == 7
     enter(7)
-    assert table.pick_number(None) == 5
-    for port_no in range(100, 100 + RETIRED):
+    assert table.pick_number(None, no_flows) == 5
+    enter(5)
+    enter(9)
+    for port_no in (20, 30):
+        table.remove(table.by_no[port_no])
+    assert table.pick_number(None, {20}.__contains__) == 30
+    assert table.pick_number(None, {20, 30}.__contains__) == 20
+    enter(20)
+    enter(30)
+    for port_no in (5, *range(100, 99 + RETIRED)):
         table.remove(table.by_no[port_no])
         table.retire(port_no)
-    assert table.pick_number(None) == 5
+    assert table.pick_number(None, no_flows) == 5
     assert len(table.retired) == RETIRED
 
 
@@ -399,7 +411,7 @@ def test_takeover_when_names_were_swapped(peer: Peer) -> None:
     assert refused == ["p1", "p2"]
     assert set(dp.vports.by_name) == {"ovs-bpf", "i3"}
     # ovs-vswitchd takes them for those ports until it hears of it.
-    assert dp.vports.pick_number(None) == 4
+    assert dp.vports.pick_number(None, no_flows) == 4
 
 
 def test_takeover_makes_internal_ports_anew(peer: Peer) -> None:
