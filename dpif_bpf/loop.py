@@ -20,12 +20,13 @@ from dpif_bpf.boundary import Boundary
 from dpif_bpf.core.devices import Poller
 from dpif_bpf.limited import Limited
 
-vlog = ovs.vlog.Vlog("loop")
+vlog = ovs.vlog.Vlog("timeval")
 
 LONG = 20
 """ms that a turn should not take."""
 UNREASONABLE = 1000
-"""ms of which the log tells, as OVS's poll-loop does."""
+"""ms of which the log tells, in the words of OVS's timeval, which those who
+look for warnings know."""
 KEPT = 10
 """Longest turns that are kept."""
 
@@ -90,7 +91,8 @@ class Loop:
         whole = times[-1] - times[0]
         self.long += whole > LONG * _MS
         if whole > UNREASONABLE * _MS:
-            self._warn(f"unreasonably long turn: {self._told(spent)}")
+            self._warn(f"Unreasonably long {whole // _MS}ms poll interval:"
+                       f" {self._told(spent)}")
         longest = self._longest
         if len(longest) == KEPT and whole <= longest[0][0]:
             return

@@ -19,9 +19,11 @@
 #   --output=FILE              table of results, in place of ovs-tests.tsv
 #   --record                   keep the results for docs/ovs-tests.rst, and
 #                              for --ci which tests pass
+#   --jobs=N                   deal the tests out to N suites, which run at
+#                              once, each in namespaces of its own
 #   --limit=SECONDS            of the whole run (default 14400)
-#   --ci                       the tests that are known to pass, on all CPUs
-#                              at once, within 25 minutes; fails when one of
+#   --ci                       the tests that are known to pass, a job for
+#                              each CPU, within 25 minutes; fails when one of
 #                              them does not, not even when run once more
 set -euo pipefail
 
@@ -36,7 +38,7 @@ usage()
 }
 
 suite=bpf source=${OVS_VERSION:-3.1} build='' plugin='' limit='' ci=''
-guest='' clock=(-i 1) record=''
+guest='' clock=(-i 1) record='' jobs=1
 output=$top/build/ovs-tests.tsv arguments=()
 for word; do
     case $word in
@@ -49,7 +51,8 @@ for word; do
     --output=*) output=$(realpath -m "${word#*=}") ;;
     --limit=*) limit=${word#*=} ;;
     --record) record=yes ;;
-    --ci) ci=yes ;;
+    --jobs=*) jobs=${word#*=} ;;
+    --ci) ci=yes jobs=$(nproc) ;;
     --help | --suite=*) usage ;;
     *) arguments+=("$word") ;;
     esac
@@ -200,18 +203,26 @@ run_suite()
     results collect "$tests/$script" "$tests" "$source/tests" "$output"
 }
 
-# run_dealt: the tests dealt out to as many suites as there are CPUs, each in
-# namespaces of its own.
+# run_dealt: the tests dealt out to as many suites as there are jobs.
 run_dealt()
 {
-    local jobs job dealt i
+    local job dealt i numbers=() word
 
-    jobs=$(nproc)
+    for word in "${arguments[@]}"; do
+        case $word in
+        *[!0-9-]* | *-*-* | -* | *-)
+            echo "run.sh: --jobs takes numbers of tests: $word" >&2
+            exit 2 ;;
+        *-*) mapfile -t -O ${#numbers[@]} numbers < \
+                <(seq "${word%-*}" "${word#*-}") ;;
+        *) numbers+=("$word") ;;
+        esac
+    done
     rm -f "$output"
     for ((job = 0; job < jobs; job++)); do
         dealt=()
-        for ((i = job; i < ${#arguments[@]}; i += jobs)); do
-            dealt+=("${arguments[i]}")
+        for ((i = job; i < ${#numbers[@]}; i += jobs)); do
+            dealt+=("${numbers[i]}")
         done
         [ ${#dealt[@]} -gt 0 ] || continue
         rm -rf "$work/tests$job"
@@ -269,7 +280,7 @@ fi
 
 if [ -n "$guest" ]; then
     run_guest
-elif [ -n "$ci" ]; then
+elif [ "$jobs" -gt 1 ]; then
     run_dealt
 else
     run_suite "$work/tests" "$output" "${arguments[@]}"

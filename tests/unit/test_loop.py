@@ -56,7 +56,8 @@ def test_longest_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not told
     world.spend = {"control": 1200, "request": 3}
     loop.run()
-    assert told == ["unreasonably long turn: control 1200.0, request 3.0"]
+    assert told == ["Unreasonably long 1203ms poll interval: control 1200.0,"
+                    " request 3.0"]
 
 
 def test_what_a_turn_spends_on_what() -> None:
