@@ -24,6 +24,7 @@
 #define OVS_NAT_TRIES	128	/* ports, from one place on */
 #define OVS_NAT_MIN	16	/* fewer are not worth another place */
 #define OVS_NAT_ALL	(2 * OVS_NAT_TRIES)
+#define OVS_NAT_L4_MIN	8	/* of a transport header, to translate it */
 
 static __always_inline struct ovs_ct_work *ovs_ct_work_of(struct ovs_cpu *cpu)
 {
@@ -105,6 +106,19 @@ static __always_inline int ovs_nat_has_ports(__u8 proto)
 {
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP ||
 	       proto == IPPROTO_UDPLITE || proto == IPPROTO_SCTP;
+}
+
+/*
+ * Whether a GRE header can be translated: eight bytes have to be there, and of
+ * those whose destination is, only versions 0 and 1 are known.
+ */
+static __always_inline int ovs_nat_gre(struct ovs_ctx *ctx, __u32 off,
+				       __u32 dst)
+{
+	void *tp = ctx_at(ctx, off, OVS_NAT_L4_MIN);
+
+	return tp && (!dst || bpf_ntohs(OVS_AT16(tp, 0) &
+					OVS_CT_GRE_VERSION) < 2);
 }
 
 /* Whether the port is one of those that are asked for. */
@@ -434,6 +448,9 @@ __noinline int ovs_nat_l4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 		return ctx_l4_csum(ctx, off + 2, was, id, sizeof(id)) ?
 		       OVS_DROP_SET : 0;
 	}
+	if (proto == IPPROTO_GRE &&
+	    !ovs_nat_gre(ctx, off, bits & OVS_NAT_DST))
+		return OVS_DROP_CONNTRACK;
 	if (!ovs_nat_has_ports(proto))
 		return 0;
 	tp = ctx_at(ctx, off, sizeof(old));
@@ -531,19 +548,22 @@ __noinline __u64 ovs_nat_inner(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
 	proto = to->proto;
 	off = st->inner_l4;
 	if (proto == IPPROTO_ICMP || proto == IPPROTO_ICMPV6) {
-		tp = ctx_at(ctx, off, 8);
+		tp = ctx_at(ctx, off, OVS_NAT_L4_MIN);
 		if (!tp)
-			return ovs_sum_fold(sum);
+			return 1ULL << 32;
 		was = OVS_AT16(tp, 4);
 		OVS_AT16(tp, 4) = to->sport;
 		ports = OVS_SUM_DIFF2(was, to->sport);
 		check = 2;
 		if (proto == IPPROTO_ICMP)
 			addr = 0;
+	} else if (proto == IPPROTO_GRE) {
+		if (!ovs_nat_gre(ctx, off, bits & OVS_NAT_SRC))
+			return 1ULL << 32;
 	} else if (ovs_nat_has_ports(proto)) {
-		tp = ctx_at(ctx, off, 8);
+		tp = ctx_at(ctx, off, OVS_NAT_L4_MIN);
 		if (!tp)
-			return ovs_sum_fold(sum);
+			return 1ULL << 32;
 		old_ports = OVS_AT32(tp, 0);
 		new_ports = old_ports;
 		if (bits & OVS_NAT_DST)

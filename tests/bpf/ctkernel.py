@@ -37,7 +37,7 @@ _STATES = {
 _RULES = f"""
 table inet t {{
   chain c {{
-    type filter hook prerouting priority -100;
+    type filter hook prerouting priority -150;
     iifname != {{ "ka", "kb" }} accept
     ct state invalid log group {GROUP} prefix "invalid" accept
     ct state untracked log group {GROUP} prefix "untracked" accept

@@ -5,6 +5,7 @@ whose ends packets are given one after the other."""
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import subprocess
@@ -64,11 +65,14 @@ class Expected:
 
 
 class NatKernel(Kernel):
-    """The router; within devices.network()."""
+    """The router; within devices.network().
 
-    def __init__(self) -> None:
+    :param rules: for nft(8)
+    """
+
+    def __init__(self, rules: str = _RULES) -> None:
         super().__init__()
-        subprocess.run(["nft", "-f", "-"], input=_RULES, text=True,
+        subprocess.run(["nft", "-f", "-"], input=rules, text=True,
                        check=True)
         for addr, end in ((NAT4, "kb"), (NAT6, "kb")):
             subprocess.run(["ip", "neigh", "add", addr, "lladdr",
@@ -99,13 +103,46 @@ class NatKernel(Kernel):
         found = []
         tap = self.taps[not back]
         while True:
-            frame, (_, _, kind, *_) = tap.recvfrom(1 << 17)
-            if (kind == socket.PACKET_OUTGOING or frame[0] & 1
-                    or frame[12:14] not in (b"\x08\x00", b"\x86\xdd")):
+            got = _received(tap)
+            if got is None:
                 continue
-            if _is_marker(frame):
+            if _is_marker(got):
                 return found
-            found.append(frame)
+            found.append(got)
+
+    def one(self, frame: bytes, back: bool = False) -> tuple[int,
+                                                            bytes | None]:
+        """A packet from the first end, or back: its state, as of send(), and
+        what comes out at either end.  All has to be on one CPU."""
+        state = self.send(frame, back)
+        # It is out already, unless it was lost or is with another thread.
+        for tap in self.taps:
+            while select.select((tap,), (), (), 0)[0]:
+                got = _received(tap)
+                if got is not None:
+                    return state, got
+        found = [got for got in self.through(v6=frame[12:14] == b"\x86\xdd")]
+        self.log.recv(8192)	# of the marker
+        while select.select((self.taps[0],), (), (), 0)[0]:
+            got = _received(self.taps[0])
+            if got is not None:
+                found.append(got)
+        assert len(found) < 2, found
+        return state, found[0] if found else None
+
+    def drain(self) -> None:
+        """Forgets what has come out, after a test that failed."""
+        for tap in (*self.taps, self.log):
+            while select.select((tap,), (), (), 0)[0]:
+                tap.recv(1 << 17)
+
+    def flush(self) -> None:
+        """No connection is any more."""
+        body = _NFGEN.pack(0, 0, 0)
+        self.ct.send(_NLMSG.pack(_NLMSG.size + len(body), 1 << 8 | 2, 5, 1,
+                                 0) + body)
+        error, = struct.unpack_from("=i", self.ct.recv(4096), _NLMSG.size)
+        assert not error, error
 
     def expectations(self) -> list[Expected]:
         """All that there are."""
@@ -140,6 +177,15 @@ class NatKernel(Kernel):
         super().close()
 
 
+def _received(tap: socket.socket) -> bytes | None:
+    """A frame; None when it is of no interest."""
+    frame, (_, _, kind, *_) = tap.recvfrom(1 << 17)
+    if (kind == socket.PACKET_OUTGOING or frame[0] & 1
+            or frame[12:14] not in (b"\x08\x00", b"\x86\xdd")):
+        return None
+    return frame
+
+
 def _is_marker(frame: bytes) -> bool:
     proto, ports = (frame[20], 54) if frame[12] == 0x86 else (frame[23], 34)
     return proto == UDP and frame[ports + 2:ports + 4] == struct.pack(
@@ -159,10 +205,10 @@ def _tuple(data: bytes) -> CtTuple:
 
 
 @contextlib.contextmanager
-def nat_kernel() -> Iterator[NatKernel]:
+def nat_kernel(rules: str = _RULES) -> Iterator[NatKernel]:
     """A router, until the end."""
     with network():
-        router = NatKernel()
+        router = NatKernel(rules)
         try:
             yield router
         finally:

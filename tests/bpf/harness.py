@@ -134,7 +134,7 @@ class Datapath:
 
         :param give: units to be given back first
         """
-        words = self.mapped("ovs_upcall_use").cast("Q")
+        words = self._use
         at = port * (abi.UPCALL_USE.size // 8)
         words[at + 1] += give
         return words[at] - words[at + 1], words[at + 2]
@@ -168,6 +168,7 @@ class Datapath:
                               _U32.pack(obj.prog_fd(name)))
         self.acts = self.mapped("ovs_acts").cast("Q")
         self._roots = self.mapped("ovs_roots").cast("Q")
+        self._use = self.mapped("ovs_upcall_use").cast("Q")
 
     def _hook(self, stack: contextlib.ExitStack) -> None:
         for port in self.ports.values():
