@@ -23,6 +23,7 @@
 #define OVS_NAT_DST	2
 #define OVS_NAT_TRIES	128	/* ports, from one place on */
 #define OVS_NAT_MIN	16	/* fewer are not worth another place */
+#define OVS_NAT_HARDER	32	/* the last ones, which connections give up */
 #define OVS_NAT_ALL	(2 * OVS_NAT_TRIES)
 #define OVS_NAT_L4_MIN	8	/* of a transport header, to translate it */
 
@@ -64,12 +65,15 @@ static __always_inline __u32 ovs_jhash4(const __u32 *k, __u32 basis)
 	return ovs_jhash_final(a, b, c);
 }
 
-/* Whether a connection of now is answered by what answers n->tuple. */
+/*
+ * The connection of now that is answered by what answers n->tuple; 0: none is,
+ * -1: it cannot be told.
+ */
 static __always_inline int ovs_nat_used(struct ovs_ct_pkt *st,
 					struct ovs_ct_nat *n)
 {
 	if (!ovs_ct_invert(&n->reply, &n->tuple))
-		return 1;
+		return -1;
 	return ovs_ct_is_used(st, &n->reply);
 }
 
@@ -167,6 +171,33 @@ static __always_inline void ovs_nat_address(struct ovs_ct_nat *n)
 	}
 }
 
+/*
+ * End connection `id`, which has n->reply, if it is one of TCP that is over and
+ * the new one begins behind its sequence numbers: nf_nat_used_tuple_harder().
+ * 1: the tuple is free.
+ */
+__noinline int ovs_nat_evict(struct ovs_ct_pkt *st, struct ovs_ct_nat *n,
+			     __u32 id)
+{
+	struct ovs_ct *ct = ovs_ct_get(id);
+	__u64 word;
+
+	if (!st || !n || !ct || n->tuple.proto != IPPROTO_TCP ||
+	    st->fresh.state != OVS_CT_TCP_SYN_SENT)
+		return 0;
+	word = OVS_READ_ONCE(ct->word);
+	if (!ovs_ct_is_live(word) || !ovs_ct_same(&ct->reply, &n->reply) ||
+	    ct->state < OVS_CT_TCP_TIME_WAIT ||
+	    (ct->status & (OVS_CT_S_FIXED_TIMEOUT | OVS_CT_S_SRC_NAT)) !=
+	    OVS_CT_S_SRC_NAT ||
+	    (__s32)(st->fresh.tcp.seen[0].end - ct->tcp.seen[0].end) <= 0 ||
+	    !ovs_ct_kill(id, word >> OVS_CT_GEN_SHIFT, 0,
+			 st->now / OVS_CT_NS))
+		return 0;
+	ovs_ct_count(OVS_CT_STAT_KILLED);
+	return 1;
+}
+
 struct ovs_nat_loop {
 	struct ovs_ct_pkt *st;
 	struct ovs_ct_nat *n;
@@ -177,6 +208,7 @@ static long ovs_nat_try(__u32 i, struct ovs_nat_loop *loop)
 {
 	struct ovs_ct_nat *n = loop->n;
 	__u32 tries = n->left >> 16, left = n->left & 0xffff;
+	int used;
 
 	if (!left) {
 		/* From another place, half as many. */
@@ -189,7 +221,9 @@ static long ovs_nat_try(__u32 i, struct ovs_nat_loop *loop)
 	ovs_nat_set_port(n, n->first + n->off % (n->range ?: 1));
 	n->off++;
 	n->left = tries << 16 | (left - 1);
-	n->found = !ovs_nat_used(loop->st, n);
+	used = ovs_nat_used(loop->st, n);
+	n->found = !used || (used > 0 && left <= OVS_NAT_HARDER &&
+			     ovs_nat_evict(loop->st, n, used));
 	return n->found;
 }
 

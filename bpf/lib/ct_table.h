@@ -538,7 +538,10 @@ __noinline int ovs_ct_clash(__u64 h, __u32 id, __u64 now)
 	return 0;
 }
 
-/* Whether a connection of now has `t` as one of its tuples (for NAT). */
+/*
+ * The connection of now that has `t` as one of its tuples (for NAT): 0: none
+ * has; -1: one that is about to be.
+ */
 __noinline int ovs_ct_is_used(struct ovs_ct_pkt *st,
 			      const struct ovs_ct_tuple *t)
 {
@@ -546,7 +549,7 @@ __noinline int ovs_ct_is_used(struct ovs_ct_pkt *st,
 	__u32 n, i;
 
 	if (!st || !t)
-		return 1;
+		return -1;
 #pragma clang loop unroll(disable)
 	for (n = 0; n < OVS_CT_PROBES; n++) {
 		__u32 b = ovs_ct_bucket_of(h, n);
@@ -554,7 +557,7 @@ __noinline int ovs_ct_is_used(struct ovs_ct_pkt *st,
 
 		bucket = bpf_map_lookup_elem(&ovs_ct_tab, &b);
 		if (!bucket)
-			return 1;
+			return -1;
 #pragma clang loop unroll(disable)
 		for (i = 0; i < OVS_CT_EDGES; i++) {
 			__u64 edge = OVS_READ_ONCE(bucket->edge[i]), word;
@@ -567,11 +570,13 @@ __noinline int ovs_ct_is_used(struct ovs_ct_pkt *st,
 			if (!ct)
 				continue;
 			word = OVS_READ_ONCE(ct->word);
-			if (ovs_ct_match(ct, t) &&
-			    ((__u32)word == OVS_CT_TENTATIVE ||
-			     (ovs_ct_is_live(word) &&
-			      ovs_ct_is_current(ct, id, st->now))))
-				return 1;
+			if (!ovs_ct_match(ct, t))
+				continue;
+			if ((__u32)word == OVS_CT_TENTATIVE)
+				return -1;
+			if (ovs_ct_is_live(word) &&
+			    ovs_ct_is_current(ct, id, st->now))
+				return id;
 		}
 		if (!OVS_READ_ONCE(bucket->spill))
 			break;

@@ -296,6 +296,8 @@ def fits(rule: Rule, proto: int, before: tuple[End, End],
     elif not rule.snat.has(after[0][0]):
         return "a source that is out of range"
     if proto in _ID_TYPES:
+        if not before[0][1]:	# it has none that is translated
+            return ""
         allowed = [target.ports for target in (rule.snat, rule.dnat)
                    if target is not None and target.ports]
         if allowed and not any(low <= after[0][1] <= high

@@ -156,14 +156,17 @@ class Talk:
         src = rng.choice((ROUTERS[v6][back], way.src))
         number = rng.choice(_TYPES[v6])
         return Step(icmp(Flow(src, way.dst), number, rng.choice((0, 1)), 0,
-                         inner[:size]), back,
+                         inner[:min(size, 1280 - 88)]), back,
                     f"error {number} {'<' if back else '>'} from {src} about"
                     f" {size} bytes of: {about.what}")
 
 
-def talks(rng: random.Random, dst: str, first: int,
-          length: int) -> list[Talk]:
-    """Connections to one address, which may want the same mapping."""
+def talks(rng: random.Random, dst: str, first: int, length: int,
+          clashes: bool) -> list[Talk]:
+    """Connections to one address, which may want the same mapping.
+
+    :param clashes: whether they may do so without ports to tell them apart
+    """
     v6 = ":" in dst
     count = rng.choice((1, 1, 2, 3, 4))
     kind = rng.choice(KINDS)
@@ -173,6 +176,8 @@ def talks(rng: random.Random, dst: str, first: int,
     dport = rng.choice((80, 8080, 1024 + first % 1000))
     made = []
     for number in range(count):
+        if kind in {GRE, UNKNOWN} and made and not clashes:
+            kind = UDP
         src = f"fd01::{number + 1}" if v6 else f"10.1.0.{number + 1}"
         made.append(Talk(rng, Flow(src, dst, sport, dport), kind,
                          max(4, length // count)))

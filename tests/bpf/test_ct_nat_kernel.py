@@ -160,11 +160,11 @@ def actions(rule: Rule, back: bool) -> list[bytes]:
     if rule.snat is None or rule.dnat is None:
         how = (null if back else nat(c.DST, rule.dnat) if rule.dnat
                else nat(c.SRC, rule.snat))
-        return [ct(how, zone=1)]
+        return [ct(how, zone=0)]
     if back:
-        return [ct(null, zone=2), ct(null, zone=1)]
-    return [ct(nat(c.DST, rule.dnat), zone=1),
-            ct(nat(c.SRC, rule.snat), zone=2)]
+        return [ct(null, zone=1), ct(null, zone=0)]
+    return [ct(nat(c.DST, rule.dnat), zone=0),
+            ct(nat(c.SRC, rule.snat), zone=1)]
 
 
 class Ours:
@@ -187,7 +187,7 @@ class Ours:
         """As if nothing had been; nobody else looks at the table."""
         for view in self.views:
             view[:] = bytes(len(view))
-        for zone in (1, 2):
+        for zone in (0, 1):
             self.ct.zones[2 * zone] = 0
         self.ct.use[abi_ct.USE["count"].offset // 8] = 0
 
@@ -296,6 +296,12 @@ class Judge:
         if known[0].ends == known[1].ends:
             return theirs
         self.choices += 1
+        # A hash of addresses and zone chooses the address.
+        if rule.snat is None or rule.dnat is None:
+            for one, two in zip(known[0].ends.values(),
+                                known[1].ends.values(), strict=True):
+                assert one[0] == two[0], self.say(
+                    "the address is another one", frame, theirs, mine)
         return rewritten(theirs, {known[0].ends[end]: known[1].ends[end]
                                   for end in known[0].ends})
 
@@ -343,8 +349,10 @@ class Judge:
         self.theirs.drain()
         self.ours.flush()
         self.trail = [f"rule {rule.name}, seed {seed}"]
+        # Where one of two zones refuses a connection the other one has it.
         left = [(talk, (Mapped(), Mapped())) for talk in ctnatgen.talks(
-            rng, rule.dst, 2000 + seed % 50000, LENGTH)]
+            rng, rule.dst, 2000 + seed % 50000, LENGTH,
+            rule.snat is None or rule.dnat is None)]
         while left:
             talk, known = rng.choice(left)
             step = talk.step()
