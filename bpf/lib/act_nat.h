@@ -112,6 +112,13 @@ static __always_inline int ovs_nat_has_ports(__u8 proto)
 	       proto == IPPROTO_UDPLITE || proto == IPPROTO_SCTP;
 }
 
+/* Whether messages have an identifier that is translated. */
+static __always_inline int ovs_nat_has_id(__u8 proto, __u8 type)
+{
+	return ovs_ct_icmp_answer(proto, type) >= 0 &&
+	       type != OVS_CT_NI_QUERY && type != OVS_CT_NI_REPLY;
+}
+
 /*
  * Whether a GRE header can be translated: eight bytes have to be there, and of
  * those whose destination is, only versions 0 and 1 are known.
@@ -475,8 +482,7 @@ __noinline int ovs_nat_l4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 			return OVS_DROP_SET;
 		type = OVS_AT8(tp, 0);
 		was = OVS_AT16(tp, 4);
-		if (was == id || ovs_ct_icmp_answer(proto, type) < 0 ||
-		    type == OVS_CT_NI_QUERY || type == OVS_CT_NI_REPLY)
+		if (was == id || !ovs_nat_has_id(proto, type))
 			return 0;
 		OVS_AT16(tp, 4) = id;
 		return ctx_l4_csum(ctx, off + 2, was, id, sizeof(id)) ?
@@ -585,9 +591,11 @@ __noinline __u64 ovs_nat_inner(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
 		tp = ctx_at(ctx, off, OVS_NAT_L4_MIN);
 		if (!tp)
 			return 1ULL << 32;
-		was = OVS_AT16(tp, 4);
-		OVS_AT16(tp, 4) = to->sport;
-		ports = OVS_SUM_DIFF2(was, to->sport);
+		if (ovs_nat_has_id(proto, OVS_AT8(tp, 0))) {
+			was = OVS_AT16(tp, 4);
+			OVS_AT16(tp, 4) = to->sport;
+			ports = OVS_SUM_DIFF2(was, to->sport);
+		}
 		check = 2;
 		if (proto == IPPROTO_ICMP)
 			addr = 0;

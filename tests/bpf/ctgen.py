@@ -165,6 +165,39 @@ def tcp_steps(rng: random.Random, flow: Flow, count: int) -> Iterator[Step]:
     return TcpSequence(rng, flow, rng.choice((0, .05, .2, .5))).steps(count)
 
 
+def plain_steps(rng: random.Random, flow: Flow, count: int) -> Iterator[Step]:
+    """A TCP connection as it is between ends that do nothing wrong: data, some
+    of it twice, and its end."""
+    talk = TcpSequence(rng, flow, 0)
+    for back, flags in ((False, SYN), (True, SYN | ACK), (False, ACK)):
+        yield _plain(talk, back, flags)
+    for _ in range(count - 7):
+        step = _plain(talk, rng.random() < .5, ACK, rng.choice(
+            (0, 1, 100, 1400)))
+        yield step
+        if rng.random() < .1:
+            yield step
+    first = rng.random() < .5
+    for back, flags in ((first, FIN | ACK), (not first, ACK),
+                        (not first, FIN | ACK), (first, ACK)):
+        yield _plain(talk, back, flags)
+
+
+def _plain(talk: TcpSequence, back: bool, flags: int,
+           data: int = 0) -> Step:
+    end, peer = talk.ends[back], talk.ends[not back]
+    flow = talk.flow.back() if back else talk.flow
+    options = b""
+    if flags & SYN and (not back or peer.scale is not None) and (
+            end.scale is not None):
+        options = b"\1\3\3" + bytes((end.scale,))
+    frame = tcp(flow, flags, end.next, peer.next if flags & ACK else 0,
+                      60000, options, b"d" * data)
+    end.next = (end.next + data + bool(flags & (SYN | FIN))) & 0xffffffff
+    return Step(frame, back, f"{'<' if back else '>'} flags {flags:#x}"
+                      f" data {data}")
+
+
 def udp_steps(rng: random.Random, flow: Flow, count: int) -> Iterator[Step]:
     """Datagrams, whose length is wrong now and then."""
     for _ in range(count):

@@ -111,15 +111,17 @@ STEPS: dict[int, Callable[[random.Random, Flow, int], Iterator[Step]]] = {
 class Talk:
     """One connection.
 
+    :param plain: TCP as it is between ends that do nothing wrong
     :ivar seen: its packets of late
     """
 
-    def __init__(self, rng: random.Random, flow: Flow, kind: int,
-                 count: int) -> None:
+    def __init__(self, rng: random.Random, flow: Flow, kind: int, count: int,
+                 plain: bool) -> None:
         self.rng, self.flow, self.count = rng, flow, count
         self.proto = ICMPV6 if kind == ICMP and flow.v6 else kind
         self.seen: list[Step] = []
-        self.steps = STEPS[kind](rng, flow, count)
+        steps = ctgen.plain_steps if plain and kind == TCP else STEPS[kind]
+        self.steps = steps(rng, flow, count)
 
     def step(self) -> Step | None:
         """The next packet; None at the end."""
@@ -162,10 +164,11 @@ class Talk:
 
 
 def talks(rng: random.Random, dst: str, first: int, length: int,
-          clashes: bool) -> list[Talk]:
+          plain: bool) -> list[Talk]:
     """Connections to one address, which may want the same mapping.
 
-    :param clashes: whether they may do so without ports to tell them apart
+    :param plain: TCP does nothing wrong, and there is no second one of a
+        protocol without ports
     """
     v6 = ":" in dst
     count = rng.choice((1, 1, 2, 3, 4))
@@ -176,11 +179,11 @@ def talks(rng: random.Random, dst: str, first: int, length: int,
     dport = rng.choice((80, 8080, 1024 + first % 1000))
     made = []
     for number in range(count):
-        if kind in {GRE, UNKNOWN} and made and not clashes:
+        if kind in {GRE, UNKNOWN} and made and plain:
             kind = UDP
         src = f"fd01::{number + 1}" if v6 else f"10.1.0.{number + 1}"
         made.append(Talk(rng, Flow(src, dst, sport, dport), kind,
-                         max(4, length // count)))
+                         max(4, length // count), plain))
         if rng.random() < .3:
             kind = rng.choice(KINDS)
     return made

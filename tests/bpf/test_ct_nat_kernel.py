@@ -369,10 +369,10 @@ class Judge:
         self.theirs.drain()
         self.ours.flush()
         self.trail = [f"rule {rule.name}, seed {seed}"]
-        # Where one of two zones refuses a connection the other one has it.
+        # What one of two zones refuses the other one does not see.
         self.left = [(talk, (Mapped(), Mapped())) for talk in ctnatgen.talks(
             rng, rule.dst, 2000 + seed % 50000, LENGTH,
-            rule.snat is None or rule.dnat is None)]
+            rule.snat is not None and rule.dnat is not None)]
         while self.left:
             talk, known = rng.choice(self.left)
             step = talk.step()

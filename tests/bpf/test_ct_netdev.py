@@ -154,40 +154,6 @@ def kind_of(diff: Difference) -> str:
     return ""
 
 
-def plain_steps(rng: random.Random, flow: Flow,
-                count: int) -> Iterator[ctgen.Step]:
-    """A TCP connection as it is between ends that do nothing wrong: data, some
-    of it twice, and its end."""
-    talk = ctgen.TcpSequence(rng, flow, 0)
-    for back, flags in ((False, SYN), (True, SYN | ACK), (False, ACK)):
-        yield _plain(talk, back, flags)
-    for _ in range(count - 7):
-        step = _plain(talk, rng.random() < .5, ACK, rng.choice(
-            (0, 1, 100, 1400)))
-        yield step
-        if rng.random() < .1:
-            yield step
-    first = rng.random() < .5
-    for back, flags in ((first, FIN | ACK), (not first, ACK),
-                        (not first, FIN | ACK), (first, ACK)):
-        yield _plain(talk, back, flags)
-
-
-def _plain(talk: ctgen.TcpSequence, back: bool, flags: int,
-           data: int = 0) -> ctgen.Step:
-    end, peer = talk.ends[back], talk.ends[not back]
-    flow = talk.flow.back() if back else talk.flow
-    options = b""
-    if flags & SYN and (not back or peer.scale is not None) and (
-            end.scale is not None):
-        options = b"\1\3\3" + bytes((end.scale,))
-    frame = ctgen.tcp(flow, flags, end.next, peer.next if flags & ACK else 0,
-                      60000, options, b"d" * data)
-    end.next = (end.next + data + bool(flags & (SYN | FIN))) & 0xffffffff
-    return ctgen.Step(frame, back, f"{'<' if back else '>'} flags {flags:#x}"
-                      f" data {data}")
-
-
 def judged(frames: list[bytes], path: Path) -> list[int]:
     """States, without OVS_CT_TRACKED."""
     build = find_build()
@@ -266,7 +232,7 @@ def test_what_differs(ours: CtObject, tmp_path: Path, base: Flow,
 
 
 @pytest.mark.parametrize("base", [ctgen.V4, ctgen.V6], ids=["v4", "v6"])
-@pytest.mark.parametrize("steps", [ctgen.udp_steps, plain_steps],
+@pytest.mark.parametrize("steps", [ctgen.udp_steps, ctgen.plain_steps],
                          ids=["udp", "tcp"])
 def test_what_does_not_differ(ours: CtObject, tmp_path: Path, base: Flow,
                               steps: Steps) -> None:
