@@ -7,18 +7,21 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ct_cases as c
 import pytest
 from ctframes import (
     ACK,
+    FIN,
+    GRE,
     SYN,
     TCP,
     UDP,
     UDPLITE,
     Flow,
+    frame,
     icmp,
     init,
     sctp,
@@ -652,6 +655,106 @@ def test_icmp_errors(t: Tracked, flow: Flow, kind: str, what: str) -> None:
             assert seen.packet == error(flow, length)
             continue
         assert seen.packet == error(flow, length)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("make", [
+    lambda f: tcp(f, SYN, 1), udp, lambda f: sctp(f, 0, init(1, 5)),
+    lambda f: gre(f, 0)], ids=["tcp", "udp", "sctp", "gre"])
+@pytest.mark.parametrize("length", [4, 8])
+def test_an_error_about_too_little(t: Tracked, flow: Flow,
+                                   make: Callable[[Flow], bytes],
+                                   length: int) -> None:
+    """With less than eight bytes of the transport header it is related, and
+    cannot be translated."""
+    to = "fd09::9" if flow.v6 else "10.9.0.9"
+    t.send(make(flow), ct(COMMIT, nat(c.SRC, address(to))))
+
+    def error(about: Flow) -> bytes:
+        inner = make(about)[14:][:(40 if flow.v6 else 20) + length]
+        router = "fd05::5" if flow.v6 else "10.5.0.5"
+        return icmp(Flow(router, about.src), 1 if flow.v6 else 3, 0, 0, inner)
+
+    outer = error(Flow(to, flow.dst, flow.sport, flow.dport))
+    assert t.send(outer, ct()).state == TRK | REL | RPL
+    if length < 8:
+        assert t.dropped(outer, ct(NAT)) == DropReason.CONNTRACK
+    else:
+        assert t.send(outer, ct(NAT)).packet == error(flow)
+
+
+def gre(flow: Flow, version: int, length: int = 12) -> bytes:
+    return frame(flow, GRE, (struct.pack("!HHQ", version, 0x880b, 0)
+                             )[:length])
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_gre(t: Tracked, flow: Flow) -> None:
+    """The destination of versions that nobody knows is not translated, and
+    nothing without eight bytes of its header."""
+    to = "fd09::9" if flow.v6 else "10.9.0.9"
+    snat = ct(COMMIT, nat(c.SRC, address(to)))
+    dnat = ct(COMMIT, nat(c.DST, address(to)))
+    for version in (0, 1, 2, 7):
+        there = flow.ports(version)
+        seen_as = Flow(to, flow.dst)
+        t.flush()
+        assert t.send(gre(there, version), snat).packet == (
+            gre(seen_as, version))
+        if version == 0:
+            assert t.send(gre(seen_as.back(), 0), ct(NAT)).packet == (
+                gre(flow.back(), 0))
+        elif version != 1:
+            assert t.dropped(gre(seen_as.back(), version), ct(NAT)) == (
+                DropReason.CONNTRACK)
+        t.flush()
+        if version > 1:
+            assert t.dropped(gre(flow, version), dnat) == (
+                DropReason.CONNTRACK)
+        else:
+            assert t.send(gre(flow, version), dnat).packet == (
+                gre(Flow(flow.src, to), version))
+    t.flush()
+    assert t.dropped(gre(flow, 0, 4), snat) == DropReason.CONNTRACK
+
+
+def test_an_error_about_node_information(t: Tracked) -> None:
+    """RFC 4620; what is at the place of an identifier is none."""
+    how = nat(c.SRC, address("fd09::9"), ports(5000, 5000))
+    query = icmp(V6, 139, 0, 77)
+    outer = icmp(Flow("fd09::9", V6.dst), 139, 0, 77)
+    assert t.send(query, ct(COMMIT, how)).packet == outer
+    answer = icmp(V6.back(), 140, 0, 77)
+    outer = icmp(Flow(V6.dst, "fd09::9"), 140, 0, 77)
+    seen = t.send(icmp(V6, 1, 0, 0, answer[14:]), ct(COMMIT, how))
+    assert seen.packet == icmp(Flow("fd09::9", V6.dst), 1, 0, 0, outer[14:])
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_port_of_one_that_is_over(t: Tracked, flow: Flow) -> None:
+    """Is free for a connection whose sequence numbers lie ahead."""
+    to = "fd09::9" if flow.v6 else "10.9.0.9"
+    how = ct(COMMIT, nat(c.SRC, address(to), ports(5000, 5000)))
+    seen_as = Flow(to, flow.dst, 5000, flow.dport)
+    other = flow.ports(2000)
+    for number, frames in enumerate((
+            (tcp(flow, SYN, 1000), tcp(seen_as.back(), SYN | ACK, 1, 1001)),
+            (tcp(flow, ACK, 1001, 2), tcp(seen_as.back(), ACK | FIN, 2,
+                                          1001)),
+            (tcp(flow, ACK | FIN, 1001, 3), tcp(seen_as.back(), ACK, 3,
+                                                1002)))):
+        if number:
+            assert t.dropped(tcp(other, SYN, 2000), how) == (
+                DropReason.CONNTRACK)
+        t.send(frames[0], how)
+        t.send(frames[1], ct(NAT))
+    assert t.dropped(tcp(other, SYN, 900), how) == DropReason.CONNTRACK
+    seen = t.send(tcp(other, SYN, 2000), how)
+    assert seen.packet == tcp(seen_as, SYN, 2000)
+    record, = t.records()
+    assert record["orig"][32:34] == struct.pack("!H", 2000)
+    seen = t.send(tcp(seen_as.back(), SYN | ACK, 9, 2001), ct(NAT))
+    assert seen.packet == tcp(other.back(), SYN | ACK, 9, 2001)
 
 
 def test_an_error_whose_headers_have_moved(t: Tracked) -> None:
