@@ -454,7 +454,8 @@ static __always_inline int ovs_nat_l3(struct ovs_ctx *ctx,
 	if (proto == IPPROTO_UDPLITE)
 		return ctx_len(ctx) >= pkt->l4_off + OVS_UDP_HLEN &&
 		       ctx_l4_csum(ctx, pkt->l4_off + 6, 0,
-				   ovs_sum_fold(diff), BPF_F_PSEUDO_HDR) ?
+				   ovs_sum_fold(diff), BPF_F_PSEUDO_HDR |
+				   BPF_F_MARK_MANGLED_0) ?
 		       OVS_DROP_SET : 0;
 	err = ovs_update_l4(ctx, pkt->l4_off, proto, ovs_sum_fold(diff));
 	return err;
@@ -507,7 +508,7 @@ __noinline int ovs_nat_l4(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 	if (proto == IPPROTO_SCTP)
 		return ovs_sctp_ports(ctx, pkt, new);
 	check = proto == IPPROTO_TCP ? 16 : 6;
-	if (proto == IPPROTO_UDP)
+	if (proto == IPPROTO_UDP || proto == IPPROTO_UDPLITE)
 		flags |= BPF_F_MARK_MANGLED_0;
 	OVS_AT32(tp, 0) = new;
 	if (ctx_l4_csum(ctx, off + check, old, new, flags))
@@ -634,7 +635,7 @@ __noinline __u64 ovs_nat_inner(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
 		was = OVS_AT16(tp, 0);
 		now = ovs_csum_update(was, ovs_sum_fold(
 			(__u64)ovs_sum_fold(addr) + ovs_sum_fold(ports)));
-		if (proto == IPPROTO_UDP && !now)
+		if ((proto == IPPROTO_UDP || proto == IPPROTO_UDPLITE) && !now)
 			now = 0xffff;
 		OVS_AT16(tp, 0) = now;
 		sum += OVS_SUM_DIFF2(was, now);

@@ -23,7 +23,7 @@ from ctframes import (
     udp,
 )
 from ctgen import Step
-from ctnat import L3, is_error, place, sum_sctp
+from ctnat import L3, PORTS, is_error, place, sum_sctp
 
 UNKNOWN = 253
 """RFC 3692: a protocol that nobody knows."""
@@ -177,11 +177,18 @@ def talks(rng: random.Random, dst: str, first: int, length: int,
     sport = rng.choice((first, first, first, 100 + first % 400,
                         700 + first % 300))
     dport = rng.choice((80, 8080, 1024 + first % 1000))
-    made = []
+    made: list[Talk] = []
     for number in range(count):
+        if made and made[-1].proto in PORTS and rng.random() < .3:
+            # The same source once more: with NAT of the destination both may
+            # become one and the same.
+            flow = made[-1].flow
+            made.append(Talk(rng, flow.ports(sport, flow.dport + 1),
+                             made[-1].proto, max(4, length // count), plain))
+            continue
+        src = f"fd01::{number + 1}" if v6 else f"10.1.0.{number + 1}"
         if kind in {GRE, UNKNOWN} and made and plain:
             kind = UDP
-        src = f"fd01::{number + 1}" if v6 else f"10.1.0.{number + 1}"
         made.append(Talk(rng, Flow(src, dst, sport, dport), kind,
                          max(4, length // count), plain))
         if rng.random() < .3:

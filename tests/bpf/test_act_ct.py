@@ -731,6 +731,37 @@ def test_an_error_about_node_information(t: Tracked) -> None:
 
 
 @pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("proto", [UDP, UDPLITE])
+def test_a_checksum_that_becomes_zero(t: Tracked, flow: Flow,
+                                      proto: int) -> None:
+    """Is 0xffff, as 0 would mean that there is none: RFC 768, RFC 3828; also
+    inside an ICMP error."""
+    to = "fd09::9" if flow.v6 else "10.9.0.9"
+    how = ct(COMMIT, nat(c.SRC, address(to), ports(5000, 5000)))
+    at = 60 if flow.v6 else 40
+
+    def zero(about: Flow) -> bytes:
+        return udp(about, udp(about, bytes(2), proto=proto)[at:at + 2],
+                   proto=proto)
+
+    outer = Flow(to, flow.dst, 5000, flow.dport)
+    data = zero(outer)[-2:]
+    assert zero(outer)[at:at + 2] == b"\xff\xff"
+    there = udp(flow, data, proto=proto)
+    assert t.send(there, how).packet == zero(outer)
+    router = "fd05::5" if flow.v6 else "10.5.0.5"
+    back = zero(flow.back())
+    seen_as = udp(outer.back(), back[-2:], proto=proto)
+    assert t.send(seen_as, ct(NAT)).packet == back
+    # Of what the inner end has got it tells the outer one.
+    seen = t.send(icmp(Flow(router, flow.dst), 1 if flow.v6 else 3, 0, 0,
+                       udp(flow.back(), data, proto=proto)[14:]), how)
+    told = udp(outer.back(), data, proto=proto)
+    assert seen.packet[-len(told[14:]):] == told[14:]
+    assert told[at:at + 2] == b"\xff\xff"
+
+
+@pytest.mark.parametrize("flow", FLOWS)
 def test_a_port_of_one_that_is_over(t: Tracked, flow: Flow) -> None:
     """Is free for a connection whose sequence numbers lie ahead."""
     to = "fd09::9" if flow.v6 else "10.9.0.9"
