@@ -183,19 +183,18 @@ def plain_steps(rng: random.Random, flow: Flow, count: int) -> Iterator[Step]:
         yield _plain(talk, back, flags)
 
 
-def _plain(talk: TcpSequence, back: bool, flags: int,
-           data: int = 0) -> Step:
+def _plain(talk: TcpSequence, back: bool, flags: int, data: int = 0) -> Step:
     end, peer = talk.ends[back], talk.ends[not back]
     flow = talk.flow.back() if back else talk.flow
     options = b""
     if flags & SYN and (not back or peer.scale is not None) and (
             end.scale is not None):
         options = b"\1\3\3" + bytes((end.scale,))
-    frame = tcp(flow, flags, end.next, peer.next if flags & ACK else 0,
-                      60000, options, b"d" * data)
+    frame = tcp(flow, flags, end.next, peer.next if flags & ACK else 0, 60000,
+                options, b"d" * data)
     end.next = (end.next + data + bool(flags & (SYN | FIN))) & 0xffffffff
     return Step(frame, back, f"{'<' if back else '>'} flags {flags:#x}"
-                      f" data {data}")
+                f" data {data}")
 
 
 def udp_steps(rng: random.Random, flow: Flow, count: int) -> Iterator[Step]:

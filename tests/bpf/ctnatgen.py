@@ -23,7 +23,7 @@ from ctframes import (
     udp,
 )
 from ctgen import Step
-from ctnat import L3, PORTS, is_error, place, sum_sctp
+from ctnat import L3, PORTS, place, sum_sctp
 
 UNKNOWN = 253
 """RFC 3692: a protocol that nobody knows."""

@@ -110,8 +110,8 @@ class NatKernel(Kernel):
                 return found
             found.append(got)
 
-    def one(self, frame: bytes, back: bool = False) -> tuple[int,
-                                                            bytes | None]:
+    def one(self, frame: bytes,
+            back: bool = False) -> tuple[int, bytes | None]:
         """A packet from the first end, or back: its state, as of send(), and
         what comes out at either end.  All has to be on one CPU."""
         state = self.send(frame, back)
@@ -121,7 +121,7 @@ class NatKernel(Kernel):
                 got = _received(tap)
                 if got is not None:
                     return state, got
-        found = [got for got in self.through(v6=frame[12:14] == b"\x86\xdd")]
+        found = self.through(v6=frame[12:14] == b"\x86\xdd")
         self.log.recv(8192)	# of the marker
         while select.select((self.taps[0],), (), (), 0)[0]:
             got = _received(self.taps[0])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import ct_cases as c
+import ctframes
 import pytest
 from ctframes import (
     ACK,
@@ -21,7 +22,6 @@ from ctframes import (
     UDP,
     UDPLITE,
     Flow,
-    frame,
     icmp,
     init,
     sctp,
@@ -684,8 +684,8 @@ def test_an_error_about_too_little(t: Tracked, flow: Flow,
 
 
 def gre(flow: Flow, version: int, length: int = 12) -> bytes:
-    return frame(flow, GRE, (struct.pack("!HHQ", version, 0x880b, 0)
-                             )[:length])
+    head = struct.pack("!HHQ", version, 0x880b, 0)
+    return ctframes.frame(flow, GRE, head[:length])
 
 
 @pytest.mark.parametrize("flow", FLOWS)

@@ -121,15 +121,11 @@ def ruleset() -> str:
     return "\n".join([*lines, "}", "}", ""])
 
 
-class Router(NatKernel):
-    """The kernel; nobody asks who has an address."""
-
-    @staticmethod
-    def settle() -> None:
-        ip(*(f"link set {end} arp off" for end in ("ka", "kb")))
-        for end in ("all", "ka", "kb"):
-            Path(f"/proc/sys/net/ipv4/conf/{end}/send_redirects").write_text(
-                "0")
+def settle() -> None:
+    """The router asks nobody who has an address, and says nothing itself."""
+    ip(*(f"link set {end} arp off" for end in ("ka", "kb")))
+    for end in ("all", "ka", "kb"):
+        Path(f"/proc/sys/net/ipv4/conf/{end}/send_redirects").write_text("0")
 
 
 def nat(kind: bytes, target: Target | None) -> bytes:
@@ -387,7 +383,7 @@ def judge(datapath: Datapath) -> Iterator[Judge]:
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cpus)})
     with nat_kernel(ruleset()) as theirs, pytest.MonkeyPatch.context() as mp:
-        Router.settle()
+        settle()
         # To keep signals off takes longer than the packet.
         mp.setattr(bpfsys, "unsignalled", contextlib.nullcontext)
         yield Judge(theirs, Ours(datapath))
