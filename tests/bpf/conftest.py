@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from harness import OBJECT, Datapath
 from objects import compile_object
+from tracked import Tracked
 
 from dpif_bpf.edge.loader import Files
 
@@ -49,6 +50,15 @@ def dp(datapath: Datapath) -> Iterator[Datapath]:
     yield datapath
     assert datapath.level() == 0, "a level of ovs_cpu leaked"
     assert not datapath.slots_armed(), "a slot leaked"
+
+
+@pytest.fixture
+def t(dp: Datapath) -> Iterator[Tracked]:
+    """The datapath without connections."""
+    made = Tracked(dp)
+    made.flush()
+    yield made
+    made.flush()
 
 
 @pytest.fixture
