@@ -115,7 +115,8 @@ def _instructions(record: Record) -> float:
 
 def _note(record: Record) -> str:
     """What a lookup took, where it took more than one step."""
-    tried, cached = (float(record.get(name, 0))
+    lookups = max(1., float(record.get("hit", 1)))
+    tried, cached = (float(record.get(name, 0)) / lookups
                      for name in ("tried", "cached"))
     note = f"{tried:.1f} {'masks' if record['who'] == 'module' else 'probes'}"
     if cached:

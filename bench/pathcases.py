@@ -3,7 +3,7 @@
 
 Flows are in ovs-dpctl's words, as ovs-vswitchd makes them; port 1 is where
 packets come in, 2 to 4 where they go out.  Packets are UDP over IPv4 in
-frames of 60 bytes.
+frames of 60 bytes, or TCP (bench.pathct).
 """
 
 from __future__ import annotations
@@ -13,14 +13,24 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Protocol
+
+from bench.pathct import (
+    NEW,
+    OPENING,
+    SOURCE_NAT,
+    TTL,
+    acknowledgements,
+    handshake,
+    ones_sum,
+)
 
 SEED = 20180919
 MANY = 10000
 """Flows where there are many, or as many as whole rules have."""
 SRC_MAC, DST_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
-TTL = 64
 SIZE = 60
-"""Bytes of a frame."""
+"""Bytes of a frame, of UDP."""
 
 _MATCH = f"recirc_id(0),in_port(1),eth(src={SRC_MAC},dst={DST_MAC})," \
     "eth_type(0x0800)"
@@ -28,12 +38,19 @@ _SET = "set(eth(src=02:00:00:00:01:01,dst=02:00:00:00:01:02))," \
     f"set(ipv4(ttl={TTL - 1}))"
 _PUSH_VLAN = "push_vlan(vid=7,pcp=0)"
 _HEADERS = struct.Struct("!BBHHHBBH4s4sHH")
-HEADERS_SIZE = _HEADERS.size
+
+
+class Sent(Protocol):
+    """A packet of any kind."""
+
+    def headers(self) -> bytes:
+        """What follows the Ethernet header, as far as packets differ."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """What packets differ in: addresses and ports."""
+    """What packets of UDP differ in: addresses and ports."""
 
     src: int
     dst: int
@@ -48,17 +65,19 @@ class Packet:
                 self.src.to_bytes(4, "big"), self.dst.to_bytes(4, "big"),
                 self.sport, self.dport)
 
-        total = sum(struct.unpack_from("!10H", pack(0)))
-        total = (total & 0xFFFF) + (total >> 16)
-        return pack(~((total & 0xFFFF) + (total >> 16)) & 0xFFFF)
+        return pack(0xFFFF ^ ones_sum(pack(0)[:20]))
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A match on the key, and a packet that has it."""
+    """A match on the key, and a packet that has it, or none by itself.
+
+    :param actions: its own, in place of the case's
+    """
 
     match: str
-    packet: Packet
+    packet: Sent | None
+    actions: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,11 @@ class Case:
     :param shared: the generator keeps a reference to each packet, as it does
         when it is not told otherwise; who receives one must copy it before
         anything else, or do with what a packet allows that is not its own
+    :param before: packets that are sent first, once
+    :param packets: that are sent, in place of those of the flows
+    :param size: of a frame, bytes
+    :param vary: each packet has other ports than all before, and so is of
+        a connection of its own: bytes of the transport header that say so
     """
 
     what: str
@@ -84,18 +108,27 @@ class Case:
     outputs: tuple[int, ...] = (2,)
     hash: bool = False
     shared: bool = False
+    before: tuple[Sent, ...] = ()
+    packets: tuple[Sent, ...] = ()
+    size: int = SIZE
+    vary: int = 0
 
     @property
     def kind(self) -> str:
         """Of its packets, as those of the cases that it is compared with."""
         if self.shared:
             return "packets are shared"
+        if self.size != SIZE or self.vary:
+            return f"{'each of another tuple, ' * bool(self.vary)}" \
+                f"{self.size} bytes{', with a hash' * self.hash}"
         return "packets have a hash" if self.hash else "plain"
 
-    def sent(self, flows: list[Flow]) -> list[Packet]:
+    def sent(self, flows: list[Flow]) -> list[Sent]:
         """The packets, again and again: one of each flow, in any order."""
+        if self.packets:
+            return list(self.packets)
         packets = [flow.packet for flow in
-                   (flows if self.spread else flows[-1:])]
+                   (flows if self.spread else flows[-1:]) if flow.packet]
         random.Random(SEED).shuffle(packets)
         return packets
 
@@ -150,6 +183,25 @@ def _ones(bits: int, prefix: int) -> int:
     return (1 << bits) - (1 << bits - prefix)
 
 
+def _group(nat: str = "", source: str = "") -> Callable[[], list[Flow]]:
+    """Those of a security group: new connections and established ones.
+
+    :param nat: of the first ct()
+    :param source: of the one that commits
+    """
+    def state(what: str) -> str:
+        return _MATCH.replace("recirc_id(0)", "recirc_id(1)") \
+            + f",ct_state({what}),ipv4(frag=no)"
+
+    return lambda: [
+        Flow(f"{_MATCH},ipv4(frag=no)", OPENING, f"ct(zone=1{nat}),recirc(1)"),
+        Flow(state("-new+est-inv+trk"), None),
+        Flow(state("+new-est-inv+trk"), None, f"ct(commit,zone=1{source}),2"),
+    ]
+
+
+_SOURCE = f",nat(src={IPv4Address(SOURCE_NAT)})"
+
 CASES = {
     "output": Case("output", _plain()),
     "output-hash": Case("output, packets have a hash", _plain(), hash=True),
@@ -170,4 +222,22 @@ CASES = {
                            masks=16, spread=True),
     "flows-masks-256": Case("9,984 flows, 256 masks", _prefixes(256, MANY),
                             masks=256, spread=True),
+    "ct-established": Case(
+        "ct, established TCP", _group(), masks=2, size=66,
+        before=handshake(), packets=acknowledgements()),
+    "ct-established-hash": Case(
+        "ct, established TCP, packets have a hash", _group(), masks=2,
+        size=66, before=handshake(), packets=acknowledgements(), hash=True),
+    "ct-snat": Case(
+        "ct, established TCP, SNAT", _group(",nat", _SOURCE), masks=2,
+        size=66, before=handshake(SOURCE_NAT), packets=acknowledgements()),
+    "ct-new": Case(
+        "ct, a new connection of TCP each", _group(), masks=2, size=74,
+        packets=(NEW,), vary=8),
+    "ct-new-snat": Case(
+        "ct, a new connection of TCP each, SNAT", _group(",nat", _SOURCE),
+        masks=2, size=74, packets=(NEW,), vary=8),
+    "ct-commit": Case(
+        "ct(commit) alone, a new connection of UDP each", _plain(),
+        "ct(commit,zone=1),2", vary=4),
 }

@@ -23,7 +23,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -33,11 +33,11 @@ from typing import TextIO
 from bench.pathcases import (
     CASES,
     DST_MAC,
-    HEADERS_SIZE,
-    SIZE,
     SRC_MAC,
     Case,
+    Flow,
     Packet,
+    Sent,
 )
 from dpif_bpf.edge import bpfprog, bpfsys
 from dpif_bpf.edge.libbpf import BpfObject
@@ -51,9 +51,17 @@ PAUSE, LONG_PAUSE = 0.2, 5.0
 """s after the warm-up.  The kernel module sorts its masks by use every 4 s,
 so that the pause is longer where there are several."""
 PORTS = 4
+ETH_HLEN = 14
 _PKTGEN = Path("/proc/net/pktgen")
 _RUNDIR = Path("/run/openvswitch")
-_STATE = struct.Struct("=IIII")
+_STATE = struct.Struct("=IIIIII")
+_PACKET = 64
+"""Bytes of a struct bench_packet."""
+_FIRST_PORTS = 1024 << 16
+"""Source and destination port before those of the first packet of a case
+whose packets differ in them."""
+_CONNECTIONS = 1 << 18
+"""Room for them, as ovs-bpfd has by itself."""
 
 
 def _run(*command: str) -> str:
@@ -93,7 +101,7 @@ class Ends:
         _run("modprobe", "pktgen")
         self._device = _PKTGEN / "e0"
         _tell(_PKTGEN / "kpktgend_0", "rem_device_all", "add_device e0")
-        _tell(self._device, f"pkt_size {SIZE}", "delay 0", "clone_skb 0",
+        _tell(self._device, "delay 0", "clone_skb 0",
               "xmit_mode queue_xmit", f"src_mac {SRC_MAC}",
               f"dst_mac {DST_MAC}")
 
@@ -111,17 +119,22 @@ class Ends:
         finally:
             os.close(link)
 
-    def set_packets(self, packets: list[Packet], hashed: bool) -> None:
-        """What is sent from now on."""
-        image = b"".join(packet.headers() for packet in packets)
+    def set_packets(self, packets: Sequence[Sent], size: int,
+                    hashed: bool = False, vary: int = 0) -> None:
+        """What is sent from now on; see Case."""
+        (length,) = {len(packet.headers()) for packet in packets}
+        image = b"".join(packet.headers().ljust(_PACKET, b"\0")
+                         for packet in packets)
+        assert len(image) == len(packets) * _PACKET
         self._packets[:len(image)] = image
-        assert len(image) == len(packets) * HEADERS_SIZE
-        _STATE.pack_into(self._state, 0, 0, len(packets), hashed, 0)
-        _tell(self._device, "flag !SHARED")
+        _STATE.pack_into(self._state, 0, 0, len(packets), hashed, length,
+                         vary, _FIRST_PORTS)
+        _tell(self._device, "flag !SHARED", f"pkt_size {size}")
 
-    def set_shared(self, packet: Packet) -> None:
+    def set_shared(self, packet: Packet, size: int) -> None:
         """All that are sent from now on are like this one, and shared."""
-        _STATE.pack_into(self._state, 0, 0, 0, 0, 0)
+        _STATE.pack_into(self._state, 0, 0, 0, 0, 0, 0, 0)
+        _tell(self._device, f"pkt_size {size}")
         src = IPv4Address(packet.src)
         _tell(self._device, "flag SHARED", f"src_min {src}", f"src_max {src}",
               f"dst_min {IPv4Address(packet.dst)}",
@@ -164,11 +177,14 @@ class Datapath:
         return _run(self._dpctl, "-vconsole:warn", command, self._name,
                     *words)
 
-    def fill(self, flows: list[str], actions: str) -> None:
-        """Puts flows, in place of all others."""
+    def fill(self, case: Case, flows: list[Flow]) -> None:
+        """Puts flows, in place of all others; ends all connections."""
         self._ask("del-flows")
+        _run(self._dpctl, "-vconsole:warn", "flush-conntrack")
         path = Path("/run/flows")
-        path.write_text("".join(f"{match} {actions}\n" for match in flows))
+        path.write_text("".join(
+            f"{flow.match} {flow.actions or case.actions}\n"
+            for flow in flows))
         # It goes on after a flow that is refused, and all seems to be well.
         self._ask("add-flows", str(path))
         count = self.counters()["flows"]
@@ -189,6 +205,18 @@ class Datapath:
     def close(self) -> None:
         """Removes it."""
         self._ask("del-dp")
+
+
+def _load_module() -> None:
+    """The kernel module, and its tracker with as much room as the other one
+    has.  That need not compute checksums, as no tracker does of packets from
+    a NIC, which has."""
+    _run("modprobe", "-a", "openvswitch", "nf_conntrack_netlink")
+    for path, value in (
+            ("/sys/module/nf_conntrack/parameters/hashsize", _CONNECTIONS),
+            ("/proc/sys/net/netfilter/nf_conntrack_max", _CONNECTIONS),
+            ("/proc/sys/net/netfilter/nf_conntrack_checksum", 0)):
+        Path(path).write_text(f"{value}\n")
 
 
 @contextmanager
@@ -219,17 +247,20 @@ class Session:
         self._done = 0
         self._warm_up = 0
 
-    def prepare(self, case: Case) -> list[str]:
-        """Has the packets of a case sent; its flows."""
-        flows = case.flows()
+    def prepare(self, case: Case, flows: list[Flow]) -> None:
+        """Has the packets of a case sent, the first ones at once."""
+        for packet in case.before:
+            self._ends.set_packets([packet],
+                                   ETH_HLEN + len(packet.headers()))
+            self._ends.send(1)
         packets = case.sent(flows)
         if case.shared:
             (packet,) = packets
-            self._ends.set_shared(packet)
+            assert isinstance(packet, Packet)
+            self._ends.set_shared(packet, case.size)
         else:
-            self._ends.set_packets(packets, case.hash)
+            self._ends.set_packets(packets, case.size, case.hash, case.vary)
         self._warm_up = max(WARM_UP, ROUNDS * len(packets))
-        return [flow.match for flow in flows]
 
     def one(self, name: str, case: Case, who: str,
             datapath: Datapath | None = None) -> None:
@@ -261,7 +292,7 @@ class Session:
         """The programs that the others are compared with."""
         case = CASES[name]
         for who in ("drop", "redirect"):
-            self.prepare(case)
+            self.prepare(case, case.flows())
             with self._ends.receiver(f"bench_{who}"):
                 self.one(name, case, who)
 
@@ -270,8 +301,11 @@ class Session:
         """The cases on a datapath."""
         datapath = Datapath(bin_dir, kind)
         for name in names:
-            datapath.fill(self.prepare(CASES[name]), CASES[name].actions)
-            self.one(name, CASES[name], who, datapath)
+            case = CASES[name]
+            flows = case.flows()
+            datapath.fill(case, flows)
+            self.prepare(case, flows)
+            self.one(name, case, who, datapath)
         datapath.close()
 
 
@@ -290,7 +324,7 @@ def main(argv: list[str]) -> None:
                           + len(args.cases) * (1 + len(bins)))
         for name in bare.values():
             session.bare(name)
-        _run("modprobe", "openvswitch")
+        _load_module()
         session.all(Path(next(iter(bins.values()))), "system", "module",
                     args.cases)
         for who, bin_dir in bins.items():

@@ -9,17 +9,27 @@ import pytest
 from oracle_key import Meta, extract
 
 from bench import odpflows, path
-from bench.pathcases import CASES, DST_MAC, MANY, SIZE, SRC_MAC, Case, Packet
+from bench.pathcases import (
+    CASES,
+    DST_MAC,
+    MANY,
+    SIZE,
+    SRC_MAC,
+    Case,
+    Packet,
+    Sent,
+)
+from bench.pathct import NEW, handshake, ones_sum
 
 HASH = "packets have a hash"
 SAMPLE = 300
 """Flows, more than any case has masks: to read one takes a millisecond."""
 
 
-def frame(packet: Packet) -> bytes:
+def frame(packet: Sent) -> bytes:
     """As it arrives."""
     macs = bytes.fromhex((DST_MAC + SRC_MAC).replace(":", ""))
-    udp = struct.pack("!HH", SIZE - 34, 0)
+    udp = struct.pack("!HH", SIZE - 34, 0) * isinstance(packet, Packet)
     return (macs + b"\x08\0" + packet.headers() + udp).ljust(SIZE, b"\0")
 
 
@@ -33,6 +43,8 @@ def test_each_packet_has_one_flow(case: Case) -> None:
         tables[mask][key] = flow.match
     assert len(tables) == case.masks
     for flow in flows:
+        if flow.packet is None:
+            continue
         key = int.from_bytes(
             extract(frame(flow.packet), Meta(in_port=1)).key, "little")
         assert [table[key & mask] for mask, table in tables.items()
@@ -48,6 +60,8 @@ def test_flows_get_the_packets(case: Case) -> None:
         assert MANY * .99 < len(flows) <= MANY
         assert len(sent) == len(flows)
         assert set(sent) == {flow.packet for flow in flows}
+    elif case.packets:
+        assert {len(frame(packet)) for packet in sent} == {case.size}
     else:
         assert sent == [flows[-1].packet]
 
@@ -57,6 +71,25 @@ def test_headers_have_their_checksum() -> None:
     assert len(raw) == 24
     total = sum(struct.unpack_from("!10H", raw))
     assert (total & 0xFFFF) + (total >> 16) == 0xFFFF
+
+
+@pytest.mark.parametrize("segment", handshake())
+def test_segments_have_their_checksums(segment: Sent) -> None:
+    raw = segment.headers()
+    assert ones_sum(raw[:20]) == 0xFFFF
+    pseudo = raw[12:20] + struct.pack("!HH", 6, len(raw) - 20)
+    assert ones_sum(pseudo + raw[20:]) == 0xFFFF
+    assert len(raw) == {2: 60, 18: 60, 16: 52}[raw[33]]
+    assert raw[32] >> 4 == (len(raw) - 20) // 4
+
+
+@pytest.mark.parametrize("port", [0x04000001, 0x0400FFFF, 0x04010000])
+def test_new_ports_leave_the_checksum(port: int) -> None:
+    """As bench_vary() of path.bpf.c writes them."""
+    raw = NEW.headers()
+    transport = (struct.pack("!II", port, 0xFFFFFFFF ^ port) + raw[28:])
+    pseudo = raw[12:20] + struct.pack("!HH", 6, len(transport))
+    assert ones_sum(pseudo + transport) == 0xFFFF
 
 
 def test_figures_are_above_the_dropped_packet() -> None:
