@@ -65,6 +65,9 @@ static __always_inline int ovs_process(struct ovs_ctx *ctx,
 		   !(pkt->cutlen | pkt->mru)))
 		return ovs_output_only(ctx, cpu, pkt, insn->imm);
 	pkt->list.sent = 0;
+	/* The key is the packet's: it has just been looked up. */
+	pkt->list.next = insn && insn->op == OVS_OP_CT ? OVS_STAGE_CT :
+							 OVS_STAGE_ACT_OWN;
 	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT);
 }
 
@@ -109,7 +112,10 @@ int ovs_rx(struct ovs_ctx *ctx)
 	return ovs_process(ctx, cpu, pkt);
 }
 
-/* Stage ACT: the instructions at pc are those of a packet that is… */
+/*
+ * Stage ACT: the instructions at pc are those of a packet that is…  When they
+ * begin with ct(), the interpreter need not be asked where that is.
+ */
 static __always_inline int ovs_act_as(struct ovs_ctx *ctx, int shared)
 {
 	struct ovs_cpu *cpu = ovs_cpu_get();
@@ -121,7 +127,7 @@ static __always_inline int ovs_act_as(struct ovs_ctx *ctx, int shared)
 	if (!pkt)
 		return CTX_DROP;
 	return ovs_stage(ctx, cpu, pkt, unlikely(shared) ?
-			 OVS_STAGE_ACT_SHARED : OVS_STAGE_ACT_OWN);
+			 OVS_STAGE_ACT_SHARED : pkt->list.next);
 }
 
 SEC("tc")
@@ -167,7 +173,7 @@ int ovs_act_own(struct ovs_ctx *ctx)
 	return ovs_run_acts(ctx, cpu, pkt, 1);
 }
 
-/* Stage CT, from ACT_OWN and back. */
+/* Stage CT, from ACT or ACT_OWN, and back to the latter. */
 SEC("tc")
 int ovs_act_ct(struct ovs_ctx *ctx)
 {
@@ -275,6 +281,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->list.pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->list.sent = ovs_slot_is_deferred(mark);
+	pkt->list.next = OVS_STAGE_ACT_OWN;
 	pkt->drop = 0;
 	ctx_set_mark(ctx, pkt->key.skb_mark);
 	ctx_set_priority(ctx, pkt->key.skb_priority);

@@ -104,9 +104,11 @@ struct ovs_values {
 #define OVS_EXACT_ODD		(1U << 31)	/* of `port`: `tag` and `meta` are
 						 * not zero, both */
 #define OVS_EXACT_FLAGS		0x0fff	/* of `flags`, in network order */
-/* What `flags` say besides; neither: a list of actions that stage ACT runs. */
+/* What `flags` say besides; neither of the first two: a list of actions that
+ * stage ACT runs. */
 #define OVS_EXACT_OUTPUT	0x10	/* the frame goes to port `out` */
 #define OVS_EXACT_ROUTE		0x20	/* it gets new headers, and goes there */
+#define OVS_EXACT_CT		0x40	/* a list that begins with OVS_OP_CT */
 struct ovs_exact {
 	__u32 gen;			/* of the flow; 0: none */
 	__u32 flow;			/* id */

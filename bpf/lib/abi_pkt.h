@@ -33,7 +33,8 @@ struct ovs_pkt_list {
 				 * deferred: as in a slot's state */
 	__u32 copies;		/* deferred, until the rest is deferred, too */
 	__u8 sent;		/* this list of actions made a copy */
-	__u8 next;		/* enum ovs_stage that the actions wait for */
+	__u8 next;		/* enum ovs_stage that the actions wait for, or,
+				 * from stage ACT on, that they begin in */
 	__u8 calls;		/* tail calls that its actions took, in a row */
 	__u8 pad;
 };

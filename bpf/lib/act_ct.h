@@ -17,6 +17,7 @@
 #define OVS_ACT_CT_H
 
 #include "act_nat.h"
+#include "act_output.h"
 #include "act_recirc.h"
 #include "drop.h"
 #include "upcall.h"
@@ -494,24 +495,31 @@ __noinline int ovs_ct_wants_help(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 }
 
 /*
- * Whether the list ends with a recirculation, as most do after ct(): then the
- * key, which is the packet's, is looked up at once.
+ * Go on behind the action.  Most lists end there with a recirculation, for
+ * which the key, which is the packet's, is looked up at once, or an output.
  */
-static __always_inline int ovs_ct_recirc(struct ovs_pkt *pkt)
+static __always_inline int ovs_ct_go_on(struct ovs_ctx *ctx,
+					struct ovs_cpu *cpu,
+					struct ovs_pkt *pkt)
 {
-	__u32 pc = pkt->list.pc;
+	__u32 pc = pkt->list.pc, stage = OVS_STAGE_ACT_OWN;
 	struct ovs_insn *word = bpf_map_lookup_elem(&ovs_acts, &pc);
 
-	if (!word || word->op != OVS_OP_RECIRC_LAST ||
-	    pkt->stale || pkt->flags & OVS_PKT_F_COPY ||
-	    pkt->recirc_depth >= OVS_MAX_RECIRC ||
-	    pkt->list.calls > OVS_MAX_CALLS - OVS_RECIRC_CALLS)
-		return 0;
-	pkt->recirc_depth++;
-	pkt->list.calls += OVS_RECIRC_CALLS;
-	pkt->list.since = 0;
-	pkt->key.recirc_id = word->imm;
-	return 1;
+	if (!word)
+		return ovs_drop(cpu, pkt, OVS_DROP_BAD_INSN);
+	if (word->op == OVS_OP_OUTPUT_LAST && !(pkt->cutlen | pkt->mru))
+		return ovs_output_only(ctx, cpu, pkt, word->imm);
+	if (likely(word->op == OVS_OP_RECIRC_LAST &&
+		   !pkt->stale && !(pkt->flags & OVS_PKT_F_COPY) &&
+		   pkt->recirc_depth < OVS_MAX_RECIRC &&
+		   pkt->list.calls <= OVS_MAX_CALLS - OVS_RECIRC_CALLS)) {
+		pkt->recirc_depth++;
+		pkt->list.calls += OVS_RECIRC_CALLS;
+		pkt->list.since = 0;
+		pkt->key.recirc_id = word->imm;
+		stage = OVS_STAGE_LOOKUP;
+	}
+	return ovs_stage(ctx, cpu, pkt, stage);
 }
 
 /* Stage CT: the instruction at pc, and back to where the list goes on. */
@@ -537,8 +545,7 @@ static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 	if (w->help && pkt->tracked && ovs_ct_wants_help(ctx, &w->pkt))
 		return ovs_drop(cpu, pkt, ovs_ct_provider(ctx, pkt,
 							  OVS_UPCALL_HELP));
-	return ovs_stage(ctx, cpu, pkt, ovs_ct_recirc(pkt) ?
-			 OVS_STAGE_LOOKUP : OVS_STAGE_ACT_OWN);
+	return ovs_ct_go_on(ctx, cpu, pkt);
 }
 
 #endif /* OVS_ACT_CT_H */

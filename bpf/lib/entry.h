@@ -279,6 +279,8 @@ static __always_inline int ovs_entry_run(struct ovs_ctx *ctx)
 		/* Read behind `gen`: it may be newer, and is none the worse. */
 		pkt->list.pc = OVS_READ_ONCE(flow->acts);
 		pkt->list.sent = 0;
+		pkt->list.next = e->flags & OVS_EXACT_CT ? OVS_STAGE_CT :
+							   OVS_STAGE_ACT_OWN;
 		pkt->flow = id;
 		ovs_entry_count(ctx, cpu, e, tcp_flags);
 		known = 1;

@@ -109,6 +109,9 @@ static long ovs_route_step(__u32 i, struct ovs_route_plan *plan)
 		plan->out = insn->imm;
 		plan->kind = i ? OVS_EXACT_ROUTE : OVS_EXACT_OUTPUT;
 		return 1;
+	case OVS_OP_CT:
+		plan->kind = i ? 0 : OVS_EXACT_CT;
+		return 1;
 	case OVS_OP_SET_ETH:
 		ovs_route_eth(plan, at);
 		return 0;
@@ -125,7 +128,7 @@ static long ovs_route_step(__u32 i, struct ovs_route_plan *plan)
 /*
  * Fill in what the instructions at `pc` make of the frame of a line that is
  * otherwise complete.  Returns OVS_EXACT_OUTPUT or OVS_EXACT_ROUTE, or 0 when
- * they do more, or drop it.
+ * they do more, or drop it; OVS_EXACT_CT when they begin with that.
  */
 static __always_inline __u32 ovs_route_fill(struct ovs_exact *e, __u32 pc)
 {
