@@ -275,6 +275,7 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->tracked = 0;
 	pkt->parsed = 1;
 	pkt->exact = 0;
+	pkt->line = 0;
 	pkt->list.since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;
 	pkt->family = slot->family;
 	pkt->flags = slot->flags;

@@ -349,7 +349,8 @@ PKT: Final = record("ovs_pkt", f"""
     drop B
     tracked B
     mru H
-    pad 6s
+    line H
+    pad 4s
     list {PKT_LIST.size}s
     cache_hash Q
     cpu {PKT_CPU.size}s

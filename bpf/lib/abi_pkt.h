@@ -96,9 +96,11 @@ struct ovs_pkt {
 				 * says that it was tracked */
 	__u16 mru;		/* bytes of its largest fragment, when it was
 				 * in fragments; 0: it was not */
-	__u16 pad[3];
+	__u16 line;		/* of ovs_exact that it came in by, plus 1; 0:
+				 * none */
+	__u16 pad[2];
 	struct ovs_pkt_list list;
-	__u64 cache_hash;	/* of the key, when the cache was asked */
+	__u64 cache_hash;	/* by which the cache was asked */
 	struct ovs_pkt_cpu cpu;
 };
 

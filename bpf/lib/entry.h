@@ -23,7 +23,7 @@
  * What these find: a level of ovs_cpu claimed (ovs_cpu.level counts those in
  * use, the packet's state is pkt[level - 1]), and in that state key.w[0] (port
  * number, recirc_id 0), `bridge`, `parsed` and `exact`, and zero in slot,
- * recirc_depth, stale, drop, cutlen, family, flags, mru, list.copies,
+ * recirc_depth, stale, drop, cutlen, family, flags, mru, line, list.copies,
  * list.calls and list.since; when it is not parsed, zero in w[1] and w[4], too, else what
  * ovs_parse() would fill in.  Everything else is either written by the later
  * stages before they read it or, as `cpu`, kept from packet to packet.
@@ -98,6 +98,7 @@ ovs_entry_state(struct ovs_cpu *cpu, __u64 port_no)
 	pkt->list.since = 0;
 	pkt->list.calls = 0;
 	pkt->mru = 0;
+	pkt->line = 0;
 	pkt->exact = 0;
 	return pkt;
 }
@@ -281,6 +282,7 @@ static __always_inline int ovs_entry_run(struct ovs_ctx *ctx)
 		pkt->list.sent = 0;
 		pkt->list.next = e->flags & OVS_EXACT_CT ? OVS_STAGE_CT :
 							   OVS_STAGE_ACT_OWN;
+		pkt->line = line + 1;
 		pkt->flow = id;
 		ovs_entry_count(ctx, cpu, e, tcp_flags);
 		known = 1;

@@ -461,9 +461,29 @@ static __always_inline __u32 ovs_cache_place(__u64 h)
 }
 
 /*
+ * Whether a packet is looked up again that came in by a line of ovs_exact.
+ * Most packets of a line take the same way then, and what leads there is known
+ * without a hash of the key.  As such packets come often, it pays always.
+ */
+static __always_inline int ovs_cache_is_again(const struct ovs_pkt *pkt)
+{
+	return pkt->line && pkt->recirc_depth;
+}
+
+/* A hash of that line, and of what a recirculation is made for. */
+static __always_inline __u64 ovs_cache_again(const struct ovs_pkt *pkt)
+{
+	__u64 h = pkt->key.w[0] >> 32 << 24 | pkt->line;
+
+	h += (__u64)pkt->key.ct_state << 16;
+	h *= OVS_HASH_MULT;
+	return h ^ h >> 32;
+}
+
+/*
  * Find a flow's edge in the cache; 0 when there is none that matches.
  *
- * @desc: ovs_root.desc of the packet's bridge
+ * @desc: ovs_root.desc of the packet's bridge; 0: ovs_cache_is_again()
  */
 __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines, __u32 desc)
 {
@@ -473,8 +493,8 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines, __u32 desc)
 
 	if (!pkt || !descs)
 		return 0;
-	h = ovs_cls_hash(pkt, descs, &descs->d[desc & (OVS_DESCS - 1)],
-			 pkt->bridge);
+	h = desc ? ovs_cls_hash(pkt, descs, &descs->d[desc & (OVS_DESCS - 1)],
+				pkt->bridge) : ovs_cache_again(pkt);
 	pkt->cache_hash = h;
 	set = h & (lines - 1);
 	words = bpf_map_lookup_elem(&ovs_cls_cache, &set);
@@ -489,7 +509,8 @@ __noinline __u64 ovs_cache_find(struct ovs_pkt *pkt, __u32 lines, __u32 desc)
 		return 0;
 	pkt->probes = 1;
 	pkt->cached = 1;
-	pkt->cpu.cache_hits++;
+	if (desc)
+		pkt->cpu.cache_hits++;
 	return edge;
 }
 
@@ -528,7 +549,9 @@ static __always_inline __u32 ovs_classify(struct ovs_pkt *pkt)
 	if (!root)
 		return 0;
 	lines = OVS_READ_ONCE(root->cache);
-	if (lines) {
+	if (lines && ovs_cache_is_again(pkt)) {
+		edge = ovs_cache_find(pkt, lines, 0);
+	} else if (lines) {
 		if (!pkt->cpu.cache_left)
 			ovs_cache_judge(pkt);
 		pkt->cpu.cache_left--;
@@ -539,8 +562,11 @@ static __always_inline __u32 ovs_classify(struct ovs_pkt *pkt)
 	if (!edge) {
 		edge = ovs_cls_forest(pkt, root);
 		if (lines) {
-			pkt->cpu.cache_probes += pkt->probes;
-			if (edge && pkt->cpu.cache_on)
+			int again = ovs_cache_is_again(pkt);
+
+			if (!again)
+				pkt->cpu.cache_probes += pkt->probes;
+			if (edge && (again || pkt->cpu.cache_on))
 				ovs_cache_store(pkt, lines, edge);
 		}
 	}
