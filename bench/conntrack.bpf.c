@@ -89,11 +89,12 @@ int b_ct(struct __sk_buff *ctx)
 /* As ovs_ct_find() of a packet whose connection is in the kernel's table. */
 __noinline int b_find(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 {
+	struct ovs_ct_conf *conf = ovs_ct_config();
 	__u32 i, dir, end;
 	struct b_conn *c;
 	__u64 *id;
 
-	if (!st)
+	if (!st || !conf)
 		return -1;
 	st->id = 0;
 	st->dir = 0;
@@ -120,7 +121,7 @@ __noinline int b_find(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 	c->ct.bytes[dir] += st->len;
 	bpf_spin_unlock(&c->lock);
 	/* No function may be called with the lock held: what it costs counts. */
-	if (ovs_ct_tcp_segment(&c->ct, st) != OVS_CT_R_ACCEPT)
+	if (ovs_ct_tcp_segment(&c->ct, st, conf) != OVS_CT_R_ACCEPT)
 		return OVS_CT_V_INVALID;
 	end = ovs_ct_end(st->now, st->timeout);
 	if (c->expires != end)

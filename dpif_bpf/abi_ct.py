@@ -376,8 +376,8 @@ PKT: Final = record("ovs_ct_pkt", f"""
     l4_proto B
     family B
     policy H
-    pad H
-    pad2 I
+    helper H
+    pad I
     verdict B
     ct_state B
     dir B

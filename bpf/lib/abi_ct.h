@@ -404,9 +404,9 @@ struct ovs_ct_pkt {
 	__u8 l4_proto;		/* 0: a later fragment */
 	__u8 family;		/* AF_INET, AF_INET6; others are invalid */
 	__u16 policy;		/* of timeouts, for a connection that it begins */
-	__u16 pad;
-	__u32 pad2;
 	/* What comes of it. */
+	__u16 helper;		/* of the connection; 0: none sees the packet */
+	__u32 pad;
 	__u8 verdict;		/* enum ovs_ct_verdict */
 	__u8 ct_state;		/* OVS_CT_*, without NAT's bits */
 	__u8 dir;		/* 0: original, 1: reply */

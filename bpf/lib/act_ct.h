@@ -325,6 +325,7 @@ __noinline int ovs_ct_attach(struct ovs_ct_work *w)
 	    ct->helper)
 		return 0;
 	ct->helper = helper;
+	w->pkt.helper = helper;
 	__sync_fetch_and_or(&ct->status, OVS_CT_S_HELPER);
 	w->help = 1;
 	return 0;
@@ -382,10 +383,12 @@ __noinline int ovs_ct_prepare(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 	st->family = pkt->key.eth_type == bpf_htons(ETH_P_IP) ? OVS_CT_INET :
 		     pkt->key.eth_type == bpf_htons(ETH_P_IPV6) ?
 		     OVS_CT_INET6 : 0;
-	/* What is inside an ICMP error moves with it. */
-	st->inner_l3 += pkt->l3_off - st->l3_off;
-	st->inner_l4 += pkt->l3_off - st->l3_off;
-	st->l3_off = pkt->l3_off;
+	if (unlikely(st->l3_off != pkt->l3_off)) {
+		/* What is inside an ICMP error moves with it. */
+		st->inner_l3 += pkt->l3_off - st->l3_off;
+		st->inner_l4 += pkt->l3_off - st->l3_off;
+		st->l3_off = pkt->l3_off;
+	}
 	st->l4_off = pkt->l4_off;
 	st->l4_proto = pkt->l4_proto;
 	return st->family && st->l3_off ? ovs_ct_trim(ctx, pkt) : 0;
@@ -407,7 +410,9 @@ static __always_inline int ovs_ct_act(struct ovs_ctx *ctx,
 		return err;
 	w->pkt.now = ovs_now(cpu);
 	w->help = 0;
-	if (!ovs_ct_is_known(ctx, pkt, w)) {
+	/* Most packets meet ct() for the first time. */
+	if (likely(!pkt->key.ct_state && !(w->flags & OVS_CTA_FORCE)) ||
+	    !ovs_ct_is_known(ctx, pkt, w)) {
 		w->pkt.zone = w->zone;
 		w->pkt.policy = w->policy;
 		pkt->tracked = ovs_ct_find(ctx, &w->pkt) != OVS_CT_V_INVALID;
@@ -542,7 +547,8 @@ static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 	err = ovs_ct_act(ctx, cpu, pkt, w);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
-	if (w->help && pkt->tracked && ovs_ct_wants_help(ctx, &w->pkt))
+	if (unlikely(w->pkt.helper) && w->help && pkt->tracked &&
+	    ovs_ct_wants_help(ctx, &w->pkt))
 		return ovs_drop(cpu, pkt, ovs_ct_provider(ctx, pkt,
 							  OVS_UPCALL_HELP));
 	return ovs_ct_go_on(ctx, cpu, pkt);

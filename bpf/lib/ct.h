@@ -132,10 +132,10 @@ static __always_inline __u32 ovs_ct_end(__u64 now, __u32 timeout)
 
 /* A packet was accepted: count it, and put the end off. */
 static __always_inline void ovs_ct_seen(struct ovs_ct *ct,
-					struct ovs_ct_pkt *st, int locked)
+					struct ovs_ct_pkt *st, __u32 *exp,
+					int locked)
 {
 	__u32 dir = st->dir & 1, end = ovs_ct_end(st->now, st->timeout);
-	__u32 *exp;
 
 	if (locked) {
 		ct->packets[dir]++;
@@ -146,8 +146,7 @@ static __always_inline void ovs_ct_seen(struct ovs_ct *ct,
 	}
 	if (ct->status & OVS_CT_S_FIXED_TIMEOUT)
 		return;
-	exp = ovs_ct_expiry(st->id);
-	if (exp && *exp != end)
+	if (*exp != end)
 		*(volatile __u32 *)exp = end;
 }
 
@@ -171,16 +170,16 @@ static __always_inline int ovs_ct_state_of(const struct ovs_ct_pkt *st,
 
 /* A packet of connection st->id.  Return: enum ovs_ct_result. */
 static __always_inline int ovs_ct_update(struct ovs_ctx *ctx,
-					 struct ovs_ct_pkt *st)
+					 struct ovs_ct_pkt *st,
+					 const struct ovs_ct_conf *conf,
+					 const struct ovs_ct_at *at)
 {
-	struct ovs_ct_conf *conf = ovs_ct_config();
-	struct ovs_ct *ct = ovs_ct_get(st->id);
 	__u64 word = (__u64)st->gen << OVS_CT_GEN_SHIFT | OVS_CT_LIVE;
 	__u32 proto = st->tuple.proto, status;
+	struct ovs_ct *ct = at->ct;
 	int result, state;
 
-	if (!ct || !conf)
-		return OVS_CT_R_INVALID;
+	st->helper = ct->helper;
 	status = OVS_READ_ONCE(ct->status);
 	state = ovs_ct_state_of(st, status);
 	if (proto == IPPROTO_TCP || proto == IPPROTO_SCTP) {
@@ -192,12 +191,12 @@ static __always_inline int ovs_ct_update(struct ovs_ctx *ctx,
 			goto accept;
 		}
 		if (proto == IPPROTO_TCP)
-			result = ovs_ct_tcp_segment(ct, st);
+			result = ovs_ct_tcp_segment(ct, st, conf);
 		else
 			result = ovs_ct_sctp(ctx, ct, st);
 		if (likely(result == OVS_CT_R_ACCEPT)) {
 			if (st->timeout)
-				ovs_ct_seen(ct, st, 1);
+				ovs_ct_seen(ct, st, at->exp, 1);
 			if (st->dir)
 				ct->status |= OVS_CT_S_SEEN_REPLY;
 			if (conf->flags & OVS_CT_F_OVS &&
@@ -224,7 +223,7 @@ static __always_inline int ovs_ct_update(struct ovs_ctx *ctx,
 		goto accept;
 	}
 	st->timeout = ovs_ct_plain(ct, st);
-	ovs_ct_seen(ct, st, 0);
+	ovs_ct_seen(ct, st, at->exp, 0);
 	if (st->dir && !(status & OVS_CT_S_SEEN_REPLY))
 		__sync_fetch_and_or(&ct->status, OVS_CT_S_SEEN_REPLY);
 accept:
@@ -237,6 +236,7 @@ accept:
 static __always_inline void ovs_ct_relate(struct ovs_ct_pkt *st)
 {
 	st->verdict = OVS_CT_V_RELATED;
+	st->helper = 0;
 	st->ct_state = OVS_CT_TRACKED | OVS_CT_RELATED;
 	if (st->dir)
 		st->ct_state |= OVS_CT_REPLY;
@@ -264,6 +264,7 @@ __noinline int ovs_ct_begin(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 	st->id = 0;
 	st->gen = 0;
 	st->dir = 0;
+	st->helper = 0;
 	st->expect = 0;
 	if (!ovs_ct_invert(&ct->reply, &st->tuple))
 		return 0;
@@ -302,6 +303,7 @@ __noinline int ovs_ct_begin(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 __noinline int ovs_ct_find(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 {
 	struct ovs_ct_conf *conf = ovs_ct_config();
+	struct ovs_ct_at at;
 	int what;
 
 	if (!st || !conf)
@@ -331,14 +333,14 @@ __noinline int ovs_ct_find(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 	if (!what)
 		goto invalid;
 	st->hash = ovs_ct_hash_of(conf, &st->tuple);
-	if (ovs_ct_lookup(st)) {
+	if (ovs_ct_lookup(st, &at)) {
 		int result;
 
 		if (unlikely(what == 2)) {
 			ovs_ct_relate(st);
 			return OVS_CT_V_RELATED;
 		}
-		result = ovs_ct_update(ctx, st);
+		result = ovs_ct_update(ctx, st, conf, &at);
 		if (likely(result == OVS_CT_R_ACCEPT))
 			return OVS_CT_V_FOUND;
 		if (result == OVS_CT_R_INVALID)
@@ -366,7 +368,7 @@ __noinline int ovs_ct_find_again(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
 {
 	struct ovs_ct_conf *conf = ovs_ct_config();
 	struct ovs_ct_tuple inverse;
-	struct ovs_ct *ct;
+	struct ovs_ct_at at;
 
 	if (!st || !conf)
 		return 0;
@@ -388,15 +390,13 @@ __noinline int ovs_ct_find_again(struct ovs_ctx *ctx, struct ovs_ct_pkt *st,
 		st->tuple = inverse;
 	}
 	st->hash = ovs_ct_hash_of(conf, &st->tuple);
-	if (!ovs_ct_lookup(st))
-		return 0;
-	ct = ovs_ct_get(st->id);
-	if (!ct)
+	if (!ovs_ct_lookup(st, &at))
 		return 0;
 	if (natted)
 		st->dir ^= 1;
 	st->verdict = OVS_CT_V_FOUND;
-	st->ct_state = ovs_ct_state_of(st, OVS_READ_ONCE(ct->status));
+	st->helper = at.ct->helper;
+	st->ct_state = ovs_ct_state_of(st, OVS_READ_ONCE(at.ct->status));
 	return 1;
 }
 
@@ -469,6 +469,7 @@ __noinline int ovs_ct_yield(struct ovs_ct_pkt *st)
 						   &st->fresh.reply))
 			break;
 		st->verdict = OVS_CT_V_FOUND;
+		st->helper = ct->helper;
 		ovs_ct_count(OVS_CT_STAT_CLASH);
 		return OVS_CT_C_DONE;
 	}

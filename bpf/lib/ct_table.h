@@ -162,34 +162,56 @@ static __always_inline int ovs_ct_is_live(__u64 word)
 	return low == OVS_CT_LIVE || low == OVS_CT_LOCKED;
 }
 
-/* Whether a record with a live `word` still is a connection. */
-static __always_inline int ovs_ct_is_current(const struct ovs_ct *ct,
-					     __u32 id, __u64 now)
+/* Whether a record with a live `word`, which ends at `exp`, still is one. */
+static __always_inline int ovs_ct_is_until(const struct ovs_ct *ct,
+					   const __u32 *exp, __u64 now)
 {
 	struct ovs_ct_zone *zone = ovs_ct_zone_of(ct->orig.zone);
-	__u32 *exp = ovs_ct_expiry(id);
 
-	return zone && exp && OVS_READ_ONCE(zone->word) >> 32 == ct->zone_gen &&
+	return zone && OVS_READ_ONCE(zone->word) >> 32 == ct->zone_gen &&
 	       OVS_READ_ONCE(*exp) > now / OVS_CT_NS;
 }
 
-/* Whether record `id` is the one that the packet is of; it is noted if so. */
-static __always_inline int ovs_ct_is(struct ovs_ct_pkt *st, __u32 id)
+static __always_inline int ovs_ct_is_current(const struct ovs_ct *ct,
+					     __u32 id, __u64 now)
+{
+	__u32 *exp = ovs_ct_expiry(id);
+
+	return exp && ovs_ct_is_until(ct, exp, now);
+}
+
+/* Where a connection is. */
+struct ovs_ct_at {
+	struct ovs_ct *ct;
+	__u32 *exp;
+};
+
+/*
+ * Whether record `id` is the one that the packet is of; it is noted if so, and
+ * in `at`, for which there is no room on some stacks.
+ */
+static __always_inline int ovs_ct_is(struct ovs_ct_pkt *st, __u32 id,
+				     struct ovs_ct_at *at)
 {
 	struct ovs_ct *ct = ovs_ct_get(id);
+	__u32 *exp = ovs_ct_expiry(id);
 	__u64 word;
 	int dir;
 
-	if (!ct)
+	if (!ct || !exp)
 		return 0;
 	word = OVS_READ_ONCE(ct->word);
 	dir = ovs_ct_match(ct, &st->tuple);
 	if (!dir || !ovs_ct_is_live(word) ||
-	    !ovs_ct_is_current(ct, id, st->now))
+	    !ovs_ct_is_until(ct, exp, st->now))
 		return 0;
 	st->id = id;
 	st->gen = word >> OVS_CT_GEN_SHIFT;
 	st->dir = dir - 1;
+	if (at) {
+		at->ct = ct;
+		at->exp = exp;
+	}
 	return 1;
 }
 
@@ -214,7 +236,7 @@ __noinline int ovs_ct_lookup_more(struct ovs_ct_pkt *st)
 
 			if ((edge ^ st->hash) >> OVS_CT_TAG_SHIFT)
 				continue;
-			if (ovs_ct_is(st, edge & OVS_CT_ID_MASK))
+			if (ovs_ct_is(st, edge & OVS_CT_ID_MASK, NULL))
 				return 1;
 		}
 		if (!OVS_READ_ONCE(bucket->spill))
@@ -225,9 +247,10 @@ __noinline int ovs_ct_lookup_more(struct ovs_ct_pkt *st)
 
 /*
  * Find the connection that has st->tuple, whose hash is in st->hash: fills in
- * id, gen and dir and returns 1, or returns 0.
+ * id, gen and dir, and `at`, and returns 1, or returns 0.
  */
-static __always_inline int ovs_ct_lookup(struct ovs_ct_pkt *st)
+static __always_inline int ovs_ct_lookup(struct ovs_ct_pkt *st,
+					 struct ovs_ct_at *at)
 {
 	__u32 b = ovs_ct_bucket_of(st->hash, 0);
 	struct ovs_ct_bucket *bucket;
@@ -237,11 +260,18 @@ static __always_inline int ovs_ct_lookup(struct ovs_ct_pkt *st)
 	bucket = bpf_map_lookup_elem(&ovs_ct_tab, &b);
 	if (!bucket)
 		return 0;
-	edge = ovs_ct_scan(bucket, st->hash);
-	if (edge && ovs_ct_is(st, edge & OVS_CT_ID_MASK))
+	/* Where it is unless another one was there before. */
+	edge = OVS_READ_ONCE(bucket->edge[0]);
+	if ((edge ^ st->hash) >> OVS_CT_TAG_SHIFT)
+		edge = ovs_ct_scan(bucket, st->hash);
+	if (edge && ovs_ct_is(st, edge & OVS_CT_ID_MASK, at))
 		return 1;
 	/* Two with one tag, or in the next bucket. */
-	return edge || OVS_READ_ONCE(bucket->spill) ? ovs_ct_lookup_more(st) : 0;
+	if ((!edge && !OVS_READ_ONCE(bucket->spill)) || !ovs_ct_lookup_more(st))
+		return 0;
+	at->ct = ovs_ct_get(st->id);
+	at->exp = ovs_ct_expiry(st->id);
+	return at->ct && at->exp;
 }
 
 /* Put an edge into the table; 0 when there is no place for it. */

@@ -634,15 +634,15 @@ __noinline int ovs_ct_tcp(struct ovs_ct *ct, struct ovs_ct_pkt *st)
  * established, of which only the windows need be looked at.
  */
 static __always_inline int ovs_ct_tcp_segment(struct ovs_ct *ct,
-					      struct ovs_ct_pkt *st)
+					      struct ovs_ct_pkt *st,
+					      const struct ovs_ct_conf *conf)
 {
 	__u32 id = ct->policy, want = OVS_CT_S_ASSURED | OVS_CT_S_SEEN_REPLY;
-	struct ovs_ct_conf *conf = ovs_ct_config();
 	struct ovs_ct_policy *policy;
 	int window;
 
 	policy = bpf_map_lookup_elem(&ovs_ct_policy, &id);
-	if (unlikely(st->index != OVS_CT_I_ACK || !policy || !conf ||
+	if (unlikely(st->index != OVS_CT_I_ACK || !policy ||
 		     ct->state != OVS_CT_TCP_ESTABLISHED ||
 		     (ct->status & want) != want))
 		return ovs_ct_tcp(ct, st);
