@@ -317,8 +317,6 @@ __noinline int ovs_ct_attach(struct ovs_ct_work *w)
 	ct = ovs_ct_of(&w->pkt);
 	if (!ct)
 		return 0;
-	if (w->pkt.verdict == OVS_CT_V_NEW)
-		w->help = 1;
 	at = w->at;
 	helper = ovs_operand(at + 9) >> 32;
 	if (likely(!helper) || w->pkt.verdict == OVS_CT_V_RELATED ||
@@ -434,8 +432,12 @@ static __always_inline int ovs_ct_act(struct ovs_ctx *ctx,
 	}
 	if (!(w->flags & OVS_CTA_COMMIT))
 		return 0;
-	ovs_ct_write(pkt, w);
-	ovs_ct_attach(w);
+	if (w->flags & (OVS_CTA_MARK | OVS_CTA_LABELS))
+		ovs_ct_write(pkt, w);
+	if (w->pkt.verdict == OVS_CT_V_NEW)
+		w->help = 1;
+	if (unlikely(ovs_operand(w->at + 9) >> 32))
+		ovs_ct_attach(w);
 	return ovs_ct_commit(&w->pkt) == OVS_CT_C_DONE ? 0 :
 							 OVS_DROP_CONNTRACK;
 }

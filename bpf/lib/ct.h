@@ -242,6 +242,11 @@ static __always_inline void ovs_ct_relate(struct ovs_ct_pkt *st)
 		st->ct_state |= OVS_CT_REPLY;
 }
 
+/* Whether word i of a record is in one of its tuples. */
+#define OVS_CT_IN(i, tuple)						\
+	((i) - __builtin_offsetof(struct ovs_ct, tuple) / 8 <		\
+	 sizeof(struct ovs_ct_tuple) / 8)
+
 /*
  * A packet of no connection: what it begins, in st->fresh, unless it begins
  * none.
@@ -258,9 +263,11 @@ __noinline int ovs_ct_begin(struct ovs_ctx *ctx, struct ovs_ct_pkt *st)
 		return 0;
 	ct = &st->fresh;
 	words = (__u64 *)ct;
+	/* All but the tuples. */
 #pragma clang loop unroll(full)
 	for (i = 0; i < sizeof(*ct) / 8; i++)
-		*(volatile __u64 *)&words[i] = 0;
+		if (!OVS_CT_IN(i, orig) && !OVS_CT_IN(i, reply))
+			*(volatile __u64 *)&words[i] = 0;
 	st->id = 0;
 	st->gen = 0;
 	st->dir = 0;

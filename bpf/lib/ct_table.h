@@ -419,7 +419,8 @@ struct ovs_ct_search {
 /* Take a free record among those from the cursor on, to the next element. */
 static long ovs_ct_search_one(__u32 i, struct ovs_ct_search *s)
 {
-	__u32 first = s->cpu->cursor, b = first / OVS_CT_EXP, n;
+	__u32 first = s->cpu->cursor, b = first / OVS_CT_EXP;
+	__u32 n = first % OVS_CT_EXP;
 	struct ovs_ct_exp *exp = bpf_map_lookup_elem(&ovs_ct_exp, &b);
 	__u64 free = 0;
 
@@ -427,6 +428,8 @@ static long ovs_ct_search_one(__u32 i, struct ovs_ct_search *s)
 		s->cpu->cursor = 1;
 		return 0;
 	}
+	if (likely(OVS_READ_ONCE(exp->at[n]) == OVS_CT_EXP_FREE))
+		goto found;
 	/* A bit for each that is free; no branches, for the verifier's sake. */
 #pragma unroll
 	for (n = 0; n < OVS_CT_EXP; n++) {
@@ -446,6 +449,7 @@ static long ovs_ct_search_one(__u32 i, struct ovs_ct_search *s)
 	free = (free & 0x3333) + (free >> 2 & 0x3333);
 	free = (free + (free >> 4)) & 0x0f0f;
 	n = (free + (free >> 8)) & (OVS_CT_EXP - 1);
+found:
 	s->cpu->cursor = b * OVS_CT_EXP + n + 1;
 	if (__sync_val_compare_and_swap(&exp->at[n], OVS_CT_EXP_FREE,
 					OVS_CT_EXP_TAKEN) != OVS_CT_EXP_FREE)
