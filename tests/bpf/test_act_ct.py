@@ -19,6 +19,7 @@ from ctframes import (
     tcp,
     udp,
 )
+from harness import BRIDGE, insn
 from lists import clone, compiled, nla, recirc, set_masked
 from oracle_key import Meta, extract
 from tracked import (
@@ -342,3 +343,48 @@ def test_a_changed_packet_is_looked_for_again(t: Tracked) -> None:
     seen = t.send(udp(V4), ct(), other, ct(COMMIT, c.mark(3, 3)))
     assert len(t.records()) == 2
     assert seen.raw("ct_orig_ipv6_src")[:4] == bytes((10, 7, 7, 7))
+
+
+def test_what_follows_a_known_line_is_compared(t: Tracked,
+                                               one_cpu: None) -> None:
+    """A frame that comes again takes the same way behind ct(), until its
+    connection says something else."""
+    frame, dp = udp(V4), t.dp
+    t.send(frame, ct(COMMIT))
+    record, = t.records()
+    dp.clear()
+    parsed = extract(frame, Meta(in_port=1))
+    assert parsed is not None
+    dp.add_flow(compiled(ct() + recirc(1), frame, parsed),
+                struct.pack("=II", 1, 0), b"\xff" * 8)
+    place = abi.KEY["ct_mark"].offset
+    flows = [dp.add_flow(
+        insn(abi.Op.OUTPUT_LAST, 2), struct.pack("=II", 1, 1).ljust(
+            place, b"\0") + struct.pack("=I", mark),
+        (b"\xff" * 8).ljust(place, b"\0") + b"\xff" * 4)
+        for mark in (0, 5)]
+    dp.mapped("ovs_roots").cast("Q")[
+        BRIDGE * abi.ROOT.size // 8] |= 64 << 16 | 1 << 32
+    before = dp.dp_stats()
+    for _ in range(4):
+        dp.run(frame)
+    after = dp.dp_stats()
+    # The first two are not known: nor is the line, nor what follows it.
+    assert after["exact"] - before["exact"] == 3
+    assert after["cache_hit"] - before["cache_hit"] == 2
+    t.ct.records.cast("B")[_record_at(t, record)
+                           + abi_ct.CT["mark"].offset] = 5
+    for _ in range(3):
+        dp.run(frame)
+    assert [dp.flow_stats(flow)[0] for flow in flows] == [4, 3]
+    assert dp.dp_stats()["cache_hit"] - after["cache_hit"] == 2
+
+
+def _record_at(t: Tracked, record: dict[str, int]) -> int:
+    """Where a record is, bytes."""
+    data = t.ct.records.cast("B")
+    tuples = abi_ct.CT["orig"]
+    for at in range(0, len(data), abi_ct.CT.size):
+        if bytes(data[at:at + abi_ct.CT.size][tuples.slice]) == record["orig"]:
+            return at
+    raise AssertionError(record)
