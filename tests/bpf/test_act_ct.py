@@ -381,10 +381,12 @@ def test_what_follows_a_known_line_is_compared(t: Tracked,
 
 
 def _record_at(t: Tracked, record: dict[str, int]) -> int:
-    """Where a record is, bytes."""
+    """Where a record is, bytes: others had its tuple before it."""
     data = t.ct.records.cast("B")
-    tuples = abi_ct.CT["orig"]
+    same = [abi_ct.CT[name].slice for name in ("orig", "start")]
+    wanted = [record["orig"], struct.pack("=Q", record["start"])]
     for at in range(0, len(data), abi_ct.CT.size):
-        if bytes(data[at:at + abi_ct.CT.size][tuples.slice]) == record["orig"]:
+        found = data[at:at + abi_ct.CT.size]
+        if [found[part] for part in same] == wanted:
             return at
     raise AssertionError(record)
