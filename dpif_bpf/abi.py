@@ -19,7 +19,7 @@ from dpif_bpf.abi_record import Field as Field
 from dpif_bpf.abi_record import Record as Record
 from dpif_bpf.abi_record import record
 
-OVS_ABI_VERSION: Final = 3
+OVS_ABI_VERSION: Final = 4
 
 OVS_MAX_PORTS: Final = 65536
 OVS_MAX_BRIDGES: Final = 1024
@@ -232,7 +232,9 @@ OVS_STAGE_MAX: Final = 16
 
 
 KEY: Final = record("ovs_key", """
-    in_port I
+    in_port H
+    tun_proto B
+    pad4 B
     recirc_id I
     eth_type 2s
     mac_proto B
@@ -288,8 +290,7 @@ KEY: Final = record("ovs_key", """
     tun_tp_dst 2s
     tun_label 4s
     tun_opts_len B
-    tun_proto B
-    pad3 H
+    pad3 3s
     tun_opts 256s
     unused 488s
     """, """

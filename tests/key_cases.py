@@ -18,7 +18,8 @@ PORT4 = k.join(FRAME_MASK := k.join(
 # kind of key, mask, its image beside what all masks have
 MASKS: list[tuple[str, bytes, dict[str, str]]] = [
     # Any bit of a port or of an Ethernet type stands for all of them.
-    ("udp", k.in_port(1), {"in_port": "ffffffff"}),
+    ("udp", k.in_port(1), {"in_port": "ffff"}),
+    ("udp", k.in_port(1 << 16), {"in_port": "ffff"}),
     ("udp", k.in_port(0), {}),
     ("udp", k.eth_type(0x0001), {"eth_type": "ffff"}),
     ("udp", k.eth_type(0), {}),
@@ -37,7 +38,7 @@ MASKS: list[tuple[str, bytes, dict[str, str]]] = [
     # Zero attributes say nothing, whatever they are and however often.
     ("udp", k.join(k.udp(0, 0), k.udp(0, 0), k.tcp(0, 0), k.tcp_flags(0)),
      {}),
-    ("udp", k.join(k.in_port(0), k.in_port(1)), {"in_port": "ffffffff"}),
+    ("udp", k.join(k.in_port(0), k.in_port(1)), {"in_port": "ffff"}),
     ("udp", nla(uapi.OVS_KEY_ATTR_CT_LABELS, bytes(16)), {}),
     ("udp", k.join(k.NO_CT, k.ct_tuple6(bytes(8))[:4] + bytes(40)), {}),
     ("udp", k.join(k.eth_type(0xffff), nla(
@@ -64,7 +65,7 @@ MASKS: list[tuple[str, bytes, dict[str, str]]] = [
     # ICMP: one byte in the key's 16 bits.
     ("icmp", k.join(PORT4, k.ipv4(0xff, 0, 0, 0, bytes(4), bytes(4)),
                     k.icmp(0xff, 0)),
-     {"in_port": "ffffffff", "recirc_id": "ffffffff", "eth_type": "ffff",
+     {"in_port": "ffff", "recirc_id": "ffffffff", "eth_type": "ffff",
       "ip_proto": "ff", "tp_src": "00ff"}),
     # ARP: the low byte of the opcode.
     ("arp", k.join(k.eth_type(0xffff), k.arp(0xffff, bytes(4), bytes(4),
@@ -97,7 +98,7 @@ TAG_MASKS: list[tuple[bytes, dict[str, str]]] = [
      {"vlan_tci": "ffff", "eth_type": "ffff"}),
     # Metadata may be inside.
     (k.join(k.eth_type(0xffff), k.vlan(0x1000), k.encap(k.in_port(1))),
-     {"vlan_tpid": "ffff", "vlan_tci": "1000", "in_port": "ffffffff"}),
+     {"vlan_tpid": "ffff", "vlan_tci": "1000", "in_port": "ffff"}),
 ]
 
 UDP4 = k.KEYS["udp"]

@@ -10,7 +10,7 @@
 #ifndef OVS_ABI_H
 #define OVS_ABI_H
 
-#define OVS_ABI_VERSION		3
+#define OVS_ABI_VERSION		4
 
 #include "abi_classifier.h"	/* the flow table, and the caches before it */
 #include "abi_insn.h"		/* what actions are compiled into */

@@ -21,7 +21,10 @@ struct ovs_key {
 		__u64 w[OVS_KEY_WORDS];
 		struct {
 			/* w0, w1: the words that every megaflow matches */
-			__u32 in_port;
+			__u16 in_port;
+			__u8 tun_proto;		/* AF_INET, AF_INET6 or 0: no
+						 * packet of a tunnel */
+			__u8 pad4;
 			__u32 recirc_id;
 			__be16 eth_type;
 			__u8 mac_proto;		/* OVS_MAC_PROTO_* */
@@ -124,8 +127,7 @@ struct ovs_key {
 			/* w34 */
 			__be32 tun_label;
 			__u8 tun_opts_len;
-			__u8 tun_proto;		/* AF_INET, AF_INET6 or 0 */
-			__u16 pad3;
+			__u8 pad3[3];
 			/* w35 .. w66 */
 			__u8 tun_opts[256];
 		};

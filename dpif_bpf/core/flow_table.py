@@ -24,6 +24,7 @@ from dpif_bpf.core.plane import ANY_BRIDGE, Statistics
 from dpif_bpf.core.records import FLOW_BASE, FLOW_PREFIX, Records
 from dpif_bpf.errors import DpifError, RequestError
 from dpif_bpf.wire import uapi
+from dpif_bpf.wire.key.attrs import bits
 from dpif_bpf.wire.key.decode import Match, decode_key, decode_match
 from dpif_bpf.wire.messages import FlowRequest
 from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_EXCL, nla
@@ -32,8 +33,7 @@ from dpif_bpf.wire.replies import FlowParts, flow_body, flow_parts
 _Name = TypeVar("_Name")
 _Value = TypeVar("_Value")
 
-_IN_PORT = 0xFFFFFFFF
-"""Bits of ovs_key.in_port in a key image: word 0, low half."""
+_IN_PORT = bits("in_port")
 _MOVE_STEPS = 8
 """Steps (core.flow_flush) that the move of a flow to another root is."""
 

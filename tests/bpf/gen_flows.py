@@ -165,7 +165,7 @@ def draw_decoy(draw: Draw, flow: Flow) -> Flow:
         if not any(flow.mask[KEY["in_port"].slice]):
             return flow
         port = (key["in_port"][0] % PORTS) + 1
-        key["in_port"] = port.to_bytes(4, "little")
+        key["in_port"] = port.to_bytes(2, "little")
         return Flow(bytes(key.data), flow.mask, flow.actions)
     place = KEY[draw(st.sampled_from(names))]
     bits = [(at, bit) for at in range(place.offset, place.offset + place.size)

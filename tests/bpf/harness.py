@@ -123,7 +123,7 @@ class Datapath:
         """Keeps an upcall; the port's share comes back."""
         upcall = read_upcall(record)
         self.upcalls.append(upcall)
-        (port,) = _U32.unpack_from(upcall.key)
+        port = int.from_bytes(upcall.key[abi.KEY["in_port"].slice], "little")
         units = 1 + int(upcall.fields["len"]) // abi.OVS_UPCALL_UNIT
         for i in (port, abi.OVS_UPCALL_ALL):
             self.upcall_use(i, units)

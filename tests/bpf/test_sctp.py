@@ -85,8 +85,8 @@ def add(dp: Datapath, in_port: int, actions: bytes) -> None:
     """A flow of what comes in by a port."""
     program = compile_actions(actions, SCTP4)
     key, mask = bytearray(abi.KEY.size), bytearray(abi.KEY.size)
-    key[abi.KEY["in_port"].slice] = struct.pack("=I", in_port)
-    mask[abi.KEY["in_port"].slice] = b"\xff" * 4
+    key[abi.KEY["in_port"].slice] = struct.pack("=H", in_port)
+    mask[abi.KEY["in_port"].slice] = b"\xff" * 2
     dp.add_flow(program.link(tuple(desc.pid for desc in program.uspace)),
                 bytes(key), bytes(mask))
 

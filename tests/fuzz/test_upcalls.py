@@ -162,7 +162,7 @@ class Records:
             data[abi.KEY["mpls_labels"].offset] = rng.choice((0, 1, 3, 7))
         if kind < .4:
             data[abi.KEY["in_port"].slice] = struct.pack(
-                "=I", rng.choice((0, 1, 65535, 0xffffffff)))
+                "=H", rng.choice((0, 1, 65535)))
         return bytes(data)
 
 

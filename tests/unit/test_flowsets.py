@@ -35,14 +35,14 @@ def test_reads_what_dump_flows_prints() -> None:
     assert found.pop("mac_proto") == found.pop("ip_frag") == b"\xff"
     assert found.pop("ipv6_src")[:4] == found["ipv4_src"]
     assert found == {
-        "in_port": b"\xff" * 4, "recirc_id": b"\xff" * 4,
+        "in_port": b"\xff" * 2, "recirc_id": b"\xff" * 4,
         "eth_type": b"\xff\xff", "ip_proto": b"\xff", "ct_state": b"\x33",
         "eth_dst": b"\xff" * 6, "tp_dst": b"\xc0\0",
         "ipv4_src": b"\xff\xff\xfc\0"}
     found = fields(key)
     del found["ipv6_src"]
     assert found == {
-        "in_port": b"\3\0\0\0", "recirc_id": b"\7\0\0\0",
+        "in_port": b"\3\0", "recirc_id": b"\7\0\0\0",
         "eth_type": b"\x08\0", "ip_proto": b"\6", "ct_state": b"\x21",
         "eth_dst": bytes.fromhex("505400000022"), "tp_dst": b"\x40\0",
         "ipv4_src": b"\x0a\0\0\0"}

@@ -115,7 +115,7 @@ _ICMP = KeyAttr(2, ((0, 1, offset("tp_src") + 1),
 KEY_ATTRS = {
     uapi.OVS_KEY_ATTR_ENCAP: KeyAttr(VARIABLE),
     uapi.OVS_KEY_ATTR_PRIORITY: _attr(4, "skb_priority"),
-    uapi.OVS_KEY_ATTR_IN_PORT: _attr(4, "in_port"),
+    uapi.OVS_KEY_ATTR_IN_PORT: _attr(4, "in_port .2"),
     uapi.OVS_KEY_ATTR_ETHERNET: _attr(12, "eth_src eth_dst"),
     uapi.OVS_KEY_ATTR_VLAN: _attr(2, "vlan_tci"),
     uapi.OVS_KEY_ATTR_ETHERTYPE: _attr(2, "eth_type"),

@@ -202,9 +202,10 @@ class _MaskPlan(_Plan):
     :ivar eth: bits that need an exact Ethernet type
     :ivar proto: bits that need an exact IP protocol
     :ivar nd: bits that need an exact ICMPv6 type
+    :ivar port: bits of the input port, which is matched as a whole
     """
 
-    __slots__ = ("eth", "exact", "nd", "never", "proto", "tags")
+    __slots__ = ("eth", "exact", "nd", "never", "port", "proto", "tags")
 
     def __init__(self, shape: KeyShape, mask: bytes, base: int) -> None:
         result = mask_shape(shape, mask, base)
@@ -217,6 +218,8 @@ class _MaskPlan(_Plan):
         self.proto = gated["proto"]
         self.nd = gated["nd"]
         self.never = gated["never"]
+        self.port = _span(*result.layout.found.get(
+            uapi.OVS_KEY_ATTR_IN_PORT, (0, 0)))
 
 
 _AnyPlan = TypeVar("_AnyPlan", bound=_Plan)
@@ -313,7 +316,7 @@ def _mask(key: _KeyPlan, mask: bytes, base: int) -> int:
         if plan.reusable:
             _keep(key.masks, len(mask), plan)
     image = plan.image(mask)
-    if image & _IN_PORT:
+    if number & plan.port:
         image |= _IN_PORT
     if image & _ETH_TYPE:
         image |= _ETH_TYPE

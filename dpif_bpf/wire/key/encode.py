@@ -68,6 +68,7 @@ SHAPES = 1024
 
 _NO_PORT = uapi.DP_MAX_PORTS
 _IN_PORT = bits("in_port")
+_PORT_SLICE = abi.KEY["in_port"].slice
 _SHAPE = (bits("eth_type") | bits("mac_proto") | bits("ip_frag")
           | bits("ip_proto") | be16_bits("vlan_tci", VLAN_CFI_MASK)
           | be16_bits("cvlan_tci", VLAN_CFI_MASK))
@@ -199,7 +200,7 @@ def _write(image: bytes, nd: bool) -> _Writer:
     out = _Writer()
     out.key(uapi.OVS_KEY_ATTR_RECIRC_ID, uapi.OVS_KEY_ATTR_DP_HASH,
             uapi.OVS_KEY_ATTR_PRIORITY)
-    if int.from_bytes(image[:4], "little") != _NO_PORT:
+    if int.from_bytes(image[_PORT_SLICE], "little") != _NO_PORT:
         out.key(uapi.OVS_KEY_ATTR_IN_PORT)
     out.key(uapi.OVS_KEY_ATTR_SKB_MARK)
     eth_type = _u16(image, "eth_type")

@@ -328,4 +328,4 @@ def _drop_tunnel(layout: Layout) -> None:
     start, end = offset("tun_id"), offset("tun_opts") + 256
     layout.moves = [move for move in layout.moves
                     if not start <= move[2] < end]
-    layout.const &= (1 << 8 * start) - 1
+    layout.const &= ((1 << 8 * start) - 1) & ~bits("tun_proto")

@@ -197,7 +197,7 @@ def test_metadata() -> None:
     image = int.from_bytes(got.image, "little")
     assert fields(image, "tun_ipv4_dst", "tun_proto", "ct_state",
                   "ct_orig_proto", "in_port") == [
-        "c0000201", "02", "21", "06", "03000000"]
+        "c0000201", "02", "21", "06", "0300"]
     assert len(got.image) == 8 * abi.OVS_KEY_BASE
 
 
