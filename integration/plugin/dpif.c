@@ -220,7 +220,7 @@ bpf_transact(int protocol, const struct ofpbuf *request,
 	int error;
 
 	pay(OPERATE_MAX_OPS);
-	if (replyp && !ask_anew && known_answer(request, false, replyp)) {
+	if (replyp && !ask_anew && !known_answer(request, false, replyp)) {
 		return 0;
 	}
 	error = nl_transact(protocol, request, replyp);
@@ -228,8 +228,12 @@ bpf_transact(int protocol, const struct ofpbuf *request,
 		known_learn(request, version, error, replyp ? *replyp : NULL);
 		return error;
 	}
-	if (replyp && known_answer(request, true, replyp)) {
-		return 0;
+	if (replyp) {
+		int known = known_answer(request, true, replyp);
+
+		if (known != EAGAIN) {
+			return known;
+		}
 	}
 	if (is_change(request)) {
 		VLOG_WARN_RL(&rl, "ovs-bpfd does not answer at %s (%s)",

@@ -200,14 +200,15 @@ known_version(void)
 	return now;
 }
 
-bool
+int
 known_answer(const struct ofpbuf *request, bool away, struct ofpbuf **reply)
 {
+	int error = EAGAIN;
 	struct subject is;
 	struct known *known;
 
 	if (!subject_of(request, &is) || is.cmd != OVS_VPORT_CMD_GET) {
-		return false;
+		return EAGAIN;
 	}
 	ovs_mutex_lock(&mutex);
 	if (!away) {
@@ -216,11 +217,14 @@ known_answer(const struct ofpbuf *request, bool away, struct ofpbuf **reply)
 	known = find(&is);
 	if (known && (away || known->fresh)) {
 		*reply = ofpbuf_clone(known->reply);
-	} else {
-		known = NULL;
+		error = 0;
+	} else if (!known && away && is.family == VPORT && is.name
+		   && !hmap_is_empty(&all)) {
+		/* A tunnel's: the datapath has it under another name. */
+		error = ENODEV;
 	}
 	ovs_mutex_unlock(&mutex);
-	return known != NULL;
+	return error;
 }
 
 void

@@ -25,10 +25,11 @@ uint64_t known_version(void);
 
 /*
  * Answers a GET of a port, or when 'away', of a datapath, too: without asking
- * the provider, unless it said something new.  Returns false when it is to be
- * asked.  The caller owns '*reply'.
+ * the provider, unless it said something new.  Returns EAGAIN when it is to be
+ * asked and, when 'away', ENODEV for a name that is not known to be a port's,
+ * if any are.  The caller owns '*reply'.
  */
-bool known_answer(const struct ofpbuf *request, bool away,
+int known_answer(const struct ofpbuf *request, bool away,
 		  struct ofpbuf **reply);
 
 /*
