@@ -95,7 +95,8 @@ int ovs_rx(struct ovs_ctx *ctx)
 	pkt = ovs_pkt_of(cpu);
 	if (!pkt)
 		return CTX_DROP;
-	if (likely(!pkt->recirc_depth) && unlikely(pkt->cpu.dirty)) {
+	if (likely(!pkt->recirc_depth) && unlikely(pkt->cpu.dirty) &&
+	    likely(!(pkt->flags & OVS_PKT_F_TUNNEL))) {
 #pragma unroll
 		for (i = OVS_KEY_W(dp_hash); i < OVS_KEY_BASE; i++)
 			pkt->key.w[i] = 0;
@@ -238,6 +239,29 @@ int ovs_rx_l3(struct ovs_ctx *ctx)
 	return ovs_stage(ctx, cpu, pkt, OVS_STAGE_RX);
 }
 
+/* Stage RX_TUNNEL, which leads to RX, or to RX_L3. */
+SEC("tc")
+int ovs_rx_tunnel(struct ovs_ctx *ctx)
+{
+	struct ovs_cpu *cpu = ovs_cpu_get();
+	struct ovs_port *port;
+	struct ovs_pkt *pkt;
+	__u32 err;
+
+	if (!cpu)
+		return CTX_DROP;
+	pkt = ovs_pkt_of(cpu);
+	if (!pkt)
+		return CTX_DROP;
+	err = ovs_tunnel_receive(ctx, pkt);
+	port = OVS_PORT(pkt->key.in_port);
+	if (unlikely(err || !port))
+		return ovs_drop(cpu, pkt, err ?: OVS_DROP_NO_STATE);
+	return ovs_stage(ctx, cpu, pkt,
+			 OVS_READ_ONCE(port->flags) & OVS_PORT_F_L3 ?
+			 OVS_STAGE_RX_L3 : OVS_STAGE_RX);
+}
+
 /*
  * At the ingress of the inject device: packets of the provider, and copies
  * that a program deferred.  What has no armed slot is not for us.
@@ -279,6 +303,8 @@ int ovs_inject(struct ovs_ctx *ctx)
 	pkt->list.since = slot->pc ? slot->state >> OVS_SLOT_TIME_SHIFT : 0;
 	pkt->family = slot->family;
 	pkt->flags = slot->flags;
+	if (unlikely(slot->flags & OVS_PKT_F_TO_TUNNEL))
+		ovs_tunnel_copy(&pkt->tunnel, &slot->tunnel);
 	pkt->list.pc = slot->pc;
 	/* A block that sends nothing is no drop: the list does, or not. */
 	pkt->list.sent = ovs_slot_is_deferred(mark);

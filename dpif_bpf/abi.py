@@ -43,6 +43,7 @@ OVS_UPCALL_ALL: Final = OVS_MAX_PORTS
 OVS_UPCALL_FRAGMENT: Final = 0x80
 OVS_UPCALL_SPLIT: Final = 0x81
 OVS_UPCALL_HELP: Final = 0x82
+OVS_UPCALL_TUNNEL: Final = 4
 OVS_SKB_GSO_SCTP: Final = 1 << 14
 OVS_SLOT_BITS: Final = 13
 
@@ -53,6 +54,19 @@ OVS_PORT_F_USED: Final = 1
 OVS_PORT_F_INTERNAL: Final = 2
 OVS_PORT_F_L3: Final = 4
 OVS_PORT_F_VETH: Final = 8
+OVS_PORT_F_TUNNEL: Final = 16
+
+OVS_TUNNEL_WORDS: Final = 39
+OVS_TUNNEL_BASE: Final = 7
+OVS_TUNNEL_CSUM: Final = 0x0001
+OVS_TUNNEL_KEY: Final = 0x0004
+OVS_TUNNEL_DONT_FRAGMENT: Final = 0x0100
+OVS_TUNNEL_OAM: Final = 0x0200
+OVS_TUNNEL_GENEVE_OPT: Final = 0x0800
+OVS_TUNNEL_VXLAN_OPT: Final = 0x1000
+OVS_TUNNEL_ERSPAN_OPT: Final = 0x4000
+OVS_AF_INET: Final = 2
+OVS_AF_INET6: Final = 10
 
 OVS_METERS: Final = 1 << 18
 OVS_METER_EXTRA: Final = 1 << 16
@@ -79,6 +93,8 @@ OVS_STALE_OFFSETS: Final = 2
 
 OVS_PKT_F_COPY: Final = 1
 OVS_PKT_F_ONE_OUTPUT: Final = 2
+OVS_PKT_F_TUNNEL: Final = 4
+OVS_PKT_F_TO_TUNNEL: Final = 8
 
 OVS_DIRTY_META: Final = 1
 OVS_DIRTY_MPLS: Final = 2
@@ -142,6 +158,7 @@ class DropReason(IntEnum):
     COPIES = 28
     UPCALL_SHARE = 29
     CONNTRACK = 30
+    TUNNEL = 31
 
 
 OVS_DROP_MAX: Final = 64
@@ -209,9 +226,10 @@ class Header(IntEnum):
     POP_NSH = 8
     SET_NSH = 9
     SET_SCTP = 10
+    SET_TUNNEL = 11
 
 
-OVS_HEADER_MAX: Final = 11
+OVS_HEADER_MAX: Final = 12
 
 
 class Stage(IntEnum):
@@ -226,6 +244,7 @@ class Stage(IntEnum):
     CT = 6
     ROUTE = 7
     ROUTE_OWN = 8
+    RX_TUNNEL = 9
 
 
 OVS_STAGE_MAX: Final = 16
@@ -305,6 +324,26 @@ KEY: Final = record("ovs_key", """
     """)
 """The flow key; words after `tun_opts` are ``unused``: zero."""
 
+TUNNEL: Final = record("ovs_tunnel", """
+    id 8s
+    ipv6_src 16s
+    ipv6_dst 16s
+    flags 2s
+    tos B
+    ttl B
+    tp_src 2s
+    tp_dst 2s
+    label 4s
+    opts_len B
+    proto B
+    pad 2s
+    opts 256s
+    """, """
+    ipv4_src ipv6_src 4
+    ipv4_dst ipv6_src+4 4
+    """)
+"""A tunnel that packets are sent into; as the key's words from `tun_id` on."""
+
 PKT_LIST: Final = record("ovs_pkt_list", """
     pc I
     since I
@@ -354,6 +393,7 @@ PKT: Final = record("ovs_pkt", f"""
     pad 4s
     list {PKT_LIST.size}s
     cache_hash Q
+    tunnel {TUNNEL.size}s
     cpu {PKT_CPU.size}s
     """)
 
@@ -388,7 +428,8 @@ PORT: Final = record("ovs_port", """
     bridge H
     flags B
     pad B
-    pad2 I
+    tunnel_dst 2s
+    tunnel_opts 2s
     """)
 
 PORTS: Final = record("ovs_ports", f"p {OVS_MAX_PORTS * PORT.size}s")
@@ -522,6 +563,12 @@ UPCALL_PARTS: Final = record("ovs_upcall_parts", f"""
     """)
 """Between a record's header and its packet, if OVS_SKB_GSO_SCTP."""
 
+UPCALL_MORE: Final = record("ovs_upcall_tunnel", f"""
+    opts {(OVS_KEY_USED - OVS_KEY_BASE) * 8}s
+    to {TUNNEL.size}s
+    """)
+"""Behind that, if OVS_UPCALL_TUNNEL is among `hash_flags`."""
+
 UPCALL_USE: Final = record("ovs_upcall_use", """
     taken Q
     given Q
@@ -546,6 +593,7 @@ SLOT: Final = record("ovs_slot", f"""
     mru H
     pad 6s
     key {KEY.size}s
+    tunnel {TUNNEL.size}s
     """)
 
 BUCKET: Final = record("ovs_bucket", f"""
@@ -608,11 +656,11 @@ ROOT: Final = record("ovs_root", f"""
     tree {OVS_CLS_TREES * 8}s
     """)
 
-RECORDS: Final = (KEY, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, PORTS,
+RECORDS: Final = (KEY, TUNNEL, PKT_LIST, PKT_CPU, PKT, DEV, CPU, PORT, PORTS,
                   FLOW_STATS, DP_STATS, METER, INSN, SET_ETH, SET_IPV4,
                   SET_IPV6, SET_TP, SET_NSH, ACT_CT, UPCALL, UPCALL_PARTS,
-                  UPCALL_USE, SLOT, BUCKET, DESC, DESCS, FLOW, VALUES, EXACT,
-                  ROOT)
+                  UPCALL_MORE, UPCALL_USE, SLOT, BUCKET, DESC, DESCS, FLOW,
+                  VALUES, EXACT, ROOT)
 
 
 class Life(Enum):

@@ -99,6 +99,7 @@ def load(loader: Loader, name: str, room: Room, pair: InjectPair,
         "cfg_stripes": stripes,
         "cfg_shared_stats": int(stripes < cpus),
         "cfg_inject_ifindex": pair.receiver,
+        "cfg_tunnel_keyless": int(bpfprog.has_keyless_tunnels()),
         **sizes.constants(),
         **CtSizes.for_connections(room.connections).constants(),
     }, room.entries(), shared, abi.MAPS)
@@ -243,12 +244,9 @@ class BpfPlane:
         self._bridges.discard(bridge)
         self.gen.remove_bridge(bridge)
 
-    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
-        pipeline = self.gen.bridge(bridge)
+    def attach(self, ifindex: int, bridge: int, stage: abi.Stage) -> None:
         self._hooking.attach(
-            TC, ifindex,
-            pipeline.entry_l3_fd if layer3 else pipeline.entry_fd,
-            "ovs_entry")
+            TC, ifindex, self.gen.bridge(bridge).entry_to(stage), "ovs_entry")
 
     def attach_end(self, hidden: int, ifindex: int | None) -> None:
         try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from dpif_bpf import abi
+from dpif_bpf.abi import Stage
 from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Buffers, Classifier
 from dpif_bpf.core.classifier.sizes import MAPPED, Sizes
@@ -99,7 +100,7 @@ class FakePlane:
         assert bridge not in self.hooks.values()
         self.bridges.remove(bridge)
 
-    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
+    def attach(self, ifindex: int, bridge: int, stage: Stage) -> None:
         assert bridge in self.bridges
         self.hooks[ifindex] = bridge
 

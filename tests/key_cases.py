@@ -58,10 +58,12 @@ MASKS: list[tuple[str, bytes, dict[str, str]]] = [
      {"eth_type": "ffff", "ct_orig_ipv6_src": "ff" * 16,
       "ct_orig_tp_src": "ffff", "ct_orig_proto": "ff"}),
     ("udp", nla_u32(uapi.OVS_KEY_ATTR_DP_HASH, 0), {}),
-    # No packet has a tunnel key: what is asked of it holds.
-    ("udp", k.tunnel(nla_u8(uapi.OVS_TUNNEL_KEY_ATTR_TTL, 0)), {}),
+    # That there is a tunnel is matched whatever is said of one.
+    ("udp", k.tunnel(nla_u8(uapi.OVS_TUNNEL_KEY_ATTR_TTL, 0)),
+     {"tun_proto": "ff"}),
     ("udp", k.tunnel(nla(uapi.OVS_TUNNEL_KEY_ATTR_ID, b"\xff" * 8),
-                     nla_flag(uapi.OVS_TUNNEL_KEY_ATTR_CSUM)), {}),
+                     nla_flag(uapi.OVS_TUNNEL_KEY_ATTR_CSUM)),
+     {"tun_proto": "ff", "tun_id": "ff" * 8, "tun_flags": "0005"}),
     # ICMP: one byte in the key's 16 bits.
     ("icmp", k.join(PORT4, k.ipv4(0xff, 0, 0, 0, bytes(4), bytes(4)),
                     k.icmp(0xff, 0)),
@@ -217,8 +219,7 @@ for _name, _type, _size in [
         BAD_KEYS[f"{_name} of {_n} bytes"] = (
             nla(_type, bytes(_n)) + UDP4,
             f"OVS_KEY_ATTR_{_name} has {_n} bytes instead of {_size}", 0)
-for _name, _type, _size in [
-        ("TUNNEL", 16, 8), ("IPV6_EXTHDRS", 32, 2)]:
+for _name, _type, _size in [("IPV6_EXTHDRS", 32, 2)]:
     BAD_KEYS[f"{_name} is not supported"] = (
         UDP4 + nla(_type, bytes(_size)),
         f"OVS_KEY_ATTR_{_name} is not supported", len(UDP4))

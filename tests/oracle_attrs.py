@@ -63,8 +63,9 @@ def put_key(key: bytes, mask: bytes | None = None) -> bytes:
     shape, out = _Image(key), _Image(key if mask is None else mask)
     data = b"".join(nla(kind, out[name]) for kind, name in (
         (RECIRC_ID, "recirc_id"), (DP_HASH, "dp_hash"),
-        (PRIORITY, "skb_priority"), (IN_PORT, "in_port"),
-        (SKB_MARK, "skb_mark")))
+        (PRIORITY, "skb_priority")))
+    data += nla(IN_PORT, out["in_port"] + bytes(2))
+    data += nla(SKB_MARK, out["skb_mark"])
     data += nla(CT_STATE, struct.pack("=I", out.byte("ct_state")))
     data += b"".join(nla(kind, out[name]) for kind, name in (
         (CT_ZONE, "ct_zone"), (CT_MARK, "ct_mark"), (CT_LABELS, "ct_labels")))

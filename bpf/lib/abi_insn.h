@@ -66,6 +66,7 @@ enum ovs_header {
 	OVS_HEADER_POP_NSH,
 	OVS_HEADER_SET_NSH,	/* data: struct ovs_set_nsh */
 	OVS_HEADER_SET_SCTP,	/* data: struct ovs_set_tp */
+	OVS_HEADER_SET_TUNNEL,	/* imm: words of struct ovs_tunnel, the data */
 	OVS_HEADER_MAX,
 };
 

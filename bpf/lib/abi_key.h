@@ -134,6 +134,59 @@ struct ovs_key {
 	};
 };
 
+/*
+ * A tunnel that a packet is to be sent into, in the layout of the key's words
+ * from tun_id on.
+ */
+#define OVS_TUNNEL_WORDS	39
+#define OVS_TUNNEL_BASE		7	/* words before the options */
+struct ovs_tunnel {
+	union {
+		__u64 w[OVS_TUNNEL_WORDS];
+		struct {
+			__be64 id;
+			union {
+				struct {
+					__be32 ipv4_src;
+					__be32 ipv4_dst;
+				};
+				struct {
+					__u8 ipv6_src[16];
+					__u8 ipv6_dst[16];
+				};
+			};
+			__be16 flags;	/* OVS_TUNNEL_* */
+			__u8 tos;
+			__u8 ttl;
+			__be16 tp_src;
+			__be16 tp_dst;
+			__be32 label;
+			__u8 opts_len;
+			__u8 proto;	/* AF_INET or AF_INET6 */
+			__u8 pad[2];
+			__u8 opts[256];
+		};
+	};
+};
+
+/* Of tun_flags, a be16: TUNNEL_* of <linux/if_tunnel.h>. */
+#define OVS_TUNNEL_CSUM			0x0001
+#define OVS_TUNNEL_KEY			0x0004
+#define OVS_TUNNEL_DONT_FRAGMENT	0x0100
+#define OVS_TUNNEL_OAM			0x0200
+#define OVS_TUNNEL_GENEVE_OPT		0x0800
+#define OVS_TUNNEL_VXLAN_OPT		0x1000
+#define OVS_TUNNEL_ERSPAN_OPT		0x4000
+
+#define OVS_AF_INET	2		/* of tun_proto */
+#define OVS_AF_INET6	10
+
+_Static_assert(sizeof(struct ovs_tunnel) == OVS_TUNNEL_WORDS * 8,
+	       "ovs_tunnel");
+_Static_assert(__builtin_offsetof(struct ovs_tunnel, opts) ==
+	       OVS_TUNNEL_BASE * 8, "OVS_TUNNEL_BASE");
+_Static_assert(__builtin_offsetof(struct ovs_key, tun_id) / 8 +
+	       OVS_TUNNEL_BASE == OVS_KEY_BASE, "ovs_tunnel");
 _Static_assert(sizeof(struct ovs_key) == OVS_KEY_WORDS * 8, "ovs_key");
 _Static_assert(__builtin_offsetof(struct ovs_key, tun_opts) ==
 	       OVS_KEY_BASE * 8, "OVS_KEY_BASE");

@@ -23,6 +23,7 @@ enum ovs_stage {
 	OVS_STAGE_CT,		/* one OVS_OP_CT, then go on */
 	OVS_STAGE_ROUTE,	/* a change that the entry knows: in the next */
 	OVS_STAGE_ROUTE_OWN,	/* of a packet that is not shared */
+	OVS_STAGE_RX_TUNNEL,	/* a port of a tunnel: then RX, or RX_L3 */
 	OVS_STAGE_MAX = 16,
 };
 
@@ -70,6 +71,9 @@ struct ovs_pkt_cpu {
 					 * in */
 #define OVS_PKT_F_ONE_OUTPUT	2	/* a copy for the output at pc, which
 					 * truncates it, and no more */
+#define OVS_PKT_F_TUNNEL	4	/* it came by a tunnel, which the key
+					 * has, and nothing of others */
+#define OVS_PKT_F_TO_TUNNEL	8	/* `tunnel` says where it is to go */
 struct ovs_pkt {
 	struct ovs_key key;
 	__u32 bridge;
@@ -101,6 +105,7 @@ struct ovs_pkt {
 	__u16 pad[2];
 	struct ovs_pkt_list list;
 	__u64 cache_hash;	/* by which the cache was asked */
+	struct ovs_tunnel tunnel;
 	struct ovs_pkt_cpu cpu;
 };
 

@@ -17,13 +17,15 @@
 #define OVS_PORT_F_INTERNAL	2	/* ifindex is the hidden end's */
 #define OVS_PORT_F_L3		4	/* carries no Ethernet header */
 #define OVS_PORT_F_VETH		8	/* hands GSO packets on as they are */
+#define OVS_PORT_F_TUNNEL	16	/* each packet says where it is to go */
 struct ovs_port {
 	__u32 ifindex;		/* where packets of this port are sent */
 	__u32 mtu;		/* largest layer-3 packet; 0: no limit */
 	__u16 bridge;
 	__u8 flags;		/* OVS_PORT_F_* */
 	__u8 pad;
-	__u32 pad2;
+	__be16 tunnel_dst;	/* its port of UDP; 0: none */
+	__be16 tunnel_opts;	/* OVS_TUNNEL_*_OPT that it has; 0: none */
 };
 
 /* The only element of ovs_ports, so that no index is looked up. */

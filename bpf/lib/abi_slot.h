@@ -60,6 +60,7 @@ struct ovs_slot {
 	__u16 mru;		/* as in struct ovs_pkt */
 	__u16 pad[3];
 	struct ovs_key key;	/* metadata only; the rest is parsed */
+	struct ovs_tunnel tunnel;	/* if OVS_PKT_F_TO_TUNNEL */
 };
 
 _Static_assert(sizeof(struct ovs_slot) % 8 == 0, "ovs_slot");

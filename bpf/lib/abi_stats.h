@@ -58,6 +58,8 @@ enum ovs_drop_reason {
 	OVS_DROP_COPIES,		/* more than the copies of a packet may cause */
 	OVS_DROP_UPCALL_SHARE,		/* beyond the port's share: lost */
 	OVS_DROP_CONNTRACK,		/* a connection that cannot be */
+	OVS_DROP_TUNNEL,		/* a port of a tunnel: to nowhere, or
+					 * to what it cannot do */
 	OVS_DROP_MAX = 64,
 };
 

@@ -18,6 +18,8 @@
 #define OVS_CSUM_PARTIAL	3
 #define OVS_UPCALL_FRAGMENT	0x80	/* for ct(), at `desc` in ovs_acts */
 #define OVS_UPCALL_SPLIT	0x81	/* to port `desc`, in fragments */
+#define OVS_UPCALL_TUNNEL	4	/* of hash_flags: there is a struct
+					 * ovs_upcall_tunnel */
 #define OVS_UPCALL_HELP		0x82	/* of a control connection, for its
 					 * helper: it goes on at `desc` */
 
@@ -34,7 +36,8 @@ struct ovs_upcall {
 	__u32 gso_type;		/* SKB_GSO_* of <linux/skbuff.h> */
 	__u32 desc;		/* OVS_OP_USERSPACE descriptor (ACTION) */
 	__u32 hash;
-	__u16 hash_flags;	/* bit 0: software, bit 1: layer 4 */
+	__u16 hash_flags;	/* bit 0: software, bit 1: layer 4; and
+				 * OVS_UPCALL_TUNNEL */
 	__u16 mru;		/* as in struct ovs_pkt */
 	__u32 cpu;
 	__u32 bridge;
@@ -59,13 +62,22 @@ struct ovs_upcall_use {
 };
 
 /*
- * Between header and packet of a record, when gso_type is SKB_GSO_SCTP: bytes
+ * Behind the header of a record, when gso_type is SKB_GSO_SCTP: bytes
  * of each packet that it is to be cut into, without headers; then 0.
  */
 #define OVS_UPCALL_PARTS	144	/* of 512 bytes at least, as SCTP has it */
 #define OVS_SKB_GSO_SCTP	(1 << 14)
 struct ovs_upcall_parts {
 	__u16 len[OVS_UPCALL_PARTS];
+};
+
+/*
+ * Behind that, before the packet, if OVS_UPCALL_TUNNEL says so: what tunnels
+ * have that is not in `key`.
+ */
+struct ovs_upcall_tunnel {
+	__u64 opts[OVS_KEY_USED - OVS_KEY_BASE];	/* of the key */
+	struct ovs_tunnel to;	/* where it is to go; proto 0: nowhere */
 };
 
 _Static_assert(sizeof(struct ovs_upcall) % 8 == 0, "ovs_upcall");

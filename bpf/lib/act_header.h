@@ -12,6 +12,7 @@
 #include "act_sctp.h"
 #include "act_set.h"
 #include "drop.h"
+#include "tunnel.h"
 
 /* `before`: the label goes before Ethernet, of a packet that has it. */
 __noinline int ovs_push_mpls(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
@@ -148,6 +149,8 @@ __noinline int ovs_header(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 		return ovs_set_nsh(ctx, pkt, at);
 	case OVS_HEADER_SET_SCTP:
 		return ovs_set_sctp(ctx, pkt, at);
+	case OVS_HEADER_SET_TUNNEL:
+		return ovs_set_tunnel(pkt, at, imm);
 	}
 	return OVS_DROP_BAD_INSN;
 }

@@ -7,6 +7,7 @@
 #include "drop.h"
 #include "object.h"
 #include "port.h"
+#include "tunnel.h"
 #include "upcall.h"
 
 /* A reason that is none: the packet goes out in fragments. */
@@ -35,9 +36,21 @@ static __always_inline int ovs_is_for_l3(struct ovs_ctx *ctx,
 	       ctx_mac_len(ctx) == ETH_HLEN;
 }
 
+/* Packets and ports that are not just Ethernet.  OVS_DROP_*. */
+static __always_inline __u32 ovs_output_odd(struct ovs_ctx *ctx,
+					    struct ovs_pkt *pkt,
+					    __u32 port_no, __u8 flags)
+{
+	if ((pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET ||
+	     flags & OVS_PORT_F_L3) && !ovs_is_for_l3(ctx, pkt, flags))
+		return OVS_DROP_LAYER3;
+	return flags & OVS_PORT_F_TUNNEL ?
+	       ovs_tunnel_send(ctx, pkt, port_no) : 0;
+}
+
 /* The device to send to; 0 with `*reason` set when the packet cannot go. */
 static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
-					    const struct ovs_pkt *pkt,
+					    struct ovs_pkt *pkt,
 					    __u32 port_no, __u32 *reason)
 {
 	struct ovs_port *port = OVS_PORT(port_no);
@@ -49,11 +62,12 @@ static __always_inline __u32 ovs_output_dev(struct ovs_ctx *ctx,
 	now = ovs_port_now(port);
 	if (!now.ifindex)
 		return 0;
-	*reason = OVS_DROP_LAYER3;
 	if (unlikely(pkt->key.mac_proto != OVS_MAC_PROTO_ETHERNET ||
-		     now.flags & OVS_PORT_F_L3) &&
-	    !ovs_is_for_l3(ctx, pkt, now.flags))
-		return 0;
+		     now.flags & (OVS_PORT_F_L3 | OVS_PORT_F_TUNNEL))) {
+		*reason = ovs_output_odd(ctx, pkt, port_no, now.flags);
+		if (*reason)
+			return 0;
+	}
 	*reason = OVS_DROP_MTU;
 	if (unlikely(pkt->mru) && ctx_mtu_len(ctx) > pkt->mru &&
 	    !(now.mtu && pkt->mru > now.mtu)) {

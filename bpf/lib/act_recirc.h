@@ -10,6 +10,7 @@
 #include "config.h"
 #include "ctx.h"
 #include "drop.h"
+#include "tunnel.h"
 
 #define OVS_MAX_COPIES	8	/* that a list defers without a break, so
 				 * that those of a whole NAPI poll, 64
@@ -141,7 +142,9 @@ static __noinline __u32 ovs_defer(struct ovs_run *run, __u32 recirc_id,
 		slot->spent = 0;
 	}
 	slot->family = pkt->family;
-	slot->flags = flags;
+	slot->flags = flags | (pkt->flags & OVS_PKT_F_TO_TUNNEL);
+	if (unlikely(pkt->flags & OVS_PKT_F_TO_TUNNEL))
+		ovs_tunnel_copy(&slot->tunnel, &pkt->tunnel);
 	slot->cutlen = pkt->cutlen;
 	slot->mru = pkt->mru;
 	slot->l3_off = !pc || pkt->stale & OVS_STALE_OFFSETS ?

@@ -23,4 +23,7 @@ const volatile __u32 cfg_shared_stats = 1;
 /* Device whose ingress runs ovs_inject: where deferred copies are sent. */
 const volatile __u32 cfg_inject_ifindex = 0;
 
+/* 1: bpf_skb_set_tunnel_key() has BPF_F_NO_TUNNEL_KEY. */
+const volatile __u32 cfg_tunnel_keyless = 0;
+
 #endif /* OVS_CONFIG_H */

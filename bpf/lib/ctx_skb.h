@@ -216,6 +216,55 @@ ctx_frag_list(const struct ovs_ctx *ctx)
 	return BPF_CORE_READ(shared, frag_list);
 }
 
+/*
+ * The tunnel that a packet came by; negative when it came by none of that
+ * family.  `flags`: BPF_F_TUNINFO_IPV6 or 0.
+ */
+static __always_inline long ctx_tunnel(struct ovs_ctx *ctx,
+				       struct bpf_tunnel_key *key, __u64 flags)
+{
+	return bpf_skb_get_tunnel_key(ctx, key, sizeof(*key),
+				      flags | BPF_F_TUNINFO_FLAGS);
+}
+
+/* Its options, with zeros behind them; their length, or negative: none. */
+static __always_inline long ctx_tunnel_opts(struct ovs_ctx *ctx, void *opts,
+					    __u32 size)
+{
+	return bpf_skb_get_tunnel_opt(ctx, opts, size);
+}
+
+/* Its ports, which the helper does not tell, of a packet that came by one. */
+static __always_inline void ctx_tunnel_ports(const struct ovs_ctx *ctx,
+					     __be16 *src, __be16 *dst)
+{
+	struct sk_buff *skb = ctx_kernel(ctx);
+	struct metadata_dst *md;
+
+	/* The lowest bit says whether the skb holds a reference. */
+	md = (void *)(BPF_CORE_READ(skb, _skb_refdst) & ~1UL);
+	*src = BPF_CORE_READ(md, u.tun_info.key.tp_src);
+	*dst = BPF_CORE_READ(md, u.tun_info.key.tp_dst);
+}
+
+/*
+ * Where a packet that is not shared is to go, for the device of a tunnel.  The
+ * kernel keeps it in one place for each CPU: the packet has to be sent before
+ * another one is told.
+ */
+static __always_inline long ctx_tunnel_set(struct ovs_ctx *ctx,
+					   struct bpf_tunnel_key *key,
+					   __u64 flags)
+{
+	return bpf_skb_set_tunnel_key(ctx, key, sizeof(*key), flags);
+}
+
+static __always_inline long ctx_tunnel_set_opts(struct ovs_ctx *ctx,
+						void *opts, __u32 size)
+{
+	return bpf_skb_set_tunnel_opt(ctx, opts, size);
+}
+
 /* A buffer of a packet that is to be cut up: its length, and the next one. */
 static __always_inline __u32 ctx_part_len(const struct sk_buff *part)
 {

@@ -130,7 +130,8 @@ static __always_inline __u64 ovs_entry_dev(struct ovs_ctx *ctx,
 		return 0;
 	flags = OVS_READ_ONCE(port->flags);
 	device = OVS_READ_ONCE(*(const __u64 *)port);
-	if ((flags & (OVS_PORT_F_USED | OVS_PORT_F_L3)) != OVS_PORT_F_USED)
+	if ((flags & (OVS_PORT_F_USED | OVS_PORT_F_L3 | OVS_PORT_F_TUNNEL)) !=
+	    OVS_PORT_F_USED)
 		return 0;
 	if (flags & OVS_PORT_F_INTERNAL)
 		ctx_keep(ctx);

@@ -28,6 +28,7 @@ struct sk_buff {
 	struct sk_buff *next;
 	struct ovs_refcount users;
 	unsigned int len;
+	unsigned long _skb_refdst;
 	__u8 ip_summed:2;
 	__u8 l4_hash:1;
 	__u8 sw_hash:1;
@@ -37,6 +38,21 @@ struct sk_buff {
 	__u32 end;
 	unsigned char *head;
 	unsigned char *data;
+} OVS_CORE;
+
+struct ip_tunnel_key {
+	__be16 tp_src;
+	__be16 tp_dst;
+} OVS_CORE;
+
+struct ip_tunnel_info {
+	struct ip_tunnel_key key;
+} OVS_CORE;
+
+struct metadata_dst {
+	union {
+		struct ip_tunnel_info tun_info;
+	} u;
 } OVS_CORE;
 
 struct skb_shared_info {

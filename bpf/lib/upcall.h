@@ -5,6 +5,9 @@
  * computed (CHECKSUM_PARTIAL) and a GSO packet that is still to be cut are
  * finished by the provider, who finds here what the device would be told.
  *
+ * What a tunnel has of options, or a packet that is on its way to one, is
+ * between the header and the packet, where there is any.
+ *
  * bpf_ringbuf_reserve() takes a constant size, so that records come in size
  * classes; the header says how much of one is packet.
  */
@@ -13,6 +16,7 @@
 
 #include "ctx.h"
 #include "drop.h"
+#include "tunnel.h"
 
 #define OVS_UPCALL_SW_HASH	1
 #define OVS_UPCALL_L4_HASH	2
@@ -105,6 +109,72 @@ static __always_inline __u32 ovs_upcall_len(struct ovs_ctx *ctx,
 	return len > cut ? len - cut : 1;
 }
 
+/* Whether there is more to tell of tunnels than a record holds. */
+static __always_inline int ovs_upcall_is_more(const struct ovs_pkt *pkt)
+{
+	return pkt->key.tun_opts_len ||
+	       (pkt->flags & OVS_PKT_F_TO_TUNNEL &&
+		pkt->upcall_cmd != OVS_PACKET_CMD_MISS);
+}
+
+static __noinline void ovs_upcall_more(const struct ovs_pkt *pkt,
+				       struct ovs_upcall *up,
+				       struct ovs_upcall_tunnel *more)
+{
+	__u32 i;
+
+	up->hash_flags |= OVS_UPCALL_TUNNEL;
+#pragma clang loop unroll(disable)
+	for (i = 0; i < OVS_KEY_USED - OVS_KEY_BASE; i++)
+		more->opts[i] = pkt->key.w[OVS_KEY_BASE + i];
+#pragma clang loop unroll(disable)
+	for (i = 0; i < OVS_TUNNEL_WORDS; i++)
+		more->to.w[i] = pkt->tunnel.w[i];
+	if (!(pkt->flags & OVS_PKT_F_TO_TUNNEL))
+		more->to.proto = 0;
+}
+
+/* OVS_UPCALL_CLASS() with a struct ovs_upcall_tunnel. */
+#define OVS_UPCALL_MORE(ctx, pkt, len, room) ({				\
+	struct {							\
+		struct ovs_upcall up;					\
+		struct ovs_upcall_tunnel more;				\
+		__u8 data[room];					\
+	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);	\
+	__u32 reason = OVS_DROP_UPCALL_FULL, last = (len) - 1;		\
+									\
+	if (rec) {							\
+		ovs_upcall_fill(ctx, pkt, &rec->up, len);		\
+		ovs_upcall_more(pkt, &rec->up, &rec->more);		\
+		barrier_var(last);					\
+		if (last >= (room) ||					\
+		    ctx_load(ctx, 0, rec->data, last + 1)) {		\
+			bpf_ringbuf_discard(rec, 0);			\
+			reason = OVS_DROP_PULL;				\
+		} else {						\
+			bpf_ringbuf_submit(rec, 0);			\
+			reason = 0;					\
+		}							\
+	}								\
+	reason;								\
+})
+
+__noinline int ovs_upcall_put_more(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
+				   __u32 len)
+{
+	if (!pkt)
+		return OVS_DROP_NO_STATE;
+	if (len <= 256)
+		return OVS_UPCALL_MORE(ctx, pkt, len, 256);
+	if (len <= 1600)
+		return OVS_UPCALL_MORE(ctx, pkt, len, 1600);
+	if (len <= 9216)
+		return OVS_UPCALL_MORE(ctx, pkt, len, 9216);
+	if (len <= 65664)
+		return OVS_UPCALL_MORE(ctx, pkt, len, 65664);
+	return OVS_DROP_UPCALL_SIZE;
+}
+
 /* An SCTP GSO packet: only its buffers tell where each packet begins. */
 static __always_inline __u32 ovs_upcall_sctp(struct ovs_ctx *ctx,
 					     struct ovs_pkt *pkt)
@@ -112,6 +182,7 @@ static __always_inline __u32 ovs_upcall_sctp(struct ovs_ctx *ctx,
 	struct {
 		struct ovs_upcall up;
 		struct ovs_upcall_parts parts;
+		struct ovs_upcall_tunnel more;
 		__u8 data[65664];
 	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);
 	struct sk_buff *part = ctx_frag_list(ctx);
@@ -120,6 +191,7 @@ static __always_inline __u32 ovs_upcall_sctp(struct ovs_ctx *ctx,
 	if (!rec)
 		return OVS_DROP_UPCALL_FULL;
 	ovs_upcall_fill(ctx, pkt, &rec->up, len);
+	ovs_upcall_more(pkt, &rec->up, &rec->more);
 	for (i = 0; i < OVS_UPCALL_PARTS; i++) {
 		rec->parts.len[i] = 0;
 		if (!part)
@@ -143,6 +215,8 @@ static __always_inline __u32 ovs_upcall_put(struct ovs_ctx *ctx,
 	if (unlikely(ctx_gso(ctx)) &&
 	    ctx_gso_type(ctx) & OVS_SKB_GSO_SCTP)
 		return ovs_upcall_sctp(ctx, pkt);
+	if (unlikely(ovs_upcall_is_more(pkt)))
+		return ovs_upcall_put_more(ctx, pkt, len);
 	if (len <= 128)
 		return OVS_UPCALL_CLASS(ctx, pkt, len, 128);
 	if (len <= 256)

@@ -18,6 +18,19 @@ ARPHRD_NONE = 0xFFFE
 
 
 @dataclass(frozen=True, slots=True)
+class Tunnel:
+    """What is known of a device whose packets have their tunnel beside them.
+
+    :param port: destination port of UDP; 0: it has none
+    :param options: OVS_TUNNEL_*_OPT of bpf/lib/abi_key.h that its packets
+        may have; 0: none
+    """
+
+    port: int = 0
+    options: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Link:
     """The device behind a port, as it was when last looked at.
 
@@ -38,6 +51,7 @@ class Link:
     :param netnsid: the provider's id of the namespace in which `name` is,
         None when that is its own (OVS_VPORT_ATTR_NETNSID)
     :param veth: whether packets are sent to a veth
+    :param tunnel: of a tunnel that has metadata; None: it is no such one
     """
 
     name: str
@@ -50,6 +64,7 @@ class Link:
     internal: bool = False
     netnsid: int | None = None
     veth: bool = False
+    tunnel: Tunnel | None = None
 
     @property
     def layer3(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dpif_bpf.abi import Stage
 from dpif_bpf.core.actions.programs import Program
 from dpif_bpf.core.classifier.forest import Classifier
 from dpif_bpf.core.conntrack.memory import CtMemory
@@ -74,11 +75,11 @@ class Hooks(Protocol):
     def remove_bridge(self, bridge: int) -> None:
         """Unloads a pipeline; no port may be hooked to it any more."""
 
-    def attach(self, ifindex: int, bridge: int, layer3: bool) -> None:
+    def attach(self, ifindex: int, bridge: int, stage: Stage) -> None:
         """Hooks a device's ingress to a bridge's pipeline, or moves it
         there from another one without losing a packet.
 
-        :param layer3: its packets have no Ethernet header
+        :param stage: where its packets go first
         """
 
     def attach_end(self, hidden: int, ifindex: int | None) -> None:
@@ -117,7 +118,9 @@ class Executes(Protocol):
         """Sends `packet` through the instructions at `pc`.
 
         :param program: kept alive until the packet has passed
-        :param key: metadata words of the key image (OVS_KEY_BASE * 8 bytes)
+        :param key: image of its key, of which metadata count: OVS_KEY_BASE
+            words, or OVS_KEY_USED with options of a tunnel; or all of it and
+            a struct ovs_tunnel behind it, into which it is to go
         :param mru: bytes of its largest fragment, from the network header on;
             0: it was in none
         :param now: ms, monotonic

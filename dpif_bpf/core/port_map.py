@@ -26,12 +26,16 @@ class PortEntry:
     :param mtu: largest layer-3 packet in bytes, 0 for no limit
     :param bridge: bridge id
     :param flags: OVS_PORT_F_*
+    :param tunnel_dst: UDP port of a tunnel; 0: none
+    :param tunnel_opts: OVS_TUNNEL_*_OPT; 0: none
     """
 
     ifindex: int
     mtu: int
     bridge: int
     flags: int
+    tunnel_dst: int = 0
+    tunnel_opts: int = 0
 
 
 class PortMap:
@@ -52,7 +56,9 @@ class PortMap:
             which ovs_devs is to forget that it is a port's
         """
         device, flags = _PAIR.unpack(abi.PORT.struct.pack(
-            entry.ifindex, entry.mtu, entry.bridge, entry.flags, 0, 0))
+            entry.ifindex, entry.mtu, entry.bridge, entry.flags, 0,
+            entry.tunnel_dst.to_bytes(2, "big"),
+            entry.tunnel_opts.to_bytes(2, "big")))
         at = port_no * _WORDS
         self._words[at] = device
         self._words[at + 1] = flags

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from dpif_bpf import abi
-from dpif_bpf.core.devices import LinkChange, LinkEvent, PortEdge
+from dpif_bpf.core.devices import LinkChange, LinkEvent, PortEdge, Tunnel
 from dpif_bpf.core.flow_table import FlowTable
 from dpif_bpf.core.keeper import Keeper
 from dpif_bpf.core.plane import ANY_BRIDGE, Hooks, PortMaps, UpcallShares
@@ -145,8 +145,12 @@ class Ports:
         port.hooked = True
 
     def _attach(self, port: Vport) -> None:
-        self._plane.attach(port.link.hook_ifindex, port.bridge,
-                           port.link.layer3)
+        stage = abi.Stage.RX
+        if port.link.tunnel is not None:
+            stage = abi.Stage.RX_TUNNEL
+        elif port.link.layer3:
+            stage = abi.Stage.RX_L3
+        self._plane.attach(port.link.hook_ifindex, port.bridge, stage)
 
     def _attach_end(self, port: Vport) -> None:
         link = port.link
@@ -353,6 +357,12 @@ class Ports:
             flags |= abi.OVS_PORT_F_VETH
         if port.link.layer3:
             flags |= abi.OVS_PORT_F_L3
+        tunnel = port.link.tunnel
+        if tunnel is not None:
+            flags |= abi.OVS_PORT_F_TUNNEL
+        else:
+            tunnel = Tunnel()
         self._plane.write_port(port.port_no, PortEntry(
-            port.link.hook_ifindex, port.link.mtu, port.bridge, flags))
+            port.link.hook_ifindex, port.link.mtu, port.bridge, flags,
+            tunnel.port, tunnel.options))
 

@@ -21,7 +21,7 @@ from dpif_bpf.core.turns import Turns
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.gso import SKB_GSO_UDP
-from dpif_bpf.wire.key.encode import encode_key
+from dpif_bpf.wire.key.encode import encode_egress, encode_key
 from dpif_bpf.wire.netlink import NLA_PAYLOAD_MAX
 from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.protocols import ETH_P_802_2, ETH_P_802_3_MIN
@@ -39,6 +39,11 @@ so many at once."""
 _HEADER = abi.UPCALL.struct.unpack_from
 _SIZE = abi.UPCALL.size
 _PARTS_SIZE = abi.UPCALL_PARTS.size
+_MORE_SIZE = abi.UPCALL_MORE.size
+_TO = abi.UPCALL_MORE["to"].slice
+_TO_PROTO = abi.UPCALL_MORE["to"].offset + abi.TUNNEL["proto"].offset
+_TP_DST = abi.TUNNEL["tp_dst"].slice
+_OPTS = abi.UPCALL_MORE["opts"].slice
 _PARTS = Struct(f"={abi.OVS_UPCALL_PARTS}H").unpack_from
 _IN_PORT = abi.KEY["in_port"].slice
 _ETH_TYPE = abi.KEY["eth_type"].slice
@@ -156,12 +161,22 @@ class Upcalls:
         if gso_type & abi.OVS_SKB_GSO_SCTP:
             start += _PARTS_SIZE
             parts = [part for part in _PARTS(record, _SIZE) if part]
+        tunnel = b""
+        if hash_flags & abi.OVS_UPCALL_TUNNEL:
+            hash_flags &= ~abi.OVS_UPCALL_TUNNEL
+            more_ = bytes(record[start:start + _MORE_SIZE])
+            start += _MORE_SIZE
+            key += more_[_OPTS]
+            if more_[_TO_PROTO]:
+                tunnel = more_[_TO]
         data = record[start:start + size]
         if len(data) != size:
             raise ValueError("the record is shorter than it says")
         whole = memoryview(bytes(data)) if gso_size else data
         if cmd >= abi.OVS_UPCALL_FRAGMENT:
             layer3 = key[_MAC_PROTO] != abi.OVS_MAC_PROTO_ETHERNET
+            if tunnel:
+                key = key.ljust(abi.KEY.size, b"\0") + tunnel
             frames = upcall_packets(
                 whole, ip_summed, csum_start, csum_offset, gso_size,
                 gso_type, vlan_tpid, vlan_tci, layer3, parts)
@@ -196,6 +211,9 @@ class Upcalls:
         if gso_type & SKB_GSO_UDP:  # fragments, of which this was the first
             next_attrs = encode_key(key[:_IP_FRAG] + _LATER
                                     + key[_IP_FRAG + 1:])
+        egress = None
+        if tunnel and desc is not None and desc.egress is not None:
+            egress = self._egress(desc.egress, tunnel)
         full_hash = hash_ | hash_flags << 32
         more = -ETH_HLEN if layer3 else 4 if vlan_tpid != b"\0\0" else 0
         number = 0
@@ -215,6 +233,7 @@ class Upcalls:
                 message = encode_upcall(
                     cmd, dp.dp_ifindex, attrs, packet, full_hash,
                     userdata=None if desc is None else desc.userdata,
+                    egress_tun_key=egress,
                     actions=None if desc is None else desc.actions,
                     full_len=full_len, mru=mru)
                 if not self._submit(pid, in_port, message):
@@ -224,6 +243,18 @@ class Upcalls:
         except RequestError:
             self.malformed += 1
             self._lost(in_port)
+
+    def _egress(self, port_no: int, tunnel: bytes) -> bytes | None:
+        """OVS_PACKET_ATTR_EGRESS_TUN_KEY: as the device would have it.
+
+        :param tunnel: struct ovs_tunnel
+        """
+        port = self._dp.vports.by_no.get(port_no)
+        if port is None or port.link.tunnel is None:
+            return None
+        made = bytearray(tunnel)
+        made[_TP_DST] = port.link.tunnel.port.to_bytes(2, "big")
+        return encode_egress(bytes(made))
 
     def _sample(self, desc: PsampleDesc, in_port: int, key: bytes,
                 packet: memoryview, size: int, cutlen: int) -> None:

@@ -217,6 +217,21 @@ def tcx_links(ifindex: int) -> list[int]:
     return list(struct.unpack_from(f"={count}I", links))
 
 
+def has_keyless_tunnels() -> bool:
+    """Whether bpf_skb_set_tunnel_key() has BPF_F_NO_TUNNEL_KEY (Linux 6.4),
+    found by running a program that gives it."""
+    # *(u64 *)(r10 - 24) = 0, …; r2 = r10 - 24; r3 = 24; r4 = 1 << 4; call 21
+    insns = [(0x7a, 10, -at, 0) for at in (24, 16, 8)]
+    insns += [(0xbf, 0xa2, 0, 0), (0x07, 2, 0, -24), (0xb7, 3, 0, 24),
+              (0xb7, 4, 0, 1 << 4), (0x85, 0, 0, 21), (0x95, 0, 0, 0)]
+    prog = prog_load(PROG_TYPE_SCHED_CLS, b"".join(
+        struct.pack("=BBhi", *insn) for insn in insns), "ovs_probe")
+    try:
+        return not test_run(prog, bytes(64)).retval
+    finally:
+        os.close(prog)
+
+
 def has_tcx() -> bool:
     """Whether the kernel has tcx links, found by trying one on no device."""
     insns = struct.pack("=BBhiBBhi", 0xb7, 0, 0, 0, 0x95, 0, 0, 0)

@@ -24,9 +24,10 @@ from dpif_bpf.edge.template import CONST_HOLE, MAP_HOLE, Template
 from dpif_bpf.errors import BackendError
 
 ENTRY = "ovs_entry"
-ENTRIES = {abi.Stage.RX: ENTRY, abi.Stage.RX_L3: "ovs_entry_l3"}
+ENTRIES = {abi.Stage.RX: ENTRY, abi.Stage.RX_L3: "ovs_entry_l3",
+           abi.Stage.RX_TUNNEL: "ovs_entry_tun"}
 """The entry programs of a bridge by the stage that they lead to."""
-PIPELINE_PINS = ("progs", "entry", "entry_l3")
+PIPELINE_PINS = ("progs", "entry", "entry_l3", "entry_tunnel")
 
 HOLE_BRIDGE = CONST_HOLE
 HOLE_STAGE = CONST_HOLE + 1
@@ -40,7 +41,8 @@ in, the bridge's program array, maps of the generation, and constants of
 bpf/lib/config.h."""
 
 STAGES = {abi.Stage.RX: "ovs_rx", abi.Stage.LOOKUP: "ovs_rx",
-          abi.Stage.RX_L3: "ovs_rx_l3", abi.Stage.ACT: "ovs_act",
+          abi.Stage.RX_L3: "ovs_rx_l3",
+          abi.Stage.RX_TUNNEL: "ovs_rx_tunnel", abi.Stage.ACT: "ovs_act",
           abi.Stage.ACT_OWN: "ovs_act_own",
           abi.Stage.ACT_SHARED: "ovs_act_shared", abi.Stage.CT: "ovs_act_ct",
           abi.Stage.ROUTE: "ovs_route", abi.Stage.ROUTE_OWN: "ovs_route_own"}
@@ -64,18 +66,25 @@ class Pipeline:
     """What one bridge has of its own.
 
     :ivar progs_fd: its program array, whose slots are enum ovs_stage
-    :ivar entry_fd: the program for its ports' ingress
-    :ivar entry_l3_fd: for ports whose packets have no Ethernet header
+    :ivar entry_fds: the programs for its ports' ingress, as ENTRIES
     """
 
     progs_fd: int
-    entry_fd: int
-    entry_l3_fd: int
+    entry_fds: tuple[int, ...]
+
+    @property
+    def entry_fd(self) -> int:
+        """That for most ports."""
+        return self.entry_fds[0]
+
+    def entry_to(self, stage: abi.Stage) -> int:
+        """That which leads to one of ENTRIES."""
+        return self.entry_fds[list(ENTRIES).index(stage)]
 
     @property
     def fds(self) -> tuple[int, ...]:
         """All of them."""
-        return self.progs_fd, self.entry_fd, self.entry_l3_fd
+        return self.progs_fd, *self.entry_fds
 
 
 class Generation:
@@ -209,7 +218,8 @@ class Generation:
             with contextlib.suppress(OSError):
                 remove_tree(directory)
             raise
-        self._bridges[bridge] = pipeline = Pipeline(*fds)
+        self._bridges[bridge] = pipeline = Pipeline(fds[0],
+                                                     tuple(fds[1:]))
         return pipeline.entry_fd
 
     def bridge(self, bridge: int) -> Pipeline:

@@ -36,6 +36,8 @@ _MARK = struct.Struct("=I")
 _WORDS = abi.SLOT.size // 8
 _KEY_AT = abi.SLOT["key"].offset // 8
 _MRU_AT = abi.SLOT["mru"].offset // 8
+_TO_TUNNEL = abi.OVS_PKT_F_TO_TUNNEL << 8
+"""In the word of recirc_depth."""
 _GEN_ONE = 1 << abi.OVS_SLOT_GEN_SHIFT
 _GEN_BITS = abi.OVS_SLOT_GEN_MASK << abi.OVS_SLOT_GEN_SHIFT
 
@@ -66,7 +68,7 @@ class ExecSlots:
 
         :param pc: first instruction, 0 to look the key up instead
         :param key: key image from its first word on, metadata only, in
-            whole words
+            whole words; the struct ovs_tunnel is behind all of it
         :param token: kept until the packet has passed, see reap()
         :param now: ms
         :param mru: of struct ovs_slot
@@ -84,6 +86,8 @@ class ExecSlots:
         words = self._words
         words[word + 1] = pc | bridge << 32
         words[word + 2] = recirc_depth
+        if len(key) > abi.KEY.size:
+            words[word + 2] |= _TO_TUNNEL
         words[word + _MRU_AT] = mru
         at = word + _KEY_AT
         words[at:at + len(key) // 8] = memoryview(key).cast("Q")

@@ -13,6 +13,7 @@
     ROOT/DP/N/bridges/ID/progs  and each bridge's program array
     ROOT/DP/N/bridges/ID/entry  and entry program,
     ROOT/DP/N/bridges/ID/entry_l3  that for ports without Ethernet headers
+    ROOT/DP/N/bridges/ID/entry_tunnel  that for ports of tunnels
     ROOT/DP/new-N               a generation that is not complete
 
 A generation becomes valid by being renamed from new-N to N, and no port is

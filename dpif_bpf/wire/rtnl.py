@@ -67,6 +67,10 @@ COLLECT_METADATA = {
 """IFLA_*_COLLECT_METADATA of a kind's IFLA_INFO_DATA; 0 where it is so without
 an attribute.  Source: also <linux/if_tunnel.h>."""
 
+UDP_PORT = {"vxlan": 15, "geneve": 5, "bareudp": 1}
+"""IFLA_*_PORT of a kind's IFLA_INFO_DATA: its destination port, a be16."""
+IFLA_VXLAN_GBP = 23
+
 _IFINFO = Struct("=BxHiII")
 """struct ifinfomsg: family, type, index, flags, change."""
 _IF_STATS = Struct("=BxxxII")
@@ -89,6 +93,8 @@ class LinkInfo:
     :param kind: "veth", "tun", …; empty for hardware
     :param metadata: whether it is a tunnel of which each packet says where it
         came from and is to go ("external" of ip-link)
+    :param udp_port: of such a tunnel; 0 for none
+    :param gbp: whether that is a VXLAN with group policies
     """
 
     index: int
@@ -103,6 +109,8 @@ class LinkInfo:
     peer: int = 0
     peer_nsid: int | None = None
     metadata: bool = False
+    udp_port: int = 0
+    gbp: bool = False
 
 
 def get_link(seq: int, index: int = 0, name: str = "",
@@ -164,6 +172,8 @@ def parse_link(message: Message) -> LinkInfo:
     info = _attrs(found.get(IFLA_LINKINFO, b""), 0)
     nsid = found.get(IFLA_LINK_NETNSID)
     kind = _text(info.get(IFLA_INFO_KIND))
+    data = info.get(IFLA_INFO_DATA, b"")
+    metadata = _metadata(kind, data)
     return LinkInfo(
         index, _text(found.get(IFLA_IFNAME)), type_, flags,
         mtu=_number(found.get(IFLA_MTU)),
@@ -173,7 +183,9 @@ def parse_link(message: Message) -> LinkInfo:
         master=_number(found.get(IFLA_MASTER)),
         peer=_number(found.get(IFLA_LINK)),
         peer_nsid=None if nsid is None else int(S32.unpack(nsid)[0]),
-        metadata=_metadata(kind, info.get(IFLA_INFO_DATA, b"")))
+        metadata=metadata,
+        udp_port=_udp_port(kind, data) if metadata else 0,
+        gbp=kind == "vxlan" and IFLA_VXLAN_GBP in _attrs(data, 0))
 
 
 def _metadata(kind: str, data: bytes) -> bool:
@@ -183,6 +195,11 @@ def _metadata(kind: str, data: bytes) -> bool:
     # A flag, or with VXLAN a byte that may be zero.
     value = _attrs(data, 0).get(attr)
     return value is not None and (not value or value[0] != 0)
+
+
+def _udp_port(kind: str, data: bytes) -> int:
+    found = _attrs(data, 0).get(UDP_PORT.get(kind, 0), b"")
+    return int.from_bytes(found[:2], "big")
 
 
 def parse_stats(message: Message) -> tuple[int, ...]:

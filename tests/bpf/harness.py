@@ -51,12 +51,14 @@ class UpcallRecord:
     """One record of ovs_upcalls; the outer tag is put back into `packet`.
 
     :param parts: struct ovs_upcall_parts, the lengths that are not 0
+    :param tunnel: struct ovs_upcall_tunnel, if there is one
     """
 
     fields: Mapping[str, int | bytes]
     key: bytes
     packet: bytes
     parts: tuple[int, ...] = ()
+    tunnel: bytes = b""
 
     @property
     def cmd(self) -> int:
@@ -73,13 +75,17 @@ def read_upcall(record: memoryview) -> UpcallRecord:
         parts = tuple(part for part in struct.unpack_from(
             f"={abi.OVS_UPCALL_PARTS}H", record, size) if part)
         size += abi.UPCALL_PARTS.size
+    tunnel = b""
+    if fields["hash_flags"] & abi.OVS_UPCALL_TUNNEL:
+        tunnel = bytes(record[size:size + abi.UPCALL_MORE.size])
+        size += abi.UPCALL_MORE.size
     packet = bytes(record[size:size + fields["len"]])
     if fields["key"][abi.KEY["mac_proto"].offset]:
         packet = packet[14:]  # of a layer-3 packet they say nothing
     if fields["vlan_tpid"] != bytes(2):
         packet = (packet[:12] + fields["vlan_tpid"] + fields["vlan_tci"]
                   + packet[12:])
-    return UpcallRecord(fields, fields["key"], packet, parts)
+    return UpcallRecord(fields, fields["key"], packet, parts, tunnel)
 
 
 def key_words(image: bytes) -> list[int]:
@@ -232,11 +238,14 @@ class Datapath:
     # Configuration
 
     def set_port(self, number: int, ifindex: int, mtu: int = 0,
-                 flags: int = abi.OVS_PORT_F_VETH) -> None:
+                 flags: int = abi.OVS_PORT_F_VETH, tunnel_dst: int = 0,
+                 tunnel_opts: int = 0) -> None:
         """Writes ovs_ports and ovs_devs."""
         view = self.mapped("ovs_ports")
         abi.PORT.struct.pack_into(view, number * abi.PORT.size, ifindex, mtu,
-                                  BRIDGE, abi.OVS_PORT_F_USED | flags, 0, 0)
+                                  BRIDGE, abi.OVS_PORT_F_USED | flags, 0,
+                                  tunnel_dst.to_bytes(2, "big"),
+                                  tunnel_opts.to_bytes(2, "big"))
         bpfsys.map_update(self.obj.map_fd("ovs_devs"), _U32.pack(ifindex),
                           _U32.pack(number))
 

@@ -63,7 +63,7 @@ int ovs_inject(struct __sk_buff *skb)
 		port->ifindex = slot->pc;
 		port->mtu = skb->len;
 		port->bridge = slot->bridge;
-		port->pad2 = skb->gso_size;
+		port->tunnel_dst = skb->gso_size;
 	}
 	slot->state &= ~(__u64)OVS_SLOT_ARMED;
 	return TC_ACT_OK;
@@ -71,6 +71,12 @@ int ovs_inject(struct __sk_buff *skb)
 
 SEC("tc")
 int ovs_rx_l3(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
+}
+
+SEC("tc")
+int ovs_rx_tunnel(struct __sk_buff *skb)
 {
 	return TC_ACT_SHOT;
 }

@@ -115,7 +115,8 @@ def test_everything_is_pinned(loader: Loader,
     assert {"ovs_cpu", "ovs_progs", "ovs_nlmem", "ovs_flow_stats"} <= maps
     assert not any("rodata" in name for name in maps)
     assert names(path / "progs") == {
-        "ovs_rx", "ovs_rx_l3", "ovs_act", "ovs_act_own", "ovs_act_shared",
+        "ovs_rx", "ovs_rx_l3", "ovs_rx_tunnel", "ovs_act", "ovs_act_own",
+        "ovs_act_shared",
         "ovs_inject", "ovs_ct_sweeper", "ovs_act_ct", "ovs_route",
         "ovs_route_own"}
     for name in maps:
@@ -383,7 +384,8 @@ def test_entry_gives_the_packet_to_its_bridge(
     assert not any(levels(generation))
     path = ROOT / DP / f"new-{generation.number}" / "bridges"
     assert names(path) == {"0", "3", "1023"}
-    assert names(path / "3") == {"progs", "entry", "entry_l3"}
+    assert names(path / "3") == {"progs", "entry", "entry_l3",
+                                   "entry_tunnel"}
 
 
 def test_state_that_the_entry_makes(generation: Generation) -> None:

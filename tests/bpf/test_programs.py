@@ -389,7 +389,7 @@ def arm(dp: Datapath, slot: int, pc: int, key: bytes, generation: int = 0,
     abi.SLOT.struct.pack_into(
         view, slot * abi.SLOT.size,
         abi.OVS_SLOT_ARMED | generation << abi.OVS_SLOT_GEN_SHIFT, pc,
-        BRIDGE, *bytes(10), bytes(6), key)
+        BRIDGE, *bytes(10), bytes(6), key, bytes(abi.TUNNEL.size))
     return generation << abi.OVS_SLOT_BITS | slot + 1
 
 

@@ -53,10 +53,10 @@ class Far:
         while (not any(self._ports[length.slice])
                and time.monotonic() < deadline):
             time.sleep(0.001)
-        pc, size, bridge, _, _, gso = abi.PORT.struct.unpack(
+        pc, size, bridge, _, _, gso, _ = abi.PORT.struct.unpack(
             self._ports[:abi.PORT.size])
         self._ports[:abi.PORT.size] = bytes(abi.PORT.size)
-        return pc, bridge, size, gso
+        return pc, bridge, size, int.from_bytes(gso, sys.byteorder)
 
     def refused(self) -> int:
         time.sleep(0.05)

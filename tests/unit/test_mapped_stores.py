@@ -169,7 +169,7 @@ def test_ports_come_whole_and_go_whole() -> None:
     assert ports.write(3, ENTRY) is None
     assert memory.words == [at, at + 1]
     assert abi.PORT.struct.unpack_from(memory, 3 * abi.PORT.size) == (
-        0x1234, 1500, 7, abi.OVS_PORT_F_USED, 0, 0)
+        0x1234, 1500, 7, abi.OVS_PORT_F_USED, 0, bytes(2), bytes(2))
     memory.words.clear()
     assert ports.clear(3) == 0x1234
     assert memory.words == [at + 1, at]

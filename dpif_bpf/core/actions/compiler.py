@@ -156,14 +156,10 @@ _USERSPACE_U32 = {
 
 def _userspace(context: Context, start: int, stop: int) -> None:
     """As nla_parse_deprecated_strict(): short is ERANGE, long is let pass,
-    and the last one of a type counts.
-
-    The upcall is to tell the tunnel key with which the packet would leave by
-    OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, if it is a tunnel's, which none is.
-    """
+    and the last one of a type counts."""
     data = context.actions
     pid = 0
-    userdata = actions = None
+    userdata = actions = egress = None
     for kind, first, end in iter_attrs(data, start, stop):
         if kind in _USERSPACE_U32 and end - first < 4:
             raise RequestError(errno.ERANGE, f"{_USERSPACE_U32[kind]} has"
@@ -174,12 +170,14 @@ def _userspace(context: Context, start: int, stop: int) -> None:
             userdata = data[first:end]
         elif kind == uapi.OVS_USERSPACE_ATTR_ACTIONS:
             actions = data
-        elif kind != uapi.OVS_USERSPACE_ATTR_EGRESS_TUN_PORT:
+        elif kind == uapi.OVS_USERSPACE_ATTR_EGRESS_TUN_PORT:
+            egress = _U32.unpack_from(data, first)[0]
+        else:
             raise bad(f"userspace attribute type {kind} is unknown")
     if not pid:
         raise bad("OVS_USERSPACE_ATTR_PID is missing or 0")
     context.insns.append(Insn(Op.USERSPACE, desc=UserspaceDesc(
-        pid, userdata, actions)))
+        pid, userdata, actions, egress)))
 
 
 def _recirc(context: Context, start: int, _stop: int) -> None:

@@ -26,11 +26,14 @@ class UserspaceDesc:
     :param userdata: OVS_USERSPACE_ATTR_USERDATA, None when there is none
     :param actions: the list of actions that the upcall must repeat
         (OVS_USERSPACE_ATTR_ACTIONS was given), else None
+    :param egress: OVS_USERSPACE_ATTR_EGRESS_TUN_PORT: the upcall is to tell
+        with which tunnel key the packet would leave by it; None
     """
 
     pid: int
     userdata: bytes | None = None
     actions: bytes | None = None
+    egress: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from struct import Struct
 from dpif_bpf.abi import SET_ETH, SET_IPV4, SET_IPV6, SET_TP, Header, Op
 from dpif_bpf.core.actions.insn import Context, Insn, bad
 from dpif_bpf.core.actions.nsh import compile_set_nsh
+from dpif_bpf.core.actions.tunnel import compile_set_tunnel
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import MAC_PROTO_ETHERNET, KeyFacts
 from dpif_bpf.wire.netlink import NLA_HDRLEN, NLA_TYPE_MASK, NLATTR
@@ -73,6 +74,9 @@ def _compile(context: Context, start: int, stop: int, masked: bool) -> None:
     name = KEY_NAMES.get(kind, f"key type {kind}")
     if kind == uapi.OVS_KEY_ATTR_NSH:
         compile_set_nsh(context, start + NLA_HDRLEN, start + size, masked)
+        return
+    if kind == uapi.OVS_KEY_ATTR_TUNNEL:
+        compile_set_tunnel(context, start + NLA_HDRLEN, start + size, masked)
         return
     field = FIELDS.get(kind)
     if field is None:
@@ -218,4 +222,5 @@ FIELDS: dict[int, _Field] = {
     uapi.OVS_KEY_ATTR_SCTP: _Field(4, _sctp),
     uapi.OVS_KEY_ATTR_MPLS: _Field(4, _mpls),
 }
-"""By OVS_KEY_ATTR_*: what can be set, beside OVS_KEY_ATTR_NSH."""
+"""By OVS_KEY_ATTR_*: what can be set, beside OVS_KEY_ATTR_NSH and
+OVS_KEY_ATTR_TUNNEL."""

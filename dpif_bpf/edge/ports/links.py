@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import ovs.vlog
 
+from dpif_bpf import abi
 from dpif_bpf.core.devices import (
     ARPHRD_ETHER,
     ARPHRD_NONE,
@@ -24,6 +25,7 @@ from dpif_bpf.core.devices import (
     LinkChange,
     LinkEvent,
     Poller,
+    Tunnel,
     VportStats,
 )
 from dpif_bpf.edge.ports.injects import Injects
@@ -43,6 +45,11 @@ vlog = ovs.vlog.Vlog("ports")
 
 AGAIN_INTERVAL = 1000
 """ms until a port is looked at again that could not be looked at."""
+
+OPTIONS = {"geneve": abi.OVS_TUNNEL_GENEVE_OPT,
+           "erspan": abi.OVS_TUNNEL_ERSPAN_OPT,
+           "ip6erspan": abi.OVS_TUNNEL_ERSPAN_OPT}
+"""What the tunnels of a kind have of options in any case."""
 
 IFF_LOOPBACK = 0x8
 IFF_PROMISC = 0x100
@@ -102,11 +109,6 @@ class Ports:
                 or info.type not in (ARPHRD_ETHER, ARPHRD_NONE)
                 or is_ours(info)):
             raise RequestError(errno.EINVAL, f"{name} cannot be a port")
-        if info.metadata:
-            # Its packets mean nothing without their tunnel keys.
-            raise RequestError(
-                errno.EAFNOSUPPORT,
-                f"{name}: ports of tunnel metadata are not supported")
         if info.index in self._links or (info.master and not adopt):
             raise RequestError(
                 errno.EBUSY, f"{name} is a port of a switch already")
@@ -362,7 +364,15 @@ class Ports:
 
 def _netdev_link(info: LinkInfo) -> Link:
     return Link(info.name, info.index, info.index, info.mtu, info.type,
-                info.flags, info.address, veth=info.kind == "veth")
+                info.flags, info.address, veth=info.kind == "veth",
+                tunnel=_tunnel(info))
+
+
+def _tunnel(info: LinkInfo) -> Tunnel | None:
+    if not info.metadata:
+        return None
+    options = abi.OVS_TUNNEL_VXLAN_OPT if info.gbp else OPTIONS.get(info.kind)
+    return Tunnel(info.udp_port, options or 0)
 
 
 def _internal_link(visible: LinkInfo, hidden: LinkInfo) -> Link:
@@ -383,6 +393,7 @@ def _difference(old: Link, new: Link) -> LinkChange:
         change |= LinkChange.ADDRESS
     if (old.netnsid, old.ifindex) != (new.netnsid, new.ifindex):
         change |= LinkChange.NETNS
-    if (old.type, old.veth) != (new.type, new.veth):
+    if ((old.type, old.veth, old.tunnel)
+            != (new.type, new.veth, new.tunnel)):
         change |= LinkChange.KIND
     return change

@@ -290,6 +290,23 @@ def decode_metadata(key: bytes, key_pos: int = 0) -> Metadata:
                     plan.tuples)
 
 
+def decode_tunnel(attrs: bytes, pos: int = 0) -> bytes:
+    """A tunnel that packets are sent into: struct ovs_tunnel, without what is
+    behind its options, in whole words.
+
+    :param attrs: payload of OVS_KEY_ATTR_TUNNEL
+    :param pos: of `attrs` in the message, for errors
+    :raises RequestError: EINVAL
+    """
+    layout = Layout(attrs, pos)
+    layout.tunnel(0, len(attrs))
+    image = _Plan(layout).image(attrs).to_bytes(_USED_SIZE, "little")
+    tunnel = bytearray(image[offset("tun_id"):])
+    tunnel[abi.TUNNEL["proto"].offset] = image[offset("tun_proto")]
+    words = abi.OVS_TUNNEL_BASE + (layout.tun_opts_len + 7) // 8
+    return bytes(tunnel[:8 * words])
+
+
 def _key_plan(key: bytes, base: int) -> _KeyPlan:
     number = int.from_bytes(key, "little")
     plans = _keys.get(len(key))

@@ -27,13 +27,6 @@ from dpif_bpf.wire.key.attrs import (
     NSH_ATTRS,
     NSH_M_TYPE1,
     SUPPORTED_KEYS,
-    TUNNEL_CSUM,
-    TUNNEL_DONT_FRAGMENT,
-    TUNNEL_ERSPAN_OPT,
-    TUNNEL_GENEVE_OPT,
-    TUNNEL_KEY,
-    TUNNEL_OAM,
-    TUNNEL_VXLAN_OPT,
     VLAN_CFI_MASK,
     VLAN_TYPES,
     KeyAttr,
@@ -292,7 +285,7 @@ def _write_l4(out: _Writer, eth_type: int, proto: int, nd: bool) -> None:
 
 
 def encode_tunnel(image: bytes) -> bytes:
-    """Payload of OVS_KEY_ATTR_TUNNEL or OVS_PACKET_ATTR_EGRESS_TUN_KEY.
+    """Payload of OVS_KEY_ATTR_TUNNEL.
 
     :param image: struct ovs_key, with tun_opts where there are any
     """
@@ -301,7 +294,7 @@ def encode_tunnel(image: bytes) -> bytes:
 
     flags = _u16(image, "tun_flags")
     out = []
-    if flags & TUNNEL_KEY:
+    if flags & abi.OVS_TUNNEL_KEY:
         out.append(nla(uapi.OVS_TUNNEL_KEY_ATTR_ID, raw("tun_id")))
     ipv6 = _u8(image, "tun_proto") == socket.AF_INET6
     for field, v4, v6 in (
@@ -316,28 +309,37 @@ def encode_tunnel(image: bytes) -> bytes:
         out.append(nla_u8(uapi.OVS_TUNNEL_KEY_ATTR_TOS,
                           _u8(image, "tun_tos")))
     out.append(nla_u8(uapi.OVS_TUNNEL_KEY_ATTR_TTL, _u8(image, "tun_ttl")))
-    for bit, type_ in (
-            (TUNNEL_DONT_FRAGMENT, uapi.OVS_TUNNEL_KEY_ATTR_DONT_FRAGMENT),
-            (TUNNEL_CSUM, uapi.OVS_TUNNEL_KEY_ATTR_CSUM)):
-        if flags & bit:
-            out.append(nla_flag(type_))
+    if flags & abi.OVS_TUNNEL_DONT_FRAGMENT:
+        out.append(nla_flag(uapi.OVS_TUNNEL_KEY_ATTR_DONT_FRAGMENT))
+    if flags & abi.OVS_TUNNEL_CSUM:
+        out.append(nla_flag(uapi.OVS_TUNNEL_KEY_ATTR_CSUM))
     for field, type_ in (("tun_tp_src", uapi.OVS_TUNNEL_KEY_ATTR_TP_SRC),
                          ("tun_tp_dst", uapi.OVS_TUNNEL_KEY_ATTR_TP_DST)):
         if any(raw(field)):
             out.append(nla(type_, raw(field)))
-    if flags & TUNNEL_OAM:
+    if flags & abi.OVS_TUNNEL_OAM:
         out.append(nla_flag(uapi.OVS_TUNNEL_KEY_ATTR_OAM))
     size = _u8(image, "tun_opts_len")
     options = raw("tun_opts")[:size]
-    if size and flags & TUNNEL_GENEVE_OPT:
+    if size and flags & abi.OVS_TUNNEL_GENEVE_OPT:
         out.append(nla(uapi.OVS_TUNNEL_KEY_ATTR_GENEVE_OPTS, options))
-    elif size and flags & TUNNEL_VXLAN_OPT:
+    elif size and flags & abi.OVS_TUNNEL_VXLAN_OPT:
         gbp = int.from_bytes(options[:4], "little")
         out.append(nla(uapi.OVS_TUNNEL_KEY_ATTR_VXLAN_OPTS,
                        nla_u32(uapi.OVS_VXLAN_EXT_GBP, gbp)))
-    elif size and flags & TUNNEL_ERSPAN_OPT:
+    elif size and flags & abi.OVS_TUNNEL_ERSPAN_OPT:
         out.append(nla(uapi.OVS_TUNNEL_KEY_ATTR_ERSPAN_OPTS, options))
     return b"".join(out)
+
+
+def encode_egress(tunnel: bytes) -> bytes:
+    """Payload of OVS_PACKET_ATTR_EGRESS_TUN_KEY.
+
+    :param tunnel: struct ovs_tunnel
+    """
+    image = bytearray(offset("tun_id")) + tunnel
+    image[offset("tun_proto")] = tunnel[abi.TUNNEL["proto"].offset]
+    return encode_tunnel(bytes(image))
 
 
 def _u8(image: bytes, field: str) -> int:

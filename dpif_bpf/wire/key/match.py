@@ -11,9 +11,6 @@ and ``match_validate``.  Differences that a peer can see:
 - keys with attributes of several protocols at once, which no packet has, may
   be refused by one and not by the other.
 
-And as long as OVS_KEY_ATTR_TUNNEL is not in SUPPORTED_KEYS, a mask on it is
-checked and then left out, because no packet has a tunnel key.
-
 A flow without an inner VLAN tag matches packets without one only, as in the
 kernel; where the outer tag's absence says so, the mask does not repeat it.
 """
@@ -311,7 +308,6 @@ def mask_shape(key: KeyShape, mask: bytes, base: int) -> MaskShape:
     where = found.get(uapi.OVS_KEY_ATTR_CT_STATE)
     if where is not None:
         gated[_NEVER].append((where[0] + 1, where[1]))
-    _drop_tunnel(layout)
     if layout.geneve_len and layout.geneve_len != key.layout.geneve_len:
         raise layout.error(
             f"{layout.geneve_len} bytes of Geneve options, the key has"
@@ -319,13 +315,3 @@ def mask_shape(key: KeyShape, mask: bytes, base: int) -> MaskShape:
             found[uapi.OVS_KEY_ATTR_TUNNEL][0] - NLA_HDRLEN)
     layout.const |= bits("mac_proto")
     return MaskShape(layout, exact, tags, gated)
-
-
-def _drop_tunnel(layout: Layout) -> None:
-    """Leave out what no packet has: see the module's docstring."""
-    if uapi.OVS_KEY_ATTR_TUNNEL in SUPPORTED_KEYS:
-        return
-    start, end = offset("tun_id"), offset("tun_opts") + 256
-    layout.moves = [move for move in layout.moves
-                    if not start <= move[2] < end]
-    layout.const &= ((1 << 8 * start) - 1) & ~bits("tun_proto")

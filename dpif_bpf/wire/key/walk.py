@@ -166,7 +166,7 @@ class Layout:
         start, end = self.found[type_]
         if type_ == uapi.OVS_KEY_ATTR_TUNNEL:
             if not self.mask or start != end:
-                self._tunnel(start, end)
+                self.tunnel(start, end)
         elif type_ == uapi.OVS_KEY_ATTR_NSH:
             self._nsh(start, end)
         elif type_ == uapi.OVS_KEY_ATTR_MPLS:
@@ -219,7 +219,8 @@ class Layout:
             found[type_] = (first, stop)
         return found
 
-    def _tunnel(self, start: int, end: int) -> None:
+    def tunnel(self, start: int, end: int) -> None:
+        """Take over the attributes of OVS_KEY_ATTR_TUNNEL."""
         found = self._nested(start, end, TUNNEL_ATTRS, TUNNEL_NAMES,
                              "OVS_TUNNEL_")
         pos = start - NLA_HDRLEN
@@ -228,8 +229,8 @@ class Layout:
             flags |= TUNNEL_FLAGS.get(type_, 0)
             self._put(TUNNEL_ATTRS[type_], first)
         self.const |= be16_bits("tun_flags", flags)
-        self._options({type_: found[type_] for type_ in found
-                       if type_ in _OPTION_ATTRS}, pos)
+        self._options([attr for attr in self.attrs(start, end)
+                       if attr[0] in _OPTION_ATTRS], pos)
         ipv4 = not _IPV4_ATTRS.isdisjoint(found)
         ipv6 = not _IPV6_ATTRS.isdisjoint(found)
         if ipv4 and ipv6:
@@ -247,13 +248,12 @@ class Layout:
         if uapi.OVS_TUNNEL_KEY_ATTR_TTL not in found:
             raise self.error("OVS_TUNNEL_KEY_ATTR_TTL is missing", pos)
 
-    def _options(self, found: Found, pos: int) -> None:
+    def _options(self, found: list[tuple[int, int, int]], pos: int) -> None:
         if not found:
             return
         if len(found) > 1:
-            raise self.error("OVS_KEY_ATTR_TUNNEL has options of two kinds",
-                             pos)
-        ((type_, (start, end)),) = found.items()
+            raise self.error("OVS_KEY_ATTR_TUNNEL has options twice", pos)
+        type_, start, end = found[0]
         what = TUNNEL_NAMES[type_]
         size = end - start
         if type_ == uapi.OVS_TUNNEL_KEY_ATTR_VXLAN_OPTS:

@@ -20,6 +20,7 @@ from itertools import count
 
 import pytest
 
+from dpif_bpf.abi import Stage
 from dpif_bpf.core import restore
 from dpif_bpf.core.actions.programs import COPIES_LATE
 from dpif_bpf.core.datapath import Datapath
@@ -438,10 +439,10 @@ def test_bridge_that_a_port_cannot_leave() -> None:
     number = world.dp.bridges.by_name["br0"]
     real = world.plane.attach
 
-    def attach(ifindex: int, bridge: int, layer3: bool) -> None:
+    def attach(ifindex: int, bridge: int, stage: Stage) -> None:
         if bridge == 0:
             raise BackendError(errno.EIO, "no")
-        real(ifindex, bridge, layer3)
+        real(ifindex, bridge, stage)
 
     world.plane.attach = attach  # type: ignore[method-assign]
     only = {"br1": BRIDGES["br1"]}

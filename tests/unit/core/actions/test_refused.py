@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpif_bpf.core.actions.compiler import HANDLERS
+from dpif_bpf.core.actions.insn import UserspaceDesc
 from dpif_bpf.core.actions.programs import compile_actions
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
@@ -338,11 +339,15 @@ def test_last_attribute_without_padding(kind: int) -> None:
 
 
 def test_egress_tunnel_port() -> None:
-    """As for a port that is no tunnel's: upcalls tell nothing of it."""
+    """Any port may be named: what it is, counts when there is an upcall."""
     plain = compile_actions(user(PID), ANY)
     for port in (0, 1, 65534, 0xffffffff):
-        assert compile_actions(user(PID + nla_u32(
-            OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, port)), ANY) == plain
+        found = compile_actions(user(PID + nla_u32(
+            OVS_USERSPACE_ATTR_EGRESS_TUN_PORT, port)), ANY)
+        assert found.code == plain.code
+        (desc,) = found.uspace
+        assert isinstance(desc, UserspaceDesc)
+        assert desc.egress == port
 
 
 def test_offset() -> None:

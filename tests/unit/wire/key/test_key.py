@@ -17,7 +17,7 @@ from dpif_bpf.wire import uapi
 from dpif_bpf.wire.facts import KeyFacts
 from dpif_bpf.wire.key import decode as key
 from dpif_bpf.wire.key.encode import encode_key
-from dpif_bpf.wire.netlink import nla, nla_u8, nla_u32
+from dpif_bpf.wire.netlink import nla, nla_u32
 
 
 def fields(image: int) -> dict[str, str]:
@@ -317,8 +317,6 @@ def test_metadata(attrs: bytes, port: int, expected: dict[str, str]) -> None:
     (k.join(METADATA, k.recirc_id()), "OVS_KEY_ATTR_RECIRC_ID is given", 40),
     (METADATA + nla_u32(uapi.OVS_KEY_ATTR_CT_STATE, 0x100),
      "OVS_KEY_ATTR_CT_STATE has unknown bits", 40),
-    (METADATA + k.tunnel(nla_u32(2, 1), nla_u8(4, 1)),
-     "OVS_KEY_ATTR_TUNNEL is not supported", 40),
     (METADATA + nla_u32(29, 0), "OVS_KEY_ATTR_PACKET_TYPE is not", 40),
     (METADATA + nla(7, bytes(8)), "OVS_KEY_ATTR_IPV4 has 8 bytes", 40),
     (METADATA + k.eth_type(5), "OVS_KEY_ATTR_ETHERTYPE 0x0005 is less", 40),
