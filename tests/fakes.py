@@ -46,6 +46,8 @@ class FakePorts:
         self.claimed: dict[int, str] = {}
         """hook_ifindex of each port to the name of its device."""
         self.started: set[int] = set()
+        self.sources: dict[bytes, bytes] = {}
+        """What source_to() tells of an address."""
         self.closed = False
         self._next_index = 10
         self._events: dict[int, LinkEvent] = {}
@@ -191,6 +193,9 @@ class FakePorts:
         name = self.claimed.get(link.hook_ifindex, link.name)
         device = self.devices.get(name)
         return VportStats() if device is None else device.stats
+
+    def source_to(self, address: bytes) -> bytes:
+        return self.sources.get(address, b"")
 
     def open_inject(self, sender: str, receiver: str) -> InjectPair:
         for name in (sender, receiver):

@@ -220,6 +220,10 @@ class PortEdge(Protocol):
         that an internal port's `tx` is what the host sent into the switch.
         """
 
+    def source_to(self, address: bytes) -> bytes:
+        """The address from which the host would send to an IPv4 or IPv6
+        address; empty when it would not."""
+
     def open_inject(self, sender: str, receiver: str) -> InjectPair:
         """Makes the inject pair of a datapath, or adopts it; both ends are
         up when this returns, so hook the receiver before sending.

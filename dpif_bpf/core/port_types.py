@@ -133,6 +133,12 @@ PORT_TYPES: dict[int, PortType] = {
 """By OVS_VPORT_TYPE_*."""
 
 
+_TUNNELS = (uapi.OVS_VPORT_TYPE_GRE, uapi.OVS_VPORT_TYPE_VXLAN,
+            uapi.OVS_VPORT_TYPE_GENEVE)
+_HINT = (": tunnels are ports of the kernel's devices, which ovs-vswitchd"
+         " makes where the kernel has them")
+
+
 def port_type(number: int) -> PortType:
     """The entry of a type.
 
@@ -140,6 +146,6 @@ def port_type(number: int) -> PortType:
     """
     found = PORT_TYPES.get(number)
     if found is None:
-        raise RequestError(errno.EAFNOSUPPORT,
-                           f"OVS_VPORT_ATTR_TYPE {number} is not supported")
+        raise RequestError(errno.EAFNOSUPPORT, f"OVS_VPORT_ATTR_TYPE {number}"
+                           " is not supported" + _HINT * (number in _TUNNELS))
     return found

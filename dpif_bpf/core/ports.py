@@ -22,8 +22,15 @@ from dpif_bpf.core.port_map import PortEntry
 from dpif_bpf.core.port_types import PORT_TYPES, port_type
 from dpif_bpf.core.vport import LOCAL, Vport, VportTable
 from dpif_bpf.errors import DpifError, Finish, RequestError, failures
+from dpif_bpf.wire.key.encode import encode_egress
 from dpif_bpf.wire.messages import VportRequest
 from dpif_bpf.wire.replies import VportReply
+
+_PROTO = abi.TUNNEL["proto"].offset
+_TP_DST = abi.TUNNEL["tp_dst"].slice
+_ADDRESSES = tuple(
+    (abi.TUNNEL[f"{family}_src"].slice, abi.TUNNEL[f"{family}_dst"].slice)
+    for family in ("ipv4", "ipv6"))
 
 
 class PortPlane(PortMaps, Hooks, UpcallShares, Protocol):
@@ -224,6 +231,26 @@ class Ports:
              + self._plane.upcalls_refused(port.port_no)),
             port.upcall_pids, PORT_TYPES[port.type].reply(port.options),
             port.link.netnsid)
+
+    def egress(self, port_no: int, tunnel: bytes) -> bytes | None:
+        """OVS_PACKET_ATTR_EGRESS_TUN_KEY of a packet that leaves by a port:
+        as dev_fill_metadata_dst() of the kernel has it, without the source
+        port, which the device makes of the packet.
+
+        :param tunnel: struct ovs_tunnel
+        :returns: None for a port that is no tunnel's
+        """
+        port = self.table.by_no.get(port_no)
+        if port is None or port.link.tunnel is None:
+            return None
+        made = bytearray(tunnel)
+        made[_TP_DST] = port.link.tunnel.port.to_bytes(2, "big")
+        src, dst = _ADDRESSES[
+            made[_PROTO] == abi.OVS_AF_INET6]
+        if not any(made[src]):
+            made[src] = self._devices.source_to(
+                bytes(made[dst])).ljust(src.stop - src.start, b"\0")
+        return encode_egress(bytes(made))
 
     def link_changed(self, event: LinkEvent) -> Vport | None:
         """A port's device changed.

@@ -21,7 +21,7 @@ from dpif_bpf.core.turns import Turns
 from dpif_bpf.errors import RequestError
 from dpif_bpf.wire import uapi
 from dpif_bpf.wire.gso import SKB_GSO_UDP
-from dpif_bpf.wire.key.encode import encode_egress, encode_key
+from dpif_bpf.wire.key.encode import encode_key
 from dpif_bpf.wire.netlink import NLA_PAYLOAD_MAX
 from dpif_bpf.wire.packet import ETH_HLEN, upcall_packets
 from dpif_bpf.wire.protocols import ETH_P_802_2, ETH_P_802_3_MIN
@@ -42,7 +42,6 @@ _PARTS_SIZE = abi.UPCALL_PARTS.size
 _MORE_SIZE = abi.UPCALL_MORE.size
 _TO = abi.UPCALL_MORE["to"].slice
 _TO_PROTO = abi.UPCALL_MORE["to"].offset + abi.TUNNEL["proto"].offset
-_TP_DST = abi.TUNNEL["tp_dst"].slice
 _OPTS = abi.UPCALL_MORE["opts"].slice
 _PARTS = Struct(f"={abi.OVS_UPCALL_PARTS}H").unpack_from
 _IN_PORT = abi.KEY["in_port"].slice
@@ -213,7 +212,7 @@ class Upcalls:
                                     + key[_IP_FRAG + 1:])
         egress = None
         if tunnel and desc is not None and desc.egress is not None:
-            egress = self._egress(desc.egress, tunnel)
+            egress = dp.ports.egress(desc.egress, tunnel)
         full_hash = hash_ | hash_flags << 32
         more = -ETH_HLEN if layer3 else 4 if vlan_tpid != b"\0\0" else 0
         number = 0
@@ -243,18 +242,6 @@ class Upcalls:
         except RequestError:
             self.malformed += 1
             self._lost(in_port)
-
-    def _egress(self, port_no: int, tunnel: bytes) -> bytes | None:
-        """OVS_PACKET_ATTR_EGRESS_TUN_KEY: as the device would have it.
-
-        :param tunnel: struct ovs_tunnel
-        """
-        port = self._dp.vports.by_no.get(port_no)
-        if port is None or port.link.tunnel is None:
-            return None
-        made = bytearray(tunnel)
-        made[_TP_DST] = port.link.tunnel.port.to_bytes(2, "big")
-        return encode_egress(bytes(made))
 
     def _sample(self, desc: PsampleDesc, in_port: int, key: bytes,
                 packet: memoryview, size: int, cutlen: int) -> None:

@@ -8,6 +8,7 @@ one microseconds.
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from struct import Struct
 
@@ -20,6 +21,7 @@ from dpif_bpf.wire.netlink import (
     Message,
     build,
     iter_attrs,
+    nla,
     nla_s32,
     nla_string,
     nla_u32,
@@ -28,6 +30,7 @@ from dpif_bpf.wire.netlink import (
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_GETLINK = 18
+RTM_GETROUTE = 26
 RTM_GETNSID = 90
 RTM_NEWSTATS = 92
 RTM_GETSTATS = 94
@@ -46,6 +49,8 @@ IFLA_TARGET_NETNSID = 46
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
 IFLA_STATS_LINK_64 = 1
+RTA_DST = 1
+RTA_PREFSRC = 7
 NETNSA_NSID = 1
 NETNSA_PID = 2
 RTEXT_FILTER_SKIP_STATS = 8
@@ -76,6 +81,8 @@ _IFINFO = Struct("=BxHiII")
 _IF_STATS = Struct("=BxxxII")
 """struct if_stats_msg: family, ifindex, filter_mask."""
 _STATS64 = Struct("=8Q")
+_RTMSG = Struct("=8BI")
+"""struct rtmsg: family, bits of the destination, and what is not asked for."""
 _IFINFO_END = NLMSG_HDRLEN + _IFINFO.size
 _IF_STATS_END = NLMSG_HDRLEN + _IF_STATS.size
 
@@ -148,6 +155,19 @@ def get_nsid(seq: int, pid: int) -> bytes:
     """RTM_GETNSID for the namespace of process `pid`."""
     return build(RTM_GETNSID, NLM_F_REQUEST, seq, 0,
                  bytes(4) + nla_u32(NETNSA_PID, pid))
+
+
+def get_route(seq: int, address: bytes) -> bytes:
+    """RTM_GETROUTE: how a packet would go to an IPv4 or IPv6 address."""
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
+    return build(RTM_GETROUTE, NLM_F_REQUEST, seq, 0, _RTMSG.pack(
+        family, 8 * len(address), *bytes(6), 0) + nla(RTA_DST, address))
+
+
+def parse_source(message: Message) -> bytes:
+    """The address from which it would go, of an RTM_NEWROUTE; or none."""
+    return _attrs(message.raw, NLMSG_HDRLEN + _RTMSG.size).get(RTA_PREFSRC,
+                                                               b"")
 
 
 def link_index(message: Message) -> int:

@@ -166,6 +166,20 @@ def test_tunnels(namespace: Namespace, ports: Ports) -> None:
         assert ports.open_netdev(name).tunnel == tunnel
 
 
+def test_source_to(namespace: Namespace, ports: Ports) -> None:
+    namespace.ip("link add v0 type veth peer name v1")
+    namespace.ip("link set v0 up")
+    namespace.ip("addr add 10.9.0.1/24 dev v0")
+    namespace.ip("addr add fc00:9::1/64 dev v0 nodad")
+    for family, wanted, address in (
+            (socket.AF_INET, "10.9.0.1", "10.9.0.7"),
+            (socket.AF_INET6, "fc00:9::1", "fc00:9::7")):
+        found = ports.source_to(socket.inet_pton(family, address))
+        assert found == socket.inet_pton(family, wanted)
+    assert ports.source_to(bytes((192, 0, 2, 1))) == b""
+    assert ports.open_netdev("v0").tunnel is None
+
+
 def test_netdev_adopted_by_index(namespace: Namespace, ports: Ports) -> None:
     namespace.ip("link add v0 type veth peer name v1")
     first = ports.open_netdev("v0")

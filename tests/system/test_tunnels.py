@@ -174,10 +174,10 @@ class Wire:
         self._lab.until(lambda: "dp3" not in self._lab.ns.ip("link show"))
 
 
-def raw(ns: Namespace) -> socket.socket:
+def raw(ns: Namespace, device: str = "eth0") -> socket.socket:
     with ns.entered():
         made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300)
-        made.bind(("eth0", 0x0003))
+        made.bind((device, 0x0003))
     made.settimeout(20)
     return made
 
@@ -311,6 +311,70 @@ def test_groups(lab: Lab, wire: Wire) -> None:
 
 def missed(lab: Lab) -> int:
     return int(lab.dpctl("show", DP).partition("missed:")[2].split()[0])
+
+
+TO = "set(tunnel(tun_id={},dst=" + THEM + ",ttl=64,tp_dst=4789,flags(key)))"
+LISTS = {
+    "clone": f"clone({TO.format(1)},2),{TO.format(2)},2",
+    "of a changed packet":
+        f"{TO.format(1)},clone(set(ipv4(ttl=9)),2),{TO.format(2)},2",
+    "sample": f"{TO.format(1)},sample(sample=100.0%,actions(2)),"
+              f"{TO.format(2)},2",
+    "two, and one that is plain": f"{TO.format(1)},2,1,{TO.format(2)},2",
+    "recirculated": f"{TO.format(1)},2,{TO.format(2)},recirc(1)",
+    "recirculated copy": f"{TO.format(1)},recirc(1),{TO.format(2)},2",
+    "truncated": f"{TO.format(1)},trunc(60),2,{TO.format(2)},2",
+}
+
+
+@pytest.mark.parametrize("wire", [""], indirect=True)
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_actions(wire: Wire, name: str) -> None:
+    """Each copy goes where it was told to go."""
+    wire.add("recirc_id(0)," + UDP4.format(1), LISTS[name])
+    wire.add("recirc_id(1)," + UDP4.format(1), "2")
+    text = b"text of sixty bytes and more, so that it can be cut off.."
+    for _ in range(2):
+        wire.near.send(bytes(frame(text)))
+        found = {packet[VXLAN].vni: bytes(packet[VXLAN].payload)
+                 for packet in (outer(wire.far), outer(wire.far))}
+        assert found.keys() == {1, 2}
+        assert found[2] == bytes(frame(text))
+        assert len(found[1]) == (60 if name == "truncated"
+                                 else len(text) + 42)
+
+
+@pytest.mark.parametrize("wire", [""], indirect=True)
+def test_what_cannot_be_sent(lab: Lab, wire: Wire) -> None:
+    """It is dropped and counted: without a tunnel, to another UDP port."""
+    for number, actions in enumerate((
+            "2", TO.format(1).replace("4789", "4790") + ",2"), 1):
+        wire.only(UDP4.format(1), actions)
+        wire.near.send(bytes(frame(b"nowhere")))
+        lab.until(lambda wanted=number: drops(lab, "tunnel") == wanted)
+    wire.only(UDP4.format(1), TO.format(1) + ",2")
+    wire.near.send(bytes(frame(b"somewhere")))
+    assert b"somewhere" in bytes(outer(wire.far))
+
+
+def drops(lab: Lab, reason: str) -> int:
+    shown = lab.appctl("dpif-bpf/drops", target=PROVIDER)
+    return sum(int(line.rsplit(None, 1)[1]) for line in shown.splitlines()
+               if reason in line)
+
+
+@pytest.mark.parametrize("name", ["vxlan", "vxlan over IPv6"])
+def test_slow_path(lab: Lab, name: str) -> None:
+    """What ovs-vswitchd sends itself goes through the tunnel, too."""
+    kind = KINDS[name]
+    other = underlay(lab)
+    two = peer(other, kind)
+    lab.add_bridge("br0")
+    add_tunnel(lab, kind)
+    with raw(two.ns, "tun") as sock:
+        lab.ofctl("packet-out", "br0", "in_port=LOCAL packet="
+                  + bytes(frame(b"from OVS")).hex() + " actions=output:tun0")
+        assert bytes(inner(sock, b"from OVS")) == bytes(frame(b"from OVS"))
 
 
 def test_flow_text(wire: Wire) -> None:

@@ -251,6 +251,9 @@ class Ports:
         return VportStats(rx[0], tx[0], rx[1], tx[1], rx[2], tx[2], rx[3],
                           tx[3])
 
+    def source_to(self, address: bytes) -> bytes:
+        return self._rtnl.source_to(address)
+
     def run(self) -> list[LinkEvent]:
         self._hear()
         changed, self._changed = self._changed, set()

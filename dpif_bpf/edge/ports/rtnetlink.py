@@ -106,6 +106,14 @@ class Rtnl:
             return None
         return None if reply is None else rtnl.parse_stats(reply)
 
+    def source_to(self, address: bytes) -> bytes:
+        """The address from which a packet to this one goes, or none."""
+        try:
+            reply = self._ask(lambda seq: rtnl.get_route(seq, address))
+        except BackendError:
+            return b""
+        return b"" if reply is None else rtnl.parse_source(reply)
+
     def own_nsid(self) -> int:
         """The id that our own namespace has in itself, or NSID_NONE."""
         reply = self._ask(lambda seq: rtnl.get_nsid(seq, os.getpid()))

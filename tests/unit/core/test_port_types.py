@@ -28,6 +28,8 @@ DP, VPORT = u.OVS_DATAPATH_ID, u.OVS_VPORT_ID
 VXLAN = u.OVS_VPORT_TYPE_VXLAN
 PORT_4789, PORT_8472 = nla_u32(1, 4789), nla_u32(1, 8472)
 HEADERS = 24
+HINT = (": tunnels are ports of the kernel's devices, which ovs-vswitchd"
+        " makes where the kernel has them")
 
 
 class Tunnel:
@@ -141,4 +143,5 @@ def test_types_that_there_are(peer: Peer, kind: int) -> None:
     else:
         assert (error, text) == (
             errno.EAFNOSUPPORT,
-            f"OVS_VPORT_ATTR_TYPE {kind} is not supported")
+            f"OVS_VPORT_ATTR_TYPE {kind} is not supported"
+            + HINT * (kind in {3, 4, 5}))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from scapy.packet import Packet, Raw
 
 from dpif_bpf import abi
 from dpif_bpf.core.actions.insn import PsampleDesc, UserspaceDesc
+from dpif_bpf.core.devices import Tunnel
 from dpif_bpf.core.upcall import SEGMENTS, Upcalls
 from dpif_bpf.wire import uapi as u
 from dpif_bpf.wire.gso import SKB_GSO_TCPV4, SKB_GSO_UDP, SKB_GSO_UDP_L4
@@ -62,7 +64,7 @@ class Bench:
                pkt_len: int | None = None, gso_size: int = 0,
                tag: bytes = bytes(4), cutlen: int = 0,
                gso_type: int = SKB_GSO_TCPV4, parts: bytes = b"",
-               mru: int = 0,
+               mru: int = 0, key: bytes | None = None, more: bytes = b"",
                csum: tuple[int, int, int] = (0, 0, 0)) -> list[int]:
         """Hands a record over; how many messages each turn made of it."""
         found = extract(packet, Meta(in_port=port,
@@ -70,9 +72,11 @@ class Bench:
         assert found is not None
         made = [self.upcalls.handle(memoryview(abi.UPCALL.struct.pack(
             len(packet), len(packet) if pkt_len is None else pkt_len, cmd,
-            *csum, gso_size, gso_type if gso_size else 0, desc, hash_, 3,
+            *csum, gso_size, gso_type if gso_size else 0, desc, hash_,
+            3 | abi.OVS_UPCALL_TUNNEL * bool(more),
             mru, cpu, 0, tag[2:], tag[:2], cutlen,
-            found.key[:abi.OVS_KEY_BASE * 8]) + parts + packet))]
+            key or found.key[:abi.OVS_KEY_BASE * 8]) + parts + more
+            + packet))]
         while self.upcalls.busy:
             made.append(self.upcalls.go_on())
         return made
@@ -458,3 +462,81 @@ def test_refused_upcalls_are_failures_of_the_port(per_cpu: Bench) -> None:
     per_cpu.record()
     per_cpu.plane.refused[1] = 5
     assert per_cpu.dp.ports.reply(per_cpu.port).upcall_stats == (0, 6)
+
+
+OPTIONS = bytes.fromhex("0102800200000001" "00000002")
+
+
+def tunnel_key(**fields: bytes | int) -> bytes:
+    """The key of FRAME, which came by a tunnel."""
+    found = extract(FRAME, Meta(in_port=1))
+    assert found is not None
+    key = bytearray(found.key[:abi.OVS_KEY_BASE * 8])
+    for name, value in ({"tun_proto": abi.OVS_AF_INET, "tun_ttl": 64,
+                         "tun_ipv4_src": b"\xac\x1f\1\2",
+                         "tun_ipv4_dst": b"\xac\x1f\1\1"} | fields).items():
+        key[abi.KEY[name].slice] = (value if isinstance(value, bytes)
+                                    else bytes((value,)))
+    return bytes(key)
+
+
+def more(options: bytes = b"", **to: bytes | int) -> bytes:
+    """struct ovs_upcall_tunnel."""
+    made = bytearray(abi.UPCALL_MORE.size)
+    made[:len(options)] = options
+    at = abi.UPCALL_MORE["to"].offset
+    for name, value in to.items():
+        place = abi.TUNNEL[name]
+        made[at + place.offset:at + place.end] = (
+            value if isinstance(value, bytes) else bytes((value,)))
+    return bytes(made)
+
+
+def nested(attrs: bytes) -> dict[int, bytes]:
+    return {kind: attrs[start:stop]
+            for kind, start, stop in iter_attrs(attrs)}
+
+
+def test_the_options_of_a_tunnel_come_along(per_cpu: Bench) -> None:
+    flags = (abi.OVS_TUNNEL_KEY | abi.OVS_TUNNEL_GENEVE_OPT).to_bytes(2,
+                                                                      "big")
+    per_cpu.record(key=tunnel_key(tun_opts_len=len(OPTIONS), tun_flags=flags,
+                                  tun_id=bytes(7) + b"\7"),
+                   more=more(OPTIONS), hash_=5)
+    ((_, attrs),) = per_cpu.sent
+    assert attrs[u.OVS_PACKET_ATTR_PACKET] == FRAME
+    assert struct.unpack("=Q", attrs[u.OVS_PACKET_ATTR_HASH]) == (5 | 3 << 32,)
+    tunnel = nested(nested(attrs[u.OVS_PACKET_ATTR_KEY])[
+        u.OVS_KEY_ATTR_TUNNEL])
+    assert tunnel == {
+        u.OVS_TUNNEL_KEY_ATTR_ID: bytes(7) + b"\7",
+        u.OVS_TUNNEL_KEY_ATTR_IPV4_SRC: b"\xac\x1f\1\2",
+        u.OVS_TUNNEL_KEY_ATTR_IPV4_DST: b"\xac\x1f\1\1",
+        u.OVS_TUNNEL_KEY_ATTR_TTL: b"\x40",
+        u.OVS_TUNNEL_KEY_ATTR_GENEVE_OPTS: OPTIONS}
+
+
+def test_where_a_packet_goes_is_told_when_it_is_asked(per_cpu: Bench) -> None:
+    """Of a port that is a tunnel's, and of a packet that has been told."""
+    link = per_cpu.peer.provider.ports.add_device("vx0")
+    per_cpu.peer.provider.ports.devices["vx0"].link = replace(
+        link, tunnel=Tunnel(4789))
+    per_cpu.peer.provider.ports.sources[b"\xfd" * 16] = b"\xfc" * 16
+    per_cpu.dp.ports.make("vx0", u.OVS_VPORT_TYPE_NETDEV, 2, (0,))
+    to = more(proto=abi.OVS_AF_INET6, ttl=9, ipv6_dst=b"\xfd" * 16,
+              flags=abi.OVS_TUNNEL_CSUM.to_bytes(2, "big"))
+    for port, wanted in ((2, {
+            u.OVS_TUNNEL_KEY_ATTR_IPV6_SRC: b"\xfc" * 16,
+            u.OVS_TUNNEL_KEY_ATTR_IPV6_DST: b"\xfd" * 16,
+            u.OVS_TUNNEL_KEY_ATTR_TTL: b"\x09",
+            u.OVS_TUNNEL_KEY_ATTR_CSUM: b"",
+            u.OVS_TUNNEL_KEY_ATTR_TP_DST: b"\x12\xb5"}),
+            (1, None), (7, None), (None, None)):
+        number = per_cpu.dp.descs.add(UserspaceDesc(77, egress=port))
+        per_cpu.record(ACTION, desc=number, more=to)
+        _, attrs = per_cpu.sent.pop()
+        egress = attrs.get(u.OVS_PACKET_ATTR_EGRESS_TUN_KEY)
+        assert (None if egress is None else nested(egress)) == wanted
+        per_cpu.record(ACTION, desc=number)
+        _, attrs = per_cpu.sent.pop()
+        assert u.OVS_PACKET_ATTR_EGRESS_TUN_KEY not in attrs

@@ -68,6 +68,23 @@ def test_parse_link_of_tunnel(kind: str, data: bytes, metadata: bool) -> None:
     assert info.metadata is metadata
 
 
+@pytest.mark.parametrize(("kind", "data", "port", "gbp"), [
+    ("vxlan", nla(25, b"\1") + nla(15, b"\x12\xb5"), 4789, False),
+    ("vxlan", nla(25, b"\1") + nla(15, b"\x12\xb5") + nla(23, b""), 4789,
+     True),
+    ("vxlan", nla(15, b"\x12\xb5"), 0, False),
+    ("geneve", nla(6, b"") + nla(5, b"\x17\xc1"), 6081, False),
+    ("bareudp", nla(1, b"\0\7"), 7, False),
+    ("gretap", nla(18, b"") + nla(15, b"\1\2"), 0, False),
+])
+def test_parse_link_of_metadata(kind: str, data: bytes, port: int,
+                                gbp: bool) -> None:
+    info = rtnl.parse_link(message(
+        rtnl.RTM_NEWLINK, ifinfo(2) + nla(rtnl.IFLA_LINKINFO, nla_string(
+            rtnl.IFLA_INFO_KIND, kind) + nla(rtnl.IFLA_INFO_DATA, data))))
+    assert (info.udp_port, info.gbp) == (port, gbp)
+
+
 def test_link_index() -> None:
     assert rtnl.link_index(message(rtnl.RTM_NEWLINK, ifinfo(5))) == 5
     bridge = ifinfo(5, family=7)    # AF_BRIDGE
