@@ -547,6 +547,9 @@ static __always_inline int ovs_run_ct(struct ovs_ctx *ctx,
 						  ctx, pkt,
 						  OVS_UPCALL_FRAGMENT));
 	err = ovs_ct_act(ctx, cpu, pkt, w);
+	/* A line of ovs_exact said so, and the flow's actions have changed. */
+	if (unlikely(err == OVS_DROP_BAD_INSN))
+		return ovs_stage(ctx, cpu, pkt, OVS_STAGE_ACT_OWN);
 	if (unlikely(err))
 		return ovs_drop(cpu, pkt, err);
 	if (unlikely(w->pkt.helper) && w->help && pkt->tracked &&

@@ -19,8 +19,8 @@ from ctframes import (
     tcp,
     udp,
 )
-from harness import BRIDGE, insn
-from lists import clone, compiled, nla, recirc, set_masked
+from harness import BRIDGE, TC_ACT_REDIRECT, insn
+from lists import clone, compiled, nla, output, recirc, set_masked
 from oracle_key import Meta, extract
 from tracked import (
     CLEAR,
@@ -378,6 +378,28 @@ def test_what_follows_a_known_line_is_compared(t: Tracked,
         dp.run(frame)
     assert [dp.flow_stats(flow)[0] for flow in flows] == [4, 3]
     assert dp.dp_stats()["cache_hit"] - after["cache_hit"] == 2
+
+
+def test_actions_that_change_amid_a_packet(t: Tracked,
+                                           one_cpu: None) -> None:
+    """The line of the frame says ct(), and the list does not any more: the
+    flow's new actions are stored before its generation."""
+    frame, dp = udp(V4), t.dp
+    parsed = extract(frame, Meta(in_port=1))
+    assert parsed is not None
+    key = struct.pack("=II", 1, 0), b"\xff" * 8
+    other = dp.add_flow(insn(abi.Op.OUTPUT_LAST, 2),
+                        struct.pack("=II", 3, 0), key[1])
+    flow = dp.add_flow(compiled(ct() + output(2), frame, parsed), *key)
+    for _ in range(2):
+        assert dp.run(frame).retval == TC_ACT_REDIRECT
+    place = abi.FLOW["acts"].offset
+    acts = [dp.mapped("ovs_flows")[one * abi.FLOW.size + place:][:4]
+            for one in (flow, other)]
+    before = dp.dp_stats()["exact"]
+    acts[0][:] = acts[1]
+    assert dp.run(frame).retval == TC_ACT_REDIRECT
+    assert dp.dp_stats()["exact"] == before + 1
 
 
 def _record_at(t: Tracked, record: dict[str, int]) -> int:
