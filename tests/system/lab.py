@@ -223,8 +223,10 @@ class Lab:
         assert not trouble, "\n".join(trouble)
 
     def _strangers(self) -> list[str]:
-        """Devices that are not the datapath's own."""
-        ours = ("lo", "ovs-", "ovsh0p", "ovsx", KEPT_BRIDGE)
+        """Devices that are not the datapath's own, nor those that the
+        kernel's tunnels have in each namespace."""
+        ours = ("lo", "ovs-", "ovsh0p", "ovsx", KEPT_BRIDGE, "gre0",
+                "gretap0", "erspan0", "ip6gre0", "ip6tnl0", "sit0", "tunl0")
         names = [line.split()[1].split("@")[0].rstrip(":")
                  for line in self.ns.ip("-o link show").splitlines()]
         return [name for name in names if not name.startswith(ours)]

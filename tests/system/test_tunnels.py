@@ -71,14 +71,14 @@ KINDS = {
     "gre": Kind("gre", f"gretap key 7 {ENDS}"),
     "gre over IPv6": Kind("ip6gre", f"ip6gretap key 7 {ENDS}", ipv6=True),
     "erspan 1": Kind(
-        "erspan", f"erspan seq key 7 {ENDS} erspan_ver 1 erspan 5",
+        "erspan", f"erspan oseq key 7 {ENDS} erspan_ver 1 erspan 5",
         "options:erspan_ver=1 options:erspan_idx=5"),
     "erspan 2": Kind(
-        "erspan", f"erspan seq key 7 {ENDS} erspan_ver 2 erspan_dir ingress"
+        "erspan", f"erspan oseq key 7 {ENDS} erspan_ver 2 erspan_dir ingress"
         " erspan_hwid 4", "options:erspan_ver=2 options:erspan_dir=1"
         " options:erspan_hwid=4"),
     "erspan 1 over IPv6": Kind(
-        "ip6erspan", f"ip6erspan seq key 7 {ENDS} erspan_ver 1 erspan 5",
+        "ip6erspan", f"ip6erspan oseq key 7 {ENDS} erspan_ver 1 erspan 5",
         "options:erspan_ver=1 options:erspan_idx=5", ipv6=True),
 }
 
@@ -120,6 +120,7 @@ def add_tunnel(lab: Lab, kind: Kind) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_between_ovs_and_the_kernel(lab: Lab, name: str) -> None:
     kind = KINDS[name]
+    lab.vsctl("set", "Open_vSwitch", ".", "other_config:max-idle=300000")
     other = underlay(lab)
     two = peer(other, kind)
     lab.add_bridge("br0")
