@@ -378,6 +378,32 @@ def test_slow_path(lab: Lab, name: str) -> None:
         assert bytes(inner(sock, b"from OVS")) == bytes(frame(b"from OVS"))
 
 
+def test_connections(lab: Lab) -> None:
+    """What ct() knows of a packet, and the tunnel that it came by: the
+    second lookup has both."""
+    kind = KINDS["vxlan"]
+    other = underlay(lab)
+    two = peer(other, kind)
+    lab.add_bridge("br0")
+    one = lab.add_host("p1", "br0", "10.1.1.1/24")
+    add_tunnel(lab, kind)
+    lab.ofctl("del-flows", "br0")
+    for flow in ("arp,actions=normal",
+                 "ip,ct_state=-trk,actions=ct(table=1)",
+                 "table=1,in_port=p1,ip,ct_state=+new,"
+                 "actions=ct(commit),output:tun0",
+                 "table=1,in_port=p1,ip,ct_state=+est,actions=output:tun0",
+                 "table=1,in_port=tun0,ip,tun_id=7,ct_state=+est,"
+                 "actions=output:p1"):
+        lab.ofctl("add-flow", "br0", flow)
+    one.ping(two.ip)
+    lab.tcp(one, two)
+    two.no_ping(one.ip)
+    assert any("tunnel" in flow.match and "ct_state" in flow.match
+               and int(flow.match["recirc_id"]) for flow in lab.flows()
+               if flow.match.get("eth_type") == 0x0800)
+
+
 def test_flow_text(wire: Wire) -> None:
     """What was put is shown, and what is shown can be put."""
     wire.add("tunnel(tun_id=0x7,src=" + THEM + ",dst=" + US + ",tos=1,"
