@@ -383,7 +383,7 @@ def collect_young_ones() -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """A port takes a descriptor, a bridge three, and a client one: as many
+    """A port takes a descriptor, a bridge four, and a client one: as many
     as may be had, which are more with CAP_SYS_RESOURCE."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = int(Path("/proc/sys/fs/nr_open").read_text("ascii"))

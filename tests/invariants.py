@@ -111,7 +111,7 @@ def check_ports(dp: Datapath, plane: FakePlane, ports: FakePorts) -> None:
     for port_no, port in table.by_no.items():
         assert plane.ports[port_no].ifindex == port.link.hook_ifindex
         assert plane.ports[port_no].bridge == port.bridge
-        assert dp.flows._bridge_of[port_no] == port.bridge
+        assert dp.flows.bridge_of(port_no) == port.bridge
         assert port.link.hook_ifindex in ports.claimed
     kept = restore.read(plane.nlmem)
     assert {(p.port_no, p.name, p.upcall_pids) for p in kept.ports} == {

@@ -89,7 +89,7 @@ def test_bridge(switch: Switch) -> None:
         switch.provider.set_bridges(bridges)
         return 0 if "lack" in dp.bridges.by_name else errno.EMFILE
 
-    assert refused_until_there_are(count(), switch, ask) == 3
+    assert refused_until_there_are(count(), switch, ask) == 4
 
 
 def test_datapath(switch: Switch) -> None:
