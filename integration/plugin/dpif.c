@@ -17,6 +17,11 @@
 #include "netlink-socket.h"
 #ifdef HAVE_NETDEV_OFFLOAD_H
 #include "netdev-offload.h"
+#define OFFLOAD_PARAM , enum dpif_offload_type type
+#define OFFLOAD_ARG , type
+#else	/* from OVS 4.0 on offload is not the dpif's */
+#define OFFLOAD_PARAM
+#define OFFLOAD_ARG
 #endif
 
 #include "if-notifier.h"
@@ -35,7 +40,7 @@ static int dpif_bpf_enumerate(struct sset *all_dps,
 			      const struct dpif_class *class);
 static int dpif_bpf_flow_dump_destroy(struct dpif_flow_dump *dump);
 static void dpif_bpf_operate(struct dpif *dpif, struct dpif_op **ops,
-			     size_t n_ops, enum dpif_offload_type type);
+			     size_t n_ops OFFLOAD_PARAM);
 static int dpif_bpf_port_poll(const struct dpif *dpif, char **devnamep);
 static char *dpif_bpf_get_datapath_version(void);
 static int dpif_bpf_ct_set_maxconns(struct dpif *dpif, uint32_t maxconns);
@@ -185,13 +190,13 @@ pay(size_t max)
  * finds it.
  */
 static void
-dpif_bpf_operate(struct dpif *dpif_, struct dpif_op **ops, size_t n_ops,
-		 enum dpif_offload_type type)
+dpif_bpf_operate(struct dpif *dpif_, struct dpif_op **ops,
+		 size_t n_ops OFFLOAD_PARAM)
 {
 	struct dpif_netlink *dpif = dpif_netlink_cast(dpif_);
 
 	pay(SIZE_MAX);
-	dpif_netlink_operate(dpif_, ops, n_ops, type);
+	dpif_netlink_operate(dpif_, ops, n_ops OFFLOAD_ARG);
 	for (size_t i = 0; dpif->handlers && i < n_ops; i++) {
 		struct dpif_op *op = ops[i];
 
