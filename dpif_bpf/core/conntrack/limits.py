@@ -56,15 +56,17 @@ class Limits:
 
     def get(self, zones: Iterable[ZoneLimit] | None) -> Iterator[ZoneLimit]:
         """What is asked for; of None the default and all zones with a limit
-        of their own.  The default has no count."""
+        of their own.  The default has no count, and neither has a zone
+        without a limit: the kernel counts what meets one."""
         asked = ((DEFAULT_ZONE, *sorted(self._own)) if zones is None
                  else (one.zone for one in zones))
         for zone in asked:
             if zone == DEFAULT_ZONE:
                 yield ZoneLimit(DEFAULT_ZONE, self._default)
             else:
-                yield ZoneLimit(zone, self._own.get(zone, self._default),
-                                self._table.count(zone))
+                limit = self._own.get(zone, self._default)
+                yield ZoneLimit(zone, limit,
+                                self._table.count(zone) if limit else 0)
 
     def _set_default(self, limit: int) -> None:
         if limit != self._default:
