@@ -70,16 +70,20 @@ static __noinline void ovs_upcall_fill(struct ovs_ctx *ctx,
  * Write a record with room for `room` bytes of packet, of which `len` are
  * used.  The verifier of 6.1 learns nothing from a comparison with zero
  * ("R3 min value is outside of the allowed memory range"), hence `last`.
+ *
+ * @between: what else the record has, before the packet, which @also fills in
  */
-#define OVS_UPCALL_CLASS(ctx, pkt, len, room) ({			\
+#define OVS_UPCALL_RECORD(ctx, pkt, len, room, between, also) ({	\
 	struct {							\
 		struct ovs_upcall up;					\
+		between							\
 		__u8 data[room];					\
 	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);	\
 	__u32 reason = OVS_DROP_UPCALL_FULL, last = (len) - 1;		\
 									\
 	if (rec) {							\
 		ovs_upcall_fill(ctx, pkt, &rec->up, len);		\
+		also;							\
 		barrier_var(last);					\
 		if (last >= (room) ||					\
 		    ctx_load(ctx, 0, rec->data, last + 1)) {		\
@@ -92,6 +96,9 @@ static __noinline void ovs_upcall_fill(struct ovs_ctx *ctx,
 	}								\
 	reason;								\
 })
+
+#define OVS_UPCALL_CLASS(ctx, pkt, len, room)				\
+	OVS_UPCALL_RECORD(ctx, pkt, len, room, , (void)0)
 
 /*
  * Bytes of the packet in an upcall: what truncation leaves, unless the provider
@@ -135,29 +142,10 @@ static __noinline void ovs_upcall_more(const struct ovs_pkt *pkt,
 }
 
 /* OVS_UPCALL_CLASS() with a struct ovs_upcall_tunnel. */
-#define OVS_UPCALL_MORE(ctx, pkt, len, room) ({				\
-	struct {							\
-		struct ovs_upcall up;					\
-		struct ovs_upcall_tunnel more;				\
-		__u8 data[room];					\
-	} *rec = bpf_ringbuf_reserve(&ovs_upcalls, sizeof(*rec), 0);	\
-	__u32 reason = OVS_DROP_UPCALL_FULL, last = (len) - 1;		\
-									\
-	if (rec) {							\
-		ovs_upcall_fill(ctx, pkt, &rec->up, len);		\
-		ovs_upcall_more(pkt, &rec->up, &rec->more);		\
-		barrier_var(last);					\
-		if (last >= (room) ||					\
-		    ctx_load(ctx, 0, rec->data, last + 1)) {		\
-			bpf_ringbuf_discard(rec, 0);			\
-			reason = OVS_DROP_PULL;				\
-		} else {						\
-			bpf_ringbuf_submit(rec, 0);			\
-			reason = 0;					\
-		}							\
-	}								\
-	reason;								\
-})
+#define OVS_UPCALL_MORE(ctx, pkt, len, room)				\
+	OVS_UPCALL_RECORD(ctx, pkt, len, room,				\
+			  struct ovs_upcall_tunnel more;,		\
+			  ovs_upcall_more(pkt, &rec->up, &rec->more))
 
 __noinline int ovs_upcall_put_more(struct ovs_ctx *ctx, struct ovs_pkt *pkt,
 				   __u32 len)
