@@ -92,8 +92,16 @@ class Lab:
                 dps[0].dp_ifindex if dps else 0) + b"".join(attrs))
 
     def serve(self, request: bytes) -> Iterator[bytes]:
-        """The replies to a request, and LATER where they take turns."""
-        return self._router.serve(request)
+        """The replies to a request that must succeed; LATER for a turn of
+        the provider's."""
+        for reply in self._router.serve(request):
+            for message in iter_messages(reply):
+                if message.type != NLMSG_ERROR:
+                    continue
+                error, text, _ = parse_error(message)
+                if error:
+                    raise OSError(error, text)
+            yield reply
 
     def ask(self, family: int, cmd: int, *attrs: bytes,
             flags: int = 0) -> None:
@@ -102,12 +110,6 @@ class Lab:
                                              flags=flags)):
             if reply == LATER:
                 self.provider.run()
-            for message in iter_messages(reply):
-                if message.type != NLMSG_ERROR:
-                    continue
-                error, text, _ = parse_error(message)
-                if error:
-                    raise OSError(error, text)
 
     def put(self, key: bytes, mask: bytes, actions: bytes) -> None:
         """Puts a flow, in place of all others."""

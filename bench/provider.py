@@ -13,17 +13,11 @@ from collections.abc import Callable, Iterator
 from bench.forward import OUTPUT, match
 from bench.lab import Lab, lab, port_attrs
 from bench.rows import Row
+from dpif_bpf.core import slices
 from dpif_bpf.core.services.service import LATER
 from dpif_bpf.daemon import collect_young_ones
 from dpif_bpf.wire import uapi as u
-from dpif_bpf.wire.netlink import (
-    NLM_F_CREATE,
-    NLM_F_DUMP,
-    iter_messages,
-    nla,
-    nla_string,
-    parse_error,
-)
+from dpif_bpf.wire.netlink import NLM_F_CREATE, NLM_F_DUMP, nla, nla_string
 from dpif_bpf.wire.protocols import IPPROTO_UDP
 
 FLOWS = 200000
@@ -44,29 +38,32 @@ def _flow(number: int) -> tuple[bytes, ...]:
             nla(u.OVS_FLOW_ATTR_UFID, source * 4))
 
 
-def _turns(made: Lab, request: bytes) -> list[float]:
-    """s that each turn took which a request needs, and what is left to do
-    after its reply."""
+def _called(call: Callable[[], object]) -> float:
+    """s that a call takes."""
+    start = time.thread_time()
+    call()
+    return time.thread_time() - start
+
+
+def _rest(made: Lab) -> list[float]:
+    """s of each turn in which something is left to be done."""
+    (dp,) = made.provider.datapaths()
     times = []
-    replies = made.serve(request)
-    while True:
-        start = time.thread_time()
-        reply = next(replies, None)
+    while dp.flows.flushes.busy or dp.plane.classifier.quarantine_size:
+        times.append(_called(made.provider.run))
+    return times
+
+
+def _turns(made: Lab, request: bytes) -> list[float]:
+    """s of each turn that a request needs, and of those after its reply."""
+    times = []
+    start = time.thread_time()
+    for reply in made.serve(request):
         if reply == LATER:
             made.provider.run()
         times.append(time.thread_time() - start)
-        if reply is None:
-            break
-        for message in iter_messages(reply or b""):
-            if message.type == 2:
-                assert parse_error(message)[0] == 0, parse_error(message)
-    (dp,) = made.provider.datapaths()
-    for _ in range(3):
-        while dp.flows.flushes.busy or dp.plane.classifier.quarantine_size:
-            start = time.thread_time()
-            made.provider.run()
-            times.append(time.thread_time() - start)
-    return times
+        start = time.thread_time()
+    return [*times, time.thread_time() - start, *_rest(made)]
 
 
 def _told(what: str, times: list[float]) -> Row:
@@ -79,16 +76,10 @@ def _text(lines: Iterator[str]) -> list[float]:
     times = []
     start = time.thread_time()
     for line in lines:
-        if line == "":
+        if line == slices.LATER:
             times.append(time.thread_time() - start)
             start = time.thread_time()
     return [*times, time.thread_time() - start]
-
-
-def _called(call: Callable[[], object]) -> list[float]:
-    start = time.thread_time()
-    call()
-    return [time.thread_time() - start]
 
 
 def measure() -> list[Row]:
@@ -120,9 +111,7 @@ def measure() -> list[Row]:
         rows.append(_told("a port comes", _turns(made, made.message(
             u.OVS_VPORT_ID, u.OVS_VPORT_CMD_NEW, *port_attrs(3)))))
         removed = _called(lambda: made.provider.set_bridges({}))
-        while dp.flows.flushes.busy:
-            removed += _called(made.provider.run)
-        rows.append(_told("its bridge goes, too", removed))
+        rows.append(_told("its bridge goes, too", [removed, *_rest(made)]))
         rows.append(_told("flush", _turns(made, made.message(
             u.OVS_FLOW_ID, u.OVS_FLOW_CMD_DEL))))
         return rows

@@ -193,10 +193,11 @@ class FlowTable:
             del self._by_ufid[flow.ufid]
         else:
             del self._by_key[flow.match.full_key]
-        mates = self._by_port[flow.in_port]
+        port_no = flow.in_port
+        mates = self._by_port[port_no]
         del mates[flow]
         if not mates:
-            del self._by_port[flow.in_port]
+            del self._by_port[port_no]
         self._programs.release(flow.program)
 
     def flush(self) -> int:
