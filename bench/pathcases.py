@@ -22,8 +22,8 @@ from bench.pathct import (
     TTL,
     acknowledgements,
     handshake,
-    ones_sum,
 )
+from dpif_bpf.wire.checksum import checksum
 
 SEED = 20180919
 MANY = 10000
@@ -59,13 +59,13 @@ class Packet:
 
     def headers(self) -> bytes:
         """The IPv4 header and the ports of UDP's."""
-        def pack(checksum: int) -> bytes:
+        def pack(check: int) -> bytes:
             return _HEADERS.pack(
-                0x45, 0, SIZE - 14, 0, 0x4000, TTL, 17, checksum,
+                0x45, 0, SIZE - 14, 0, 0x4000, TTL, 17, check,
                 self.src.to_bytes(4, "big"), self.dst.to_bytes(4, "big"),
                 self.sport, self.dport)
 
-        return pack(0xFFFF ^ ones_sum(pack(0)[:20]))
+        return pack(checksum(pack(0)[:20]))
 
 
 @dataclass(frozen=True, slots=True)

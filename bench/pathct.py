@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 
+from dpif_bpf.wire.checksum import checksum
+
 SYN, ACK = 0x02, 0x10
 SOURCE_NAT = 0x0A000009
 """10.0.0.9"""
@@ -18,14 +20,6 @@ TTL = 64
 _TIMESTAMPS = struct.Struct("!BBBBII")
 _SYN_OPTIONS = bytes((2, 4, 5, 0xB4, 4, 2))
 _SCALE = bytes((1, 3, 3, 7))
-
-
-def ones_sum(data: bytes) -> int:
-    """The sum that checksums of the Internet are made of (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +45,11 @@ class Segment:
                           self.ack, size << 2, self.flags, self.window, 0,
                           0) + options
         ends = self.src.to_bytes(4, "big") + self.dst.to_bytes(4, "big")
-        tcp_sum = ones_sum(ends + struct.pack("!HH", 6, size) + tcp)
+        tcp_sum = checksum(ends + struct.pack("!HH", 6, size) + tcp)
         ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + size, 0, 0x4000, TTL, 6,
                          0) + ends
-        return (ip[:10] + struct.pack("!H", 0xFFFF ^ ones_sum(ip)) + ip[12:]
-                + tcp[:16] + struct.pack("!H", 0xFFFF ^ tcp_sum) + tcp[18:])
+        return (ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+                + tcp[:16] + struct.pack("!H", tcp_sum) + tcp[18:])
 
 
 ESTABLISHED = Segment(0x0A000001, 0x0A000002, 4000, 80, ACK, 1001, 2001)

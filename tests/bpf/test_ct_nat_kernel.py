@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +24,7 @@ from pathlib import Path
 import ct_cases as c
 import ctnatgen
 import pytest
-import verifier
 from ctframes import ICMP, TCP
-from ctkernel import available
 from ctnat import (
     PORTS,
     End,
@@ -48,7 +45,7 @@ from harness import Datapath
 from lists import compiled, nla, recirc
 from lists import userspace as to_user
 from oracle_key import Meta, extract
-from test_ct_kernel import SINCE
+from test_ct_kernel import pytestmark as pytestmark
 
 from dpif_bpf import abi, abi_ct
 from dpif_bpf.core.conntrack.memory import MAPPED, CtMemory
@@ -61,16 +58,6 @@ LENGTH = 32
 STATES = (abi_ct.OVS_CT_NEW | abi_ct.OVS_CT_ESTABLISHED
           | abi_ct.OVS_CT_RELATED | abi_ct.OVS_CT_REPLY
           | abi_ct.OVS_CT_INVALID)
-
-pytestmark = [
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("nft") is None or not available(),
-        reason="needs root, nft and nf_conntrack"),
-    pytest.mark.skipif(
-        tuple(map(int, verifier.series().split("."))) < SINCE
-        and "CT_SEQUENCES" not in os.environ,
-        reason="the kernel has other states"),
-]
 
 
 def rules(v6: bool) -> Iterator[Rule]:

@@ -19,7 +19,8 @@ from bench.pathcases import (
     Packet,
     Sent,
 )
-from bench.pathct import NEW, handshake, ones_sum
+from bench.pathct import NEW, handshake
+from dpif_bpf.wire.checksum import ones_sum
 
 HASH = "packets have a hash"
 SAMPLE = 300
